@@ -1,0 +1,167 @@
+"""From a scorer, which judges one sample, to a reward, which TRL calls on a batch.
+
+A scorer is a plain function `scorer(text[, solution], *, settings...) -> float | None`: 0.0 is wrong, None is
+unjudgeable (no readable gold), an exception is a bug. Its first argument is the whole completion, or, for a
+scorer marked `@on_answer`, the answer that `text.answer_text` finds in it.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from omnirl_core.text import answer_text, completion_text
+from omnirl_core.types import Completion
+
+Scorer = Callable[..., float | None]
+
+
+def on_answer(scorer: Scorer) -> Scorer:
+    """Mark a scorer of plain text: as a reward it is given the answer, and scores 0.0 when there is none."""
+    scorer.reads = "answer"  # type: ignore[attr-defined]
+    return scorer
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a scorer can be given, read from its parameters once."""
+
+    takes_solution: bool
+    keywords: tuple[str, ...]
+    takes_any: bool  # **columns
+
+
+@lru_cache(maxsize=256)
+def signature_of(scorer: Scorer) -> Signature:
+    """The second positional parameter is the solution, unless it has a default and another name."""
+    parameters = list(inspect.signature(scorer).parameters.values())
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    second = positional[1] if len(positional) > 1 else None
+    takes_solution = second is not None and (
+        second.default is second.empty or second.name in ("solution", "reference", "gold")
+    )
+    keywords = [p.name for p in positional[1 + takes_solution :]]
+    keywords += [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
+    return Signature(takes_solution, tuple(keywords), any(p.kind == p.VAR_KEYWORD for p in parameters))
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A named, weighted scorer with its settings; call it as TRL does, or `score` one sample.
+
+    >>> from omnirl_core.rewards import think_format
+    >>> reward = Reward("format", think_format, weight=0.2)
+    >>> reward(completions=["<think>1 + 1</think><answer>2</answer>", "2"])
+    [1.0, 0.0]
+    """
+
+    name: str
+    scorer: Scorer
+    weight: float = 1.0
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    tasks: tuple[str, ...] | None = None  # rows of other tasks get None
+    gates: tuple["Reward", ...] = ()  # the first of them that judges the row decides
+    gate_at: float | None = None  # below it the score is 0.0; None multiplies by the gate's score
+    reads: str = ""  # "answer" or "completion"; "" takes what the scorer is marked with
+
+    def __post_init__(self) -> None:
+        if not self.reads:
+            object.__setattr__(self, "reads", getattr(self.scorer, "reads", "completion"))
+        faults = unknown_settings(self.scorer, self.settings)
+        if faults:
+            raise TypeError(f"reward '{self.name}': " + "; ".join(faults))
+
+    @property
+    def __name__(self) -> str:  # the name under which TRL logs
+        return self.name
+
+    def __call__(
+        self,
+        prompts: Sequence[Any] | None = None,
+        completions: Sequence[Completion | None] = (),
+        log_metric: Callable[[str, float], None] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """One score a completion; None for rows of other tasks and for rows without a readable gold."""
+        columns["prompts"] = prompts
+        rows = [_row(columns, i, len(completions)) for i in range(len(completions))]
+        applies = [self.applies_to(row.get("task")) for row in rows]
+        scores = [
+            self.score(completion, **row) if wanted else None
+            for completion, row, wanted in zip(completions, rows, applies, strict=True)
+        ]
+        unjudgeable = sum(wanted and score is None for wanted, score in zip(applies, scores, strict=True))
+        if log_metric is not None and unjudgeable:
+            log_metric(f"{self.name}/unjudgeable", unjudgeable)
+        return scores
+
+    def applies_to(self, task: str | None) -> bool:
+        return self.tasks is None or task in self.tasks
+
+    def score(self, completion: Completion | None, solution: Any = None, **columns: Any) -> float | None:
+        """Score of one completion; `columns` holds the row's other columns."""
+        text = answer_text(completion) if self.reads == "answer" else completion_text(completion)
+        score = self._plain_score(text, solution, columns)
+        if not score or not self.gates:
+            return score
+        gate = self._gate_score(completion, solution, columns)
+        if gate is None:
+            return None
+        if self.gate_at is None:
+            return score * gate
+        return score if gate >= self.gate_at else 0.0
+
+    def _plain_score(self, text: str | None, solution: Any, columns: Mapping[str, Any]) -> float | None:
+        expects = signature_of(self.scorer)
+        known = columns if expects.takes_any else [name for name in expects.keywords if name in columns]
+        arguments = {name: columns[name] for name in known} | dict(self.settings)
+        gold = (solution,) if expects.takes_solution else ()
+        try:
+            score = self.scorer("" if text is None else text, *gold, **arguments)
+        except Exception as error:
+            error.add_note(f"in reward '{self.name}', completion {text!r:.200}, solution {solution!r:.200}")
+            raise
+        if score is None or score != score:
+            return None
+        return 0.0 if text is None else float(score)
+
+    def _gate_score(self, completion: Any, solution: Any, columns: Mapping[str, Any]) -> float | None:
+        for gate in self.gates:
+            if gate.applies_to(columns.get("task")):
+                score = gate.score(completion, solution, **columns)
+                if score is not None:
+                    return score
+        return None
+
+
+def unknown_settings(scorer: Scorer, settings: Iterable[str]) -> list[str]:
+    """One message for each setting that the scorer does not have, with the nearest one that it has."""
+    expects = signature_of(scorer)
+    if expects.takes_any:
+        return []
+    return [
+        f"unknown setting '{name}'{nearest(name, expects.keywords)}"
+        for name in settings
+        if name not in expects.keywords
+    ]
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Tail of an error about an unknown name: the nearest known one, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(str(name), known, n=1)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(known)}" if known else "; it has none"
+
+
+def _row(columns: Mapping[str, Any], i: int, n: int) -> dict[str, Any]:
+    """Row i of TRL's columns: lists as long as the batch; what is no column (trainer_state) is left out."""
+    rows = {
+        name: values[i] for name, values in columns.items() if isinstance(values, list) and len(values) == n
+    }
+    if "prompts" in rows:
+        rows["prompt"] = rows.pop("prompts")
+    return rows
