@@ -1,0 +1,205 @@
+"""Two evaluations of the same rows, side by side: what changed, for which rows, and how sure that is."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from omnirl_core.evaluation.intervals import bootstrap_interval, mcnemar
+from omnirl_core.evaluation.lines import weighted_mean
+
+FORMAT_REWARDS = ("think_format", "length_band")
+"""Rewards for how an answer is written. The accuracy part of a score is the mean of all others."""
+
+Line = dict[str, Any]
+Measure = Callable[[Line], float | None]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One measure on one group of rows, before and after. Only rows that both files judge are counted."""
+
+    measure: str
+    """`score`, `accuracy`, or a reward's name."""
+    kind: str
+    """`all`, `modality` or `task`."""
+    group: str
+    n: int
+    before: float
+    after: float
+    low: float
+    """Ends of the interval of `difference`: paired bootstrap over rows."""
+    high: float
+    wins: int
+    """Rows that went up."""
+    losses: int
+    p_value: float | None
+    """McNemar's exact test where every value is 0 or 1, otherwise None."""
+
+    @property
+    def difference(self) -> float:
+        return self.after - self.before
+
+    @property
+    def verdict(self) -> str:
+        """`up` or `down` where the interval excludes 0, otherwise `unsure`."""
+        return "up" if self.low > 0 else "down" if self.high < 0 else "unsure"
+
+
+def compare(
+    before: Sequence[Line],
+    after: Sequence[Line],
+    *,
+    format_rewards: Sequence[str] = FORMAT_REWARDS,
+    weights: Mapping[str, float] | None = None,
+    level: float = 0.95,
+    n_resamples: int = 10_000,
+    seed: int = 0,
+) -> list[Change]:
+    """Pair two evaluations by row and return each measure's change, on all rows and on each group.
+
+    `format_rewards` names the rewards that the accuracy part leaves out. `weights` default to those that the
+    lines carry. Measures come in the order score, accuracy, rewards; groups in the order all, modalities,
+    tasks.
+    """
+    pairs = pair_lines(before, after)
+    changes = []
+    for name, measure in _measures(pairs, format_rewards, weights).items():
+        values = np.array([[_number(measure(old)), _number(measure(new))] for old, new in pairs])  # (n, 2)
+        for kind, group, members in _groups(pairs):
+            chosen = values[members]
+            chosen = chosen[~np.isnan(chosen).any(axis=1)]
+            if len(chosen):
+                changes.append(_change(name, kind, group, chosen, level, n_resamples, seed))
+    return changes
+
+
+def pair_lines(before: Sequence[Line], after: Sequence[Line]) -> list[tuple[Line, Line]]:
+    """Return the two lines of each row, in the order of `before`.
+
+    Raises ValueError when the files do not hold the same rows: their figures could not be compared.
+    """
+    old, new = _by_row(before), _by_row(after)
+    if odd := [key for key in [*old, *new] if (key in old) != (key in new)]:
+        named = ", ".join(f"{row!r}" for row, _ in odd[:10])
+        more = f" and {len(odd) - 10} more" if len(odd) > 10 else ""
+        raise ValueError(
+            f"compare: {len(odd)} rows are in only one of the two evaluations: {named}{more}; "
+            "evaluate both on the same rows"
+        )
+    return [(line, new[key]) for key, line in old.items()]
+
+
+def _by_row(lines: Sequence[Line]) -> dict[tuple[Any, int], Line]:
+    """Key each line by its row and how often the row came before: samples of one row pair in order."""
+    seen: Counter = Counter()
+    keyed = {}
+    for line in lines:
+        row = line["row_id"]
+        keyed[row, seen[row]] = line
+        seen[row] += 1
+    return keyed
+
+
+def _measures(
+    pairs: list, format_rewards: Sequence[str], weights: Mapping[str, float] | None
+) -> dict[str, Measure]:
+    names = list(dict.fromkeys(name for pair in pairs for line in pair for name in line["rewards"]))
+
+    def score(line: Line) -> float | None:
+        return line["score"] if weights is None else weighted_mean(line["rewards"], weights)
+
+    def accuracy(line: Line) -> float | None:
+        content = {name: value for name, value in line["rewards"].items() if name not in format_rewards}
+        return weighted_mean(content, line.get("weights", {}) if weights is None else weights)
+
+    def reward(name: str) -> Measure:
+        return lambda line: line["rewards"].get(name)
+
+    return {"score": score, "accuracy": accuracy} | {name: reward(name) for name in names}
+
+
+def _groups(pairs: list) -> list[tuple[str, str, np.ndarray]]:
+    """Return (kind, name, mask of the pairs) for all rows and for each modality and task."""
+    groups = [("all", "all", np.ones(len(pairs), dtype=bool))]
+    for kind in ("modality", "task"):
+        labels = [old.get(kind) for old, _ in pairs]
+        for label in sorted({label for label in labels if label}, key=_order):
+            groups.append((kind, label, np.array([other == label for other in labels])))
+    return groups
+
+
+def _order(label: str) -> tuple[int, str]:
+    modalities = ("text", "image", "multi-image")
+    return (modalities.index(label) if label in modalities else 0, label)
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else float(value)
+
+
+def _change(
+    measure: str, kind: str, group: str, values: np.ndarray, level: float, n_resamples: int, seed: int
+) -> Change:
+    before, after = values[:, 0], values[:, 1]
+    low, high = bootstrap_interval(after - before, level=level, n_resamples=n_resamples, seed=seed)
+    wins, losses = int((after > before).sum()), int((after < before).sum())
+    is_binary = np.isin(values, (0.0, 1.0)).all()
+    p_value = mcnemar(wins, losses) if is_binary else None
+    return Change(
+        measure,
+        kind,
+        group,
+        len(values),
+        before.mean().item(),
+        after.mean().item(),
+        low,
+        high,
+        wins,
+        losses,
+        p_value,
+    )
+
+
+def table(changes: Sequence[Change], measures: Sequence[str] = ("score", "accuracy")) -> str:
+    """Lay the changes out as plain text for a terminal.
+
+    `measures` are shown for each modality and task too, the others on all rows only. The last column says
+    `up` or `down` where the interval excludes 0.
+    """
+    head = ("", "rows", "before", "after", "change", "95 % interval", "rows up/down", "")
+    lines: list[tuple[str, ...]] = []
+    previous = None
+    for change in changes:
+        if change.kind != "all" and change.measure not in measures:
+            continue
+        block = change.measure if change.measure in measures else "rewards"
+        if previous not in (None, block):
+            lines.append(("",) * len(head))
+        previous = block
+        lines.append(_cells(change))
+    widths = [max(len(line[place]) for line in [head, *lines]) for place in range(len(head))]
+    rule = tuple("-" * width for width in widths)
+    return "\n".join(_aligned(line, widths) for line in [head, rule, *lines])
+
+
+def _cells(change: Change) -> tuple[str, ...]:
+    return (
+        change.measure if change.kind == "all" else f"  {change.kind} {change.group}",
+        str(change.n),
+        f"{change.before:.3f}",
+        f"{change.after:.3f}",
+        f"{change.difference:+.3f}",
+        f"{change.low:+.3f} .. {change.high:+.3f}",
+        f"{change.wins}/{change.losses}",
+        "" if change.verdict == "unsure" else change.verdict,
+    )
+
+
+def _aligned(cells: tuple[str, ...], widths: list[int]) -> str:
+    first, *rest = cells
+    return "  ".join(
+        [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]
+    ).rstrip()

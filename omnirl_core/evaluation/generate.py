@@ -1,0 +1,244 @@
+"""Answers of a policy to rows of any modality: greedy by default, the same in whatever batch a row stands."""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from omnirl_core.data.images import open_image
+
+Size = tuple[int, int]
+"""`(width, height)` in pixels."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One completion, with what a scorer needs to know about how it came about."""
+
+    text: str
+    """Decoded without special tokens, as the trainer hands it to the rewards."""
+    token_ids: tuple[int, ...]
+    """Up to and including the token that ended it."""
+    clipped: bool
+    """The token limit ended it, not the policy."""
+    image_sizes: tuple[Size, ...] = ()
+    """The row's images as opened, EXIF orientation applied."""
+    resized_sizes: tuple[Size, ...] | None = ()
+    """The same images as the processor showed them to the policy; None where the processor does not tell."""
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.token_ids)
+
+
+def generate(
+    model: Any,
+    processor: Any,
+    rows: Sequence[dict[str, Any]],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 16,
+    temperature: float = 0.0,
+    seed: int = 0,
+    progress: str | None = None,
+) -> list[Generation]:
+    """Return one completion per row, in the order of the rows.
+
+    Rows may be text-only, have one image or many, in any mix: `prompt` is a list of messages whose content
+    is a list of blocks, `images` a list of paths or PIL images in the order of the image blocks.
+    `temperature=0` is greedy; above it every row draws from its own random stream, made of `seed` and the
+    row's `row_id` (its place in `rows` where it has none), so that a sample does not depend on the rest of
+    the batch either. `progress` is the label of a progress bar; None shows none.
+    """
+    rows = list(rows)
+    batches = _batches(rows, batch_size)
+    done: dict[int, Generation] = {}
+    bar = tqdm(total=len(rows), desc=progress, unit="row", disable=progress is None)
+    with bar, _evaluating(model):
+        for places in batches:
+            batch = [rows[place] for place in places]
+            names = [f"{seed}:{row.get('row_id') or place}" for place, row in zip(places, batch, strict=True)]
+            draw = partial(_RowwiseSampling, temperature, names) if temperature > 0 else None
+            done.update(
+                zip(places, _generate_batch(model, processor, batch, max_new_tokens, draw), strict=True)
+            )
+            bar.update(len(places))
+    return [done[place] for place in range(len(rows))]
+
+
+def vision_token_ids(config: Any) -> list[int]:
+    """Return the ids that stand for pixels: a sampled one would ask for features that no image has.
+
+    >>> from transformers import Qwen2_5_VLConfig
+    >>> vision_token_ids(Qwen2_5_VLConfig())
+    [151652, 151653, 151655, 151656]
+    """
+    kinds = ("image", "video", "vision")
+    named = {k: v for k, v in config.to_dict().items() if k.startswith(kinds) and k.endswith("_token_id")}
+    return sorted({token for token in named.values() if isinstance(token, int)})
+
+
+def _generate_batch(
+    model: Any, processor: Any, rows: list[dict], max_new_tokens: int, draw: Any
+) -> list[Generation]:
+    images = [[_open(image) for image in row.get("images") or []] for row in rows]
+    tokenizer = getattr(processor, "tokenizer", processor)
+    inputs, resized = _encode(processor, tokenizer, rows, images, model.device)
+    ends = _end_token_ids(model, tokenizer)
+    config = _generation_config(model, tokenizer, ends, max_new_tokens)
+    extra = LogitsProcessorList([draw(model.device)] if draw else [])
+    with torch.no_grad():
+        output = model.generate(**inputs, generation_config=config, logits_processor=extra)  # (B, P+C)
+    completions = output[:, inputs["input_ids"].shape[1] :].tolist()
+    return [
+        _generation(tokenizer, ids, ends, max_new_tokens, tuple(i.size for i in pictures), sizes)
+        for ids, pictures, sizes in zip(completions, images, resized, strict=True)
+    ]
+
+
+def _generation(
+    tokenizer: Any, ids: list[int], ends: list[int], max_new_tokens: int, sizes: tuple, resized: tuple | None
+) -> Generation:
+    stop = next((place for place, token in enumerate(ids) if token in ends), None)
+    kept = ids if stop is None else ids[: stop + 1]
+    text = tokenizer.decode(kept, skip_special_tokens=True)
+    return Generation(text, tuple(kept), stop is None and len(kept) >= max_new_tokens, sizes, resized)
+
+
+def _encode(
+    processor: Any, tokenizer: Any, rows: list[dict], images: list[list], device: Any
+) -> tuple[dict, list]:
+    """Return left-padded inputs of `generate`, and each row's resized sizes."""
+    is_multimodal = hasattr(processor, "image_processor")
+    conversations = [
+        _conversation(row["prompt"], pictures) for row, pictures in zip(rows, images, strict=True)
+    ]
+    if not is_multimodal:  # a plain tokenizer's template wants strings
+        conversations = [[{**m, "content": _text(m["content"])} for m in turns] for turns in conversations]
+    fields = processor.apply_chat_template(
+        conversations, add_generation_prompt=True, tokenize=True, return_dict=True
+    )
+    prompts = fields.pop("input_ids")
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    inputs = {"input_ids": _pad_left(prompts, pad)}  # (B, P)
+    inputs["attention_mask"] = _pad_left([[1] * len(ids) for ids in prompts], 0)
+    fields.pop("attention_mask", None)
+    for name, value in fields.items():
+        is_per_token = isinstance(value, list) and isinstance(
+            value[0], list
+        )  # mm_token_type_ids of Qwen's family
+        inputs[name] = _pad_left(value, 0) if is_per_token else torch.as_tensor(value)
+    resized = _resized_sizes(processor, inputs.get("image_grid_thw"), [len(pictures) for pictures in images])
+    return {name: value.to(device) for name, value in inputs.items()}, resized
+
+
+def _conversation(prompt: list[dict], pictures: list[Image.Image]) -> list[dict]:
+    """Put the pictures into the image blocks, in order; the data layer has checked that the counts agree."""
+    left = iter(pictures)
+    return [
+        message
+        if isinstance(message["content"], str)
+        else {**message, "content": [_block(block, left) for block in message["content"]]}
+        for message in prompt
+    ]
+
+
+def _block(block: dict, pictures: Iterator[Image.Image]) -> dict:
+    if block["type"] == "image":
+        return {"type": "image", "image": next(pictures)}
+    return {"type": "text", "text": block["text"]}
+
+
+def _text(content: str | list[dict]) -> str:
+    return content if isinstance(content, str) else "".join(b["text"] for b in content if b["type"] == "text")
+
+
+def _open(image: Any) -> Image.Image:
+    return image.convert("RGB") if isinstance(image, Image.Image) else open_image(image)
+
+
+def _pad_left(values: list[list[int]], filler: int) -> torch.Tensor:
+    longest = max(map(len, values))
+    return torch.tensor([[filler] * (longest - len(row)) + list(row) for row in values])
+
+
+def _resized_sizes(processor: Any, grid: torch.Tensor | None, n_images: list[int]) -> list[tuple | None]:
+    """Sizes as resized, from the patch grid that Qwen's processors return with the pixels."""
+    if grid is None:
+        return [None if count else () for count in n_images]
+    side = processor.image_processor.patch_size
+    sizes = iter([(int(width) * side, int(height) * side) for _, height, width in grid.tolist()])
+    return [tuple(next(sizes) for _ in range(count)) for count in n_images]
+
+
+def _end_token_ids(model: Any, tokenizer: Any) -> list[int]:
+    declared = model.generation_config.eos_token_id
+    declared = declared if isinstance(declared, list) else [declared]
+    return [token for token in dict.fromkeys([tokenizer.eos_token_id, *declared]) if token is not None]
+
+
+def _generation_config(model: Any, tokenizer: Any, ends: list[int], max_new_tokens: int) -> GenerationConfig:
+    # transformers fills what is left None from the checkpoint's own generation_config (repetition_penalty
+    # 1.05 for Qwen2.5-VL), which training does not use either; so each field that changes the outcome is
+    # named.
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=50,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0],
+        eos_token_id=ends,
+        suppress_tokens=vision_token_ids(model.config) or None,
+        disable_compile=True,
+    )
+
+
+def _batches(rows: list[dict], batch_size: int) -> list[list[int]]:
+    """Places of rows, longest first: like lengths share a batch, and one too big for memory fails at once."""
+    order = sorted(range(len(rows)), key=lambda place: _length_key(rows[place]), reverse=True)
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def _length_key(row: dict) -> tuple[int, int]:
+    return len(row.get("images") or []), sum(len(_text(message["content"])) for message in row["prompt"])
+
+
+class _RowwiseSampling(LogitsProcessor):
+    """Gumbel's trick: the greedy choice of `logits / T + noise` is a draw from `softmax(logits / T)`."""
+
+    def __init__(self, temperature: float, names: list[str], device: torch.device):
+        self.temperature = temperature
+        self.device = device
+        self.generators = [
+            torch.Generator(device).manual_seed(random.Random(name).getrandbits(63)) for name in names
+        ]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        vocabulary = scores.shape[-1]
+        draws = [
+            torch.empty(vocabulary, device=self.device).exponential_(generator=own) for own in self.generators
+        ]
+        return scores.float() / self.temperature - torch.stack(draws).log()  # (B, V)
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Put every module in eval mode, then each back as it was: a frozen tower may differ from the rest."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -1,0 +1,108 @@
+"""The JSON lines of a run's folder: read what a killed run left, write a file whole or not at all."""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+def read_lines(path: str | Path) -> list[dict[str, Any]]:
+    """Return the objects of a JSON-lines file, [] where there is no file; see `iter_lines`."""
+    return [line for _, line in iter_lines(path)]
+
+
+def iter_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield `(byte offset, object)` for each whole line.
+
+    The last line of a killed run may be cut anywhere: it is left out. A broken line before the last, which a
+    run leaves that was killed and resumed into the same file, is left out with a warning that names it.
+    """
+    path = Path(path)
+    if not path.exists():
+        return
+    torn = 0  # number of the broken line, if the one before was broken
+    with path.open("rb") as file:
+        offset = 0
+        for number, raw in enumerate(file, start=1):
+            if torn:
+                logger.warning("%s:%d: not a JSON object, left out", path, torn)
+            line = _parse(raw)
+            torn = number if line is None and raw.strip() else 0
+            if line is not None:
+                yield offset, line
+            offset += len(raw)
+
+
+def line_at(path: str | Path, offsets: Iterable[int]) -> Iterator[dict[str, Any]]:
+    """Yield the objects that start at these byte offsets (of `iter_lines`), reading no other line."""
+    with Path(path).open("rb") as file:
+        for offset in offsets:
+            file.seek(offset)
+            line = _parse(file.readline())
+            if line is not None:
+                yield line
+
+
+def write_lines(path: str | Path, lines: Iterable[dict[str, Any]]) -> Path:
+    """Write a JSON-lines file; who reads it while it is written sees the old one or the new one, never half.
+
+    NaN and infinities become null: they are no JSON, and browsers refuse the whole file for one of them.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    with beside.open("w", encoding="utf-8") as file:
+        for line in lines:
+            file.write(json.dumps(finite(line), ensure_ascii=False, allow_nan=False) + "\n")
+    os.replace(beside, path)
+    return path
+
+
+def finite(value: Any) -> Any:
+    """Return the value with every number that JSON does not know replaced by None.
+
+    >>> finite({"kl": float("nan"), "loss": 0.5, "sizes": (float("inf"), 2)})
+    {'kl': None, 'loss': 0.5, 'sizes': [None, 2]}
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def weighted_mean(values: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
+    """Return the mean of the rewards that judged, None where none did; a reward without a weight counts once.
+
+    >>> weighted_mean({"format": 1.0, "iou": 0.25, "bleu": None}, {"format": 0.5, "iou": 1.0})
+    0.5
+    """
+    judged = {name: value for name, value in values.items() if value is not None}
+    total = sum(weights.get(name, 1.0) for name in judged)
+    if not total:
+        return None
+    return sum(weights.get(name, 1.0) * value for name, value in judged.items()) / total
+
+
+def modality(n_images: int) -> str:
+    """Name the kind of row.
+
+    >>> [modality(n) for n in (0, 1, 2)]
+    ['text', 'image', 'multi-image']
+    """
+    return ("text", "image", "multi-image")[min(n_images, 2)]
+
+
+def _parse(raw: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(raw)
+    except ValueError:  # cut in the middle of an object, or of a multi-byte character
+        return None
+    return line if isinstance(line, dict) else None

@@ -1,0 +1,104 @@
+"""Held-out evaluation with the rewards of training: one line per row, ready for `compare` and the report."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from omnirl_core.evaluation.generate import Generation, generate
+from omnirl_core.evaluation.lines import modality, weighted_mean
+from omnirl_core.rewards.reward import Reward
+
+NOT_COLUMNS = ("prompt", "completion", "completion_ids", "images", "image_sizes", "resized_sizes")
+
+
+def evaluate(
+    model: Any,
+    processor: Any,
+    rows: Sequence[dict[str, Any]],
+    rewards: Sequence[Reward],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 16,
+    temperature: float = 0.0,
+    seed: int = 0,
+    progress: str | None = None,
+) -> list[dict[str, Any]]:
+    """Answer each row and grade the answer; return the lines of `before.jsonl` and `after.jsonl`.
+
+    Rows are what `omnirl_core.data.load_dataset` draws. See `generate` for the settings of generation and
+    `score_rows` for what a line holds.
+    """
+    rows = list(rows)
+    generations = generate(
+        model,
+        processor,
+        rows,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        temperature=temperature,
+        seed=seed,
+        progress=progress,
+    )
+    return score_rows(rows, generations, rewards)
+
+
+def score_rows(
+    rows: Sequence[dict[str, Any]], generations: Sequence[Generation], rewards: Sequence[Reward]
+) -> list[dict[str, Any]]:
+    """Grade completions that are already there; one line per row.
+
+    `rewards` holds each reward's value, null where the reward does not judge the row; `score` is their mean
+    under `weights`, null where none judges it. `box_space` is the coordinate space in which a box reward
+    read the answer.
+    """
+    values = {reward.__name__: _call(reward, rows, generations) for reward in rewards}
+    weights = {reward.__name__: float(reward.weight) for reward in rewards}
+    space = next((r.settings["space"] for r in rewards if "space" in (r.settings or {})), None)
+    lines = []
+    for place, (row, generation) in enumerate(zip(rows, generations, strict=True)):
+        own = {name: column[place] for name, column in values.items()}
+        line = _describe(row, generation, place)
+        line |= {"rewards": own, "weights": weights, "score": weighted_mean(own, weights)}
+        lines.append(line | ({"box_space": space} if space else {}))
+    return lines
+
+
+def _call(reward: Reward, rows: Sequence[dict], generations: Sequence[Generation]) -> list[float | None]:
+    """Call a reward as the trainer does: a list per column, a completion is a list of one message."""
+    names = dict.fromkeys(name for row in rows for name in row if name not in NOT_COLUMNS)
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return reward(
+        prompts=[row["prompt"] for row in rows],
+        completions=[[{"role": "assistant", "content": generation.text}] for generation in generations],
+        completion_ids=[list(generation.token_ids) for generation in generations],
+        images=[row.get("images") or [] for row in rows],
+        image_sizes=[_as_list(generation.image_sizes) for generation in generations],
+        resized_sizes=[_as_list(generation.resized_sizes) for generation in generations],
+        log_metric=_ignore,
+        log_extra=_ignore,
+        **columns,
+    )
+
+
+def _describe(row: dict, generation: Generation, place: int) -> dict[str, Any]:
+    images = row.get("images") or []
+    return {
+        "row_id": row.get("row_id") or f"row:{place}",
+        "task": row.get("task"),
+        "modality": modality(len(images)),
+        "images": [image for image in images if isinstance(image, str)],
+        "image_sizes": _as_list(generation.image_sizes),
+        "resized_sizes": _as_list(generation.resized_sizes),
+        "problem": row.get("problem"),
+        "solution": row.get("solution"),
+        "completion": generation.text,
+        "clipped": generation.clipped,
+        "n_tokens": generation.n_tokens,
+    }
+
+
+def _as_list(sizes: tuple | None) -> list | None:
+    return None if sizes is None else [list(size) for size in sizes]
+
+
+def _ignore(name: str, value: Any) -> None:
+    """Stand in for the trainer's metric log: a held-out line holds its nulls itself, so nothing is lost."""
