@@ -1,0 +1,36 @@
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$(shell nproc 2>/dev/null || echo 2) $(BIN)/accelerate launch
+
+.PHONY: help setup demo test lint fmt bench
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(BIN)/.complete  ## make .venv with the tested versions (constraints.txt)
+
+$(BIN)/.complete: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "OmniRL needs Python 3.11 or later: make setup PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup  ## train the tiny policy on mixed rows on the CPU (ten minutes) and show what it learned
+	$(RUN) --config_file accelerate_configs/cpu.yaml recipes/grpo.py --config recipes/mixed/demo.yaml
+
+test: setup lint  ## lint, types, import rules, then every test
+	HF_HUB_OFFLINE=1 $(BIN)/pytest
+
+lint: setup  ## ruff, mypy and import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: setup  ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## measure against the libraries; the figures of benchmarks/RESULTS.md
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

@@ -1,0 +1,175 @@
+"""Questions about drawn scenes, each with its exact answer, and a split that no row can cross.
+
+Seven tasks: `color`, `shape`, `count`, `caption` and `boxes` ask about one picture, `compare` about two or three,
+`text` about none. Whether an example belongs to the training or the test split follows from a hash of what it
+asks and shows, so that a test row can never be met in training, whatever the seeds.
+"""
+
+import random
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .scenes import COLORS, SHAPES, Scene, Shape, random_scene
+
+TASKS = ("color", "shape", "count", "caption", "compare", "boxes", "text")
+GROUPS: dict[str, tuple[str, ...]] = {
+    "text_only": ("text",),
+    "image_text": ("color", "shape", "count", "caption"),
+    "multi_image": ("compare",),
+    "rec": ("boxes",),
+    "mixed": TASKS,
+}
+"""The tasks of each recipe."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question, its answer, its pictures, and the observation that leads to the answer."""
+
+    task: str
+    template: int
+    problem: str
+    solution: str | int | list
+    thought: str
+    scenes: tuple[Scene, ...] = ()
+    key: str = ""
+
+    @property
+    def split(self) -> str:
+        """`"test"` for one example in ten, by a hash of what is asked and shown; otherwise `"train"`."""
+        shown = [(scene.size, scene.shapes) for scene in self.scenes]
+        return "test" if zlib.crc32(f"{self.task}|{self.key}|{shown}".encode()) % 10 == 0 else "train"
+
+
+def describe(shapes: tuple[Shape, ...] | list[Shape]) -> str:
+    """What an attentive viewer would note.
+
+    >>> describe([Shape("red", "circle", 40, 50, 20), Shape("blue", "star", 90, 50, 20)])
+    'red circle, blue star'
+    """
+    return ", ".join(shape.name for shape in shapes) or "nothing"
+
+
+def color(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
+    """What colour is the only shape of its kind?"""
+    (scene,) = scenes
+    kinds = [s.kind for s in scene.shapes]
+    target = rng.choice(scene.shapes)
+    if kinds.count(target.kind) > 1:
+        return None
+    asks = ("What color is the {}?", "Name the color of the {}.", "Tell me which color the {} has.")
+    n = rng.randrange(len(asks))
+    return Example("color", n, asks[n].format(target.kind), target.color, describe(scene.shapes), scenes, target.kind)
+
+
+def shape(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
+    """What kind of shape is the only one of its colour?"""
+    (scene,) = scenes
+    target = rng.choice(scene.shapes)
+    if [s.color for s in scene.shapes].count(target.color) > 1:
+        return None
+    asks = ("What shape is {}?", "Name the {} shape.", "Tell me which shape is {}.")
+    n = rng.randrange(len(asks))
+    return Example("shape", n, asks[n].format(target.color), target.kind, describe(scene.shapes), scenes, target.color)
+
+
+def count(scenes: tuple[Scene, ...], rng: random.Random) -> Example:
+    """How many shapes, or how many of one colour or kind?"""
+    (scene,) = scenes
+    shown = [noun for s in scene.shapes for noun in (f"{s.color} shapes", f"{s.kind}s")]
+    noun = rng.choice([*["shapes"] * 3, *shown, rng.choice([f"{c} shapes" for c in COLORS]), f"{rng.choice(SHAPES)}s"])
+    counted = [s for s in scene.shapes if noun == "shapes" or noun.split()[0] in (s.color, f"{s.kind}s")]
+    asks = ("How many {} are there?", "Count the {}.", "Tell me the number of {}.")
+    n = rng.randrange(len(asks))
+    return Example("count", n, asks[n].format(noun), len(counted), describe(counted), scenes, noun)
+
+
+def caption(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
+    """A sentence about two shapes; both ways of saying it are references."""
+    (scene,) = scenes
+    if len(scene.shapes) != 2:
+        return None
+    a, b = scene.shapes
+    if abs(a.x - b.x) < abs(a.y - b.y):
+        first, second = sorted(scene.shapes, key=lambda s: s.y)
+        words = ("above", "below")
+    else:
+        first, second, words = a, b, ("left of", "right of")
+    references = [f"a {first.name} {words[0]} a {second.name}", f"a {second.name} {words[1]} a {first.name}"]
+    asks = ("Describe the picture.", "What does the picture show?", "Write a caption for the picture.")
+    n = rng.randrange(len(asks))
+    return Example("caption", n, asks[n], references, describe(scene.shapes), scenes)
+
+
+def boxes(scenes: tuple[Scene, ...], rng: random.Random) -> Example:
+    """Where is a shape? The solution is its box in pixels of the picture."""
+    (scene,) = scenes
+    target = rng.choice(scene.shapes)
+    asks = ("Where is the {}?", "Give the box of the {}.", "Locate the {}.")
+    n = rng.randrange(len(asks))
+    thought = describe([target])
+    return Example("boxes", n, asks[n].format(target.name), target.box, thought, scenes, target.name)
+
+
+def compare(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
+    """Which of two or three pictures holds a shape, and how many shapes are there in all of them?"""
+    ordinals = ("first", "second", "third")[: len(scenes)]
+    seen = "; ".join(f"{o}: {describe(scene.shapes)}" for o, scene in zip(ordinals, scenes, strict=True))
+    if rng.random() < 0.3:
+        asks = ("How many shapes are in all pictures?", "Count the shapes in all pictures.", "Tell me the number of all shapes.")
+        n = rng.randrange(len(asks))
+        return Example("compare", n, asks[n], sum(len(s.shapes) for s in scenes), seen, scenes, "all")
+    target = rng.choice([s for scene in scenes for s in scene.shapes])
+    word = rng.choice([target.color, target.kind])
+    holders = [i for i, scene in enumerate(scenes) if any(word in (s.color, s.kind) for s in scene.shapes)]
+    if len(holders) != 1:
+        return None
+    noun = f"{word} shape" if word in COLORS else word
+    asks = ("Which picture has a {}?", "Find the picture with a {}.", "Tell me where you see a {}.")
+    n = rng.randrange(len(asks))
+    return Example("compare", n, asks[n].format(noun), ordinals[holders[0]], seen, scenes, word)
+
+
+def text(scenes: tuple[Scene, ...], rng: random.Random) -> Example:
+    """Sums, comparisons and orderings, without a picture."""
+    kind = rng.choice(["sum", "larger", "order"])
+    n = rng.randrange(3)
+    if kind == "sum":
+        a, b = rng.randint(1, 12), rng.randint(1, 12)
+        asks = (f"What is {a} plus {b}?", f"Add {a} and {b}.", f"Tell me the sum of {a} and {b}.")
+        return Example("text", n, asks[n], a + b, f"{a} plus {b}", (), f"{a}+{b}")
+    if kind == "larger":
+        a, b = rng.sample(range(10, 60), 2)
+        asks = (f"Which is larger, {a} or {b}?", f"Pick the larger of {a} and {b}.", f"Tell me the larger of {a} and {b}.")
+        return Example("text", n, asks[n], max(a, b), f"{a} or {b}", (), f"{a}>{b}")
+    words = rng.sample(sorted([*COLORS, *SHAPES]), 3)
+    said = " ".join(words)
+    asks = (f"Sort by alphabet: {said}", f"Put in order of the alphabet: {said}", f"Tell me the sorted words: {said}")
+    return Example("text", n, asks[n], " ".join(sorted(words)), said, (), said)
+
+
+ASK: dict[str, Callable[[tuple[Scene, ...], random.Random], Example | None]] = {
+    "color": color, "shape": shape, "count": count, "caption": caption, "boxes": boxes, "compare": compare, "text": text,
+}  # fmt: skip
+
+
+def draw_scenes(task: str, rng: random.Random) -> tuple[Scene, ...]:
+    """The pictures that a question of this task is asked about: none, one, or two to three."""
+    if task == "text":
+        return ()
+    if task == "compare":
+        return tuple(random_scene(rng, rng.randint(1, 2)) for _ in range(rng.choice((2, 2, 3))))
+    return (random_scene(rng, 2 if task == "caption" else rng.randint(1, 3)),)
+
+
+def make_example(task: str, rng: random.Random, split: str) -> Example:
+    """The next example of a task and split from a random stream.
+
+    >>> make_example("text", random.Random(1), "train").problem
+    'Tell me the larger of 42 and 18.'
+    """
+    while True:
+        example = ASK[task](draw_scenes(task, rng), rng)
+        if example is not None and example.split == split:
+            return example
