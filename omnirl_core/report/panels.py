@@ -33,7 +33,7 @@ class Panel:
 
     @property
     def limits(self) -> tuple[float | None, float | None]:
-        """Ends of the axis, None where the numbers decide: rewards in [0, 1] share a scale, health starts at 0."""
+        """Ends of the axis, None where the numbers decide; rewards in [0, 1] share a scale."""
         if not self.is_reward:
             return 0.0, None
         in_unit = all(0 <= value <= 1 for series in self.series for _, value in series.points)
@@ -42,7 +42,7 @@ class Panel:
 
 HEALTH = (
     ("Clipped completions", "share that hit the token limit", "completions/clipped_ratio", True),
-    ("Groups without signal", "share whose completions all got one reward", "frac_reward_zero_std", True),
+    ("Groups without signal", "share with one reward for all", "frac_reward_zero_std", True),
     ("KL to the reference", "per token", "kl", False),
     ("Gradient norm", "before clipping", "grad_norm", False),
     ("Entropy", "of the policy, per token", "entropy", False),
@@ -65,18 +65,14 @@ def panels(metrics: Sequence[dict[str, Any]]) -> list[Panel]:
     rewards = [name.split("/")[1] for name in names if name.startswith("rewards/") and name.endswith("/mean")]
     times = [name for name in names if name.startswith("time/")]
     total = _spread(metrics, "reward", "reward_std")
-    found = [Panel("Reward", "weighted sum; mean and spread of a batch", _some(total), is_reward=True)]
+    found = [Panel("Reward", "weighted sum, mean and spread", _some(total), is_reward=True)]
     for name in rewards:
         series = _spread(metrics, f"rewards/{name}/mean", f"rewards/{name}/std")
-        found.append(
-            Panel(name, "mean and spread of a batch, before its weight", _some(series), is_reward=True)
-        )
+        found.append(Panel(name, "mean and spread, before its weight", _some(series), is_reward=True))
     evaluated = _some(_mean(metrics, "eval_reward"))
     found.append(Panel("Reward in evaluation", "weighted sum", evaluated, is_reward=True))
     length = [f"completions/{kind}_length" for kind in ("mean", "min", "max")]
-    found += [
-        Panel("Completion length", "tokens: mean, shortest to longest", _some(_range(metrics, *length)), 0)
-    ]
+    found += [Panel("Completion length", "tokens: mean, least to most", _some(_range(metrics, *length)), 0)]
     for title, note, name, percent in HEALTH:
         series = _mean(metrics, name)
         is_used = name != "kl" or any(value for _, value in series.points)  # beta 0: nothing to see
@@ -87,7 +83,7 @@ def panels(metrics: Sequence[dict[str, Any]]) -> list[Panel]:
 
 
 def thinned(series: Series, most: int) -> Series:
-    """Return the series with at most `most` points, means of their neighbours; a band keeps its outer ends."""
+    """Return the series with at most `most` points, means of neighbours; a band keeps its outer ends."""
     n = len(series.points)
     if n <= most:
         return series

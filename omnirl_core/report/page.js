@@ -1,0 +1,239 @@
+"use strict";
+// Answers come from a model and may hold anything: they only ever become text nodes, never markup.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const PAGE = 20;
+const SVG = "http://www.w3.org/2000/svg";
+
+/** Make an element: attributes as they are, children as nodes or text; nothing for null and false. */
+function make(name, attributes, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes || {})) {
+    if (value !== null && value !== false) element.setAttribute(key, value === true ? "" : value);
+  }
+  for (const child of children.flat()) {
+    if (child !== null && child !== false && child !== undefined) element.append(child);
+  }
+  return element;
+}
+
+const number = (value) => (value === null || value === undefined ? "–" : value.toFixed(3));
+const signed = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(3);
+const plain = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+const unique = (values) => [...new Set(values)].filter((value) => value !== "").sort();
+const score = (answer) => (answer && answer.score !== null ? answer.score : null);
+
+// --- one answer ---
+
+/** A completion with its tags dimmed; what stands in think and answer gets its own look. */
+function completion(answer) {
+  const text = make("div", { class: "text", dir: "auto", tabindex: "0" });
+  let look = "";
+  for (const piece of answer.text.split(/(<\/?(?:think|answer)>)/)) {
+    if (piece === "") continue;
+    const isTag = /^<\/?(think|answer)>$/.test(piece);
+    text.append(make("span", { class: isTag ? "tag" : look }, piece));
+    if (isTag) look = piece === "<think>" ? "think" : piece === "<answer>" ? "said" : "";
+  }
+  if (answer.text === "") text.append(make("span", { class: "none" }, "(empty)"));
+  if (answer.cut) text.append(make("span", { class: "none" }, ` … ${answer.cut} more characters in the run's files`));
+  return text;
+}
+
+function chips(rewards) {
+  const list = make("ul", { class: "chips", "aria-label": "Rewards" });
+  for (const [name, value] of Object.entries(rewards)) {
+    if (value === null) continue;
+    const chip = make("li", {}, `${name} ${number(value)}`);
+    chip.style.setProperty("--fill", `${100 * Math.min(1, Math.max(0, value))}%`);
+    list.append(chip);
+  }
+  return list;
+}
+
+function answerBlock(title, answer, best) {
+  const block = make("div", { class: best ? "answer best" : "answer" });
+  if (!answer) {
+    block.append(make("div", { class: "answer-head" }, make("span", {}, title), "not answered yet"));
+    return block;
+  }
+  block.append(
+    make("div", { class: "answer-head" },
+      title && make("span", {}, title),
+      make("strong", { title: "score" }, number(answer.score)),
+      answer.advantage !== null && make("span", { class: answer.advantage >= 0 ? "up" : "down" }, `advantage ${signed(answer.advantage)}`),
+      answer.tokens !== null && make("span", {}, `${answer.tokens} tokens`),
+      answer.clipped && make("span", { class: "chip warn" }, "clipped")),
+    completion(answer), chips(answer.rewards));
+  return block;
+}
+
+// --- pictures ---
+
+function overlay(image, groups) {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", `0 0 ${image.width} ${image.height}`);
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.setAttribute("aria-hidden", "true");
+  for (const { look, boxes } of groups) {
+    for (const [x1, y1, x2, y2] of boxes) {
+      for (const name of ["halo", look]) {
+        const box = document.createElementNS(SVG, "rect");
+        const place = { class: name, x: x1, y: y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1) };
+        for (const [key, value] of Object.entries(place)) box.setAttribute(key, value);
+        svg.append(box);
+      }
+    }
+  }
+  return svg;
+}
+
+/** The row's pictures; boxes are drawn on the first, the one that a box answer is about. */
+function pictures(row, groups) {
+  const shown = groups.filter((group) => group.boxes.length);
+  const list = make("div", { class: "pictures" });
+  row.images.forEach((key, place) => {
+    const image = data.images[key];
+    if (!image.source) {
+      list.append(make("div", { class: "missing" }, image.fault));
+      return;
+    }
+    const told = `Image ${place + 1} of ${row.images.length}`;
+    const frame = make("div", { class: "picture" }, make("img", { src: image.source, alt: told, title: `${told}, ${image.width} × ${image.height}`, loading: "lazy" }));
+    if (place === 0 && shown.length) frame.append(overlay(image, shown));
+    list.append(frame);
+  });
+  if (shown.length && row.images.length) {
+    list.append(make("ul", { class: "keys" }, shown.map((group) => make("li", { class: group.look }, `▭ ${group.label}`))));
+  }
+  return list;
+}
+
+function question(row) {
+  return [
+    make("p", { class: "problem", dir: "auto" }, row.problem),
+    row.solution !== null && make("p", { class: "solution" }, make("span", { class: "quiet" }, "Solution "), make("b", { dir: "auto" }, plain(row.solution))),
+  ];
+}
+
+function card(row, head, groups, answers) {
+  const body = make("div", {}, question(row), make("div", { class: "versus" }, answers));
+  return make("li", { class: row.images.length ? "card answer-card" : "card answer-card wordy" },
+    make("div", { class: "card-head" }, head.filter(Boolean).map((part) => make("span", { class: "chip" }, part)), make("span", { class: "where" }, row.id)),
+    row.images.length ? pictures(row, groups) : null, body);
+}
+
+function rowCard(row) {
+  const gain = score(row.before) !== null && score(row.after) !== null ? row.after.score - row.before.score : null;
+  const boxes = (answer) => (answer ? answer.boxes : []);
+  const groups = [
+    { look: "box-true", label: "true", boxes: row.boxes },
+    { look: "box-before", label: "before", boxes: boxes(row.before) },
+    { look: "box-after", label: "after", boxes: boxes(row.after) },
+  ];
+  const answers = [answerBlock("Before", row.before, gain < 0), answerBlock("After", row.after, gain > 0)];
+  const change = gain === null ? null : make("b", { class: gain > 0 ? "up" : gain < 0 ? "down" : "" }, signed(gain));
+  return card(row, [row.task, row.modality, change], groups, answers);
+}
+
+function groupCard({ row, answers }) {
+  const ranked = [...answers].sort((a, b) => (score(b) ?? -Infinity) - (score(a) ?? -Infinity));
+  const groups = [
+    { look: "box-true", label: "true", boxes: row.boxes },
+    { look: "box-answer", label: "answers", boxes: ranked.flatMap((answer) => answer.boxes) },
+  ];
+  const top = score(ranked[0]);
+  const head = [`step ${row.step}`, row.phase === "train" ? null : row.phase, row.task, row.modality];
+  return card(row, head, groups, ranked.map((answer) => answerBlock("", answer, score(answer) !== null && score(answer) === top)));
+}
+
+// --- filters ---
+
+const choice = (name, label, options) => make("label", {}, label,
+  make("select", { name }, options.map(([value, text]) => make("option", { value }, text))));
+const anyOf = (name, label, values) => (values.length > 1 ? choice(name, label, [["", "all"], ...values.map((value) => [value, value])]) : null);
+const between = (name, label, step) => make("label", {}, label, make("span", { class: "pair" },
+  make("input", { type: "number", name: `${name}From`, step, placeholder: "from", "aria-label": `${label} from` }), "–",
+  make("input", { type: "number", name: `${name}To`, step, placeholder: "to", "aria-label": `${label} to` })));
+const search = () => make("label", {}, "Text contains", make("input", { type: "search", name: "text" }));
+
+const within = (value, from, to) => (from === "" || (value !== null && value >= Number(from))) && (to === "" || (value !== null && value <= Number(to)));
+const measured = (answer, measure) => (measure === "score" ? answer.score : answer.rewards[measure] ?? null);
+const matches = (row, wanted) => (!wanted.task || row.task === wanted.task) && (!wanted.modality || row.modality === wanted.modality) && (!wanted.phase || row.phase === wanted.phase);
+const contains = (text, ...parts) => text === "" || parts.some((part) => part && part.toLowerCase().includes(text.toLowerCase()));
+
+function filterRows(rows, wanted) {
+  const gain = (row) => (score(row.after) ?? 0) - (score(row.before) ?? 0);
+  const moods = { up: (row) => gain(row) > 1e-9, down: (row) => gain(row) < -1e-9, same: (row) => Math.abs(gain(row)) <= 1e-9 };
+  const found = rows.filter((row) => matches(row, wanted)
+    && (!wanted.change || moods[wanted.change](row))
+    && within(measured(row.after || row.before, wanted.measure || "score"), wanted.scoreFrom, wanted.scoreTo)
+    && contains(wanted.text, row.problem, row.id, row.before && row.before.text, row.after && row.after.text));
+  const orders = { gain: (a, b) => gain(b) - gain(a), loss: (a, b) => gain(a) - gain(b), worst: (a, b) => (score(a.after) ?? 0) - (score(b.after) ?? 0) };
+  return wanted.order in orders ? found.sort(orders[wanted.order]) : found;
+}
+
+function filterGroups(rows, wanted) {
+  const found = [];
+  for (const row of rows) {
+    if (!matches(row, wanted) || !within(row.step, wanted.stepFrom, wanted.stepTo)) continue;
+    const answers = row.answers.filter((answer) => within(measured(answer, wanted.measure || "score"), wanted.scoreFrom, wanted.scoreTo)
+      && contains(wanted.text, row.problem, row.id, answer.text));
+    if (answers.length) found.push({ row, answers });
+  }
+  return wanted.order === "last" ? found.reverse() : found;
+}
+
+const rewardNames = unique(data.rows.flatMap((row) => [row.before, row.after]).concat(data.groups.flatMap((group) => group.answers))
+  .flatMap((answer) => (answer ? Object.keys(answer.rewards) : [])));
+const measureChoice = () => choice("measure", "Reward", [["score", "score"], ...rewardNames.map((name) => [name, name])]);
+
+/** Fill a section: its form of filters, and cards that follow them, a page at a time. */
+function wire(id, rows, fields, filter, draw, describe) {
+  const section = document.getElementById(id);
+  if (!section || !rows.length) return;
+  section.hidden = false;
+  const [form, count, cards, more] = [".filters", ".count", ".cards", ".more"].map((name) => section.querySelector(name));
+  form.append(...fields.filter(Boolean), make("button", { type: "reset" }, "Clear"));
+  let found = [];
+  let shown = 0;
+  const extend = () => {
+    cards.append(...found.slice(shown, shown + PAGE).map(draw));
+    shown = Math.min(found.length, shown + PAGE);
+    more.hidden = shown >= found.length;
+    count.textContent = describe(found, shown);
+  };
+  const refresh = () => {
+    found = filter(rows, Object.fromEntries(new FormData(form)));
+    shown = 0;
+    cards.replaceChildren();
+    extend();
+  };
+  form.addEventListener("input", refresh);
+  form.addEventListener("reset", () => setTimeout(refresh));
+  form.addEventListener("submit", (event) => event.preventDefault());
+  more.addEventListener("click", extend);
+  refresh();
+}
+
+wire("rows", data.rows, [
+  anyOf("task", "Task", unique(data.rows.map((row) => row.task))),
+  anyOf("modality", "Modality", unique(data.rows.map((row) => row.modality))),
+  choice("change", "Change", [["", "all"], ["up", "went up"], ["down", "went down"], ["same", "unchanged"]]),
+  measureChoice(), between("score", "Value after", "0.05"), search(),
+  choice("order", "Order", [["", "as in the data"], ["gain", "largest gain first"], ["loss", "largest loss first"], ["worst", "lowest score first"]]),
+], filterRows, rowCard, (found, shown) => `${shown} of ${found.length} matching rows shown`);
+
+wire("training", data.groups, [
+  anyOf("task", "Task", unique(data.groups.map((row) => row.task))),
+  anyOf("modality", "Modality", unique(data.groups.map((row) => row.modality))),
+  anyOf("phase", "Phase", unique(data.groups.map((row) => row.phase))),
+  between("step", "Step", "1"), measureChoice(), between("score", "Value", "0.05"), search(),
+  choice("order", "Order", [["", "first step first"], ["last", "last step first"]]),
+], filterGroups, groupCard, (found, shown) => `${shown} of ${found.length} matching prompts shown, ${found.reduce((sum, group) => sum + group.answers.length, 0)} completions match`);
+
+document.getElementById("theme").addEventListener("click", () => {
+  const root = document.documentElement;
+  const isDark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = isDark ? "light" : "dark";
+});
