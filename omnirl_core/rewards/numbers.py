@@ -1,0 +1,192 @@
+"""Numbers in answers: signs, thousands separators, fractions, powers of ten, percent, units, number words.
+
+Exact arithmetic throughout: 0.1 + 0.2 is 0.3 here, and 2**70 + 1 is not 2**70.
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from omnirl_core.rewards.units import Unit, unit_at
+
+MAX_DIGITS = 100  # longer literals are refused: no answer needs them, and converting them is quadratic
+MAX_REPEATS = 100  # of "the only" number
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number as written, its unit where it has a known one, and whether it is a percentage."""
+
+    value: Fraction
+    unit: Unit | None = None
+    percent: bool = False
+
+
+_HALF_WIDTH = {0xFF01 + i: 0x21 + i for i in range(94)} | {
+    0x3000: " ", 0x00A0: " ", 0x202F: " ", 0x2009: " ", 0x2212: "-", 0x2044: "/", 0x3002: ".",
+    0x3010: "[", 0x3011: "]", 0x00BD: " 1/2", 0x00BC: " 1/4", 0x00BE: " 3/4",
+}  # fmt: skip
+_DIGITS = r"(?>\d{1,3}+(?:,\d{3})++(?!\d)(?:\.\d++)?+|\d++(?:\.\d++)?+|\.\d++)"
+_TEN = r"\s*+(?:[×x*]|\\times|\\cdot)\s*+10\s*+(?:\^|\*\*)\s*+\{?(?P<ten>[+-]?\d{1,3}+)\}?"
+_NUMBER = re.compile(
+    # Not part of a word, a date, a time, a range or a sum: 5-3 holds no number, and neither does 17:45.
+    r"(?<![\w^_\\])(?<!\d[.,:])(?<![\w)\]][*+/^-])(?<![\w)\]] [*+/^] )(?<!\b[A-Za-z\d] - )"
+    r"(?P<sign>[+-]?+)(?P<currency>[$€£¥]?+)(?P<sign_after>[+-]?+)"
+    r"(?>(?P<whole>\d{1,9}+)\s++(?P<top>\d{1,9}+)/(?P<bottom>\d{1,9}+)"
+    rf"|(?P<digits>{_DIGITS})(?:[eE](?P<e>[+-]?\d{{1,3}}+)|{_TEN})?+(?:\s*+/\s*+(?P<divisor>{_DIGITS}))?+)"
+    r"(?![\d^_]|[.,:]\d|\s*+[*+/^×÷-]\s*+[\d(\\]|\s*+[*+^×]\s*+\w|-[A-Za-z]\b)"
+)
+_FRACTION = re.compile(r"\\[dt]?frac\s*+\{([-\d.]{1,30})\}\s*+\{([\d.]{1,30})\}")
+_LATEX_NOISE = re.compile(
+    r"\\(?:text|mathrm|mathbf|boxed|left|right)(?![a-zA-Z])|\\(?=[%$#&])|\\[,;:! ]|\{,\}|[{}]"
+)
+_DOLLARS = re.compile(r"\$([^$]*)\$")
+_PERCENT = re.compile(r"\s*+(?:%|percent\b|per cent\b)", re.IGNORECASE)
+_SCALE_OF = {
+    "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
+    "万亿": 10**12, "亿": 10**8, "万": 10**4, "千": 10**3, "百": 100,
+}  # fmt: skip
+_SCALE = re.compile(r"\s*+(thousand|million|billion|trillion|万亿|亿|万|千|百)(?![a-z])", re.IGNORECASE)
+_ENGLISH = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+]  # fmt: skip
+_CHINESE = {char: i for i, char in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
+_WORD = re.compile(
+    r"\W*+(?:there (?:is|are) |it is |the answer is |答案[是为]|一?共有?|有)?\W*+"
+    rf"(?:(?P<english>{'|'.join(reversed(_ENGLISH))})(?![\w])|(?P<chinese>[{''.join(_CHINESE)}十]{{1,3}}+))",
+    re.IGNORECASE,
+)
+_NAME = re.compile(r"\s*+[A-Za-z]\w{0,9}\s*+=\s*+")  # x = 5
+_FEW_WORDS = re.compile(r"(?:\s*+[^\W\d]{1,20}+){0,3}+[\s.]*+")
+
+
+def half_width(text: str) -> str:
+    """Full-width forms, special spaces and minus signs in their ASCII form."""
+    return text if text.isascii() else text.translate(_HALF_WIDTH)
+
+
+def pick_quantity(text: str, pick: str = "last") -> Quantity | None:
+    """The last number of a text, the first, or the only one (repeats allowed); None where there is none.
+
+    A number word counts where the text begins with it and has no digits.
+
+    >>> str(pick_quantity("3 + 4 = 7").value), str(pick_quantity("1 1/2 cups").value)
+    ('7', '3/2')
+    >>> pick_quantity("7 or 8", pick="only")
+    """
+    text = _without_latex(half_width(text))
+    matches = list(_NUMBER.finditer(text))
+    if not matches and not re.search(r"\d", text):
+        word = _WORD.match(text)
+        value = None if word is None else _word_value(word)
+        return None if value is None else Quantity(Fraction(value))
+    if pick == "only" and len(matches) > MAX_REPEATS:
+        return None
+    ordered = reversed(matches) if pick == "last" else matches
+    readings = (reading[0] for match in ordered if (reading := _read(match, text)) is not None)
+    first = next(readings, None)
+    return None if pick == "only" and any(other != first for other in readings) else first
+
+
+def read_quantity(text: str) -> Quantity | None:
+    """The number that a text is, if it is one: `42`, `x = 5`, `$25.00`, `3 red cubes`, `seven`; else None.
+
+    >>> read_quantity("25 cm").value, read_quantity("17:45"), read_quantity("2 of 3")
+    (Fraction(25, 1), None, None)
+    """
+    text = _without_latex(half_width(text)).strip()
+    name = _NAME.match(text)
+    match = _NUMBER.match(text, name.end() if name else 0)
+    if match is None:
+        word = _WORD.fullmatch(text.rstrip("."))
+        value = None if word is None else _word_value(word)
+        return None if value is None else Quantity(Fraction(value))
+    reading = _read(match, text)
+    return reading[0] if reading and _FEW_WORDS.fullmatch(text, reading[1]) else None
+
+
+def same_quantity(
+    found: Quantity, gold: Quantity, relative_tolerance: float | None, absolute_tolerance: float
+) -> bool:
+    """Whether two quantities agree. A missing unit agrees with any; a known one converts or contradicts.
+
+    A percentage agrees with the bare number and with its hundredth: 50 % with 50 and with 0.5.
+    """
+    values = [found.value]
+    if found.percent != gold.percent:
+        if found.unit or gold.unit:
+            return False
+        values.append(found.value / 100 if found.percent else found.value * 100)
+    elif found.unit and gold.unit:
+        if found.unit.dimension != gold.unit.dimension:
+            return False
+        values = [found.value * found.unit.factor / gold.unit.factor]
+    return any(_close(value, gold.value, relative_tolerance, absolute_tolerance) for value in values)
+
+
+def _close(value: Fraction, gold: Fraction, relative: float | None, absolute: float) -> bool:
+    if relative is None:  # whole numbers are counted, others may have been computed in binary
+        relative = 0.0 if value.denominator == gold.denominator == 1 else 1e-9
+    return abs(value - gold) <= max(Fraction(absolute), Fraction(relative) * abs(gold))
+
+
+def _without_latex(text: str) -> str:
+    if "\\" in text:
+        text = _FRACTION.sub(_plain_fraction, text)
+        text = _LATEX_NOISE.sub("", text)
+    return _DOLLARS.sub(r"\1", text) if text.count("$") > 1 else text
+
+
+def _plain_fraction(match: re.Match[str]) -> str:
+    mixed = match.string[match.start() - 1 : match.start()].isdigit()  # 2\\frac{1}{2} is 2 1/2
+    return f"{' ' * mixed}{match[1]}/{match[2]}"
+
+
+def _read(match: re.Match[str], text: str) -> tuple[Quantity, int] | None:
+    """A quantity and where it ends; None where the number is unreadable or glued to a word (2x, 3rd)."""
+    value = _value(match)
+    if value is None:
+        return None
+    end = match.end()
+    if scale := _SCALE.match(text, end):
+        value, end = value * _SCALE_OF[scale[1].lower()], scale.end()
+    if percent := _PERCENT.match(text, end):
+        return Quantity(value, percent=True), percent.end()
+    if match["currency"]:
+        return Quantity(value, unit_at(match["currency"], 0)[0]), end
+    gap = text[end : end + 1] == " "
+    unit, unit_end = unit_at(text, end + gap)
+    if unit is None:
+        glued = text[end : end + 1]
+        return None if glued.isascii() and (glued.isalpha() or glued == "\\") else (Quantity(value), end)
+    return Quantity(value, unit), unit_end
+
+
+def _value(match: re.Match[str]) -> Fraction | None:
+    if match.end() - match.start() > MAX_DIGITS:
+        return None
+    if match["whole"]:
+        top, bottom = int(match["top"]), int(match["bottom"])
+        value = None if bottom == 0 else int(match["whole"]) + Fraction(top, bottom)
+    else:
+        divisor = Fraction((match["divisor"] or "1").replace(",", ""))
+        exponent = int(match["e"] or match["ten"] or 0)
+        value = None if divisor == 0 else _decimal(match["digits"]) * Fraction(10) ** exponent / divisor
+    negative = (match["sign"] == "-") != (match["sign_after"] == "-")
+    return value if value is None else -value if negative else value
+
+
+def _decimal(digits: str) -> Fraction:
+    return Fraction(digits.replace(",", ""))
+
+
+def _word_value(match: re.Match[str]) -> int | None:
+    if match["english"]:
+        return _ENGLISH.index(match["english"].lower())
+    tens, ten, ones = match["chinese"].partition("十")
+    if len(tens) > 1 or len(ones) > 1 or "十" in ones:
+        return None
+    if not ten:
+        return _CHINESE[tens]
+    return 10 * _CHINESE.get(tens, 1) + _CHINESE.get(ones, 0)
