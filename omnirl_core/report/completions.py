@@ -59,7 +59,7 @@ def write_completions(
     shown = evenly(rows, most_rows)
     pictures = embed(_image_paths(shown, groups), max_image_bytes)
     told = next((line for line in before + after if line.get("box_space")), {})
-    weights = next((line["weights"] for line in before + after if line.get("weights")), {})
+    weights: dict[str, float] = next((line["weights"] for line in before + after if line.get("weights")), {})
     view = View(pictures, weights, box_space or told.get("box_space"))
     data = {
         "images": {picture.key: asdict(picture) for picture in pictures.values()},

@@ -31,10 +31,9 @@ def plot_curves(run_folder: str | Path, path: str | Path | None = None) -> Path:
         figsize=((3.7 if columns > 3 else 4.3) * columns, 2.75 * rows),
         dpi=130,
         facecolor=PAPER,
-        layout="constrained",
     )
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
     FigureCanvasAgg(figure)  # the object interface: pyplot's global state is the user's
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr]
     for place, panel in enumerate(found):
         _draw(figure.add_subplot(rows, columns, place + 1), panel)
     if not found:

@@ -72,7 +72,7 @@ def panels(metrics: Sequence[dict[str, Any]]) -> list[Panel]:
     evaluated = _some(_mean(metrics, "eval_reward"))
     found.append(Panel("Reward in evaluation", "weighted sum", evaluated, is_reward=True))
     length = [f"completions/{kind}_length" for kind in ("mean", "min", "max")]
-    found += [Panel("Completion length", "tokens: mean, least to most", _some(_range(metrics, *length)), 0)]
+    found.append(Panel("Completion length", "tokens: mean, least to most", _some(_range(metrics, *length))))
     for title, note, name, percent in HEALTH:
         series = _mean(metrics, name)
         is_used = name != "kl" or any(value for _, value in series.points)  # beta 0: nothing to see
