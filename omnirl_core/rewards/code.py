@@ -1,0 +1,172 @@
+"""The code reward: an answer's program, judged by the tests that it passes.
+
+docs/code_reward.md: what isolates the program, what the judge promises, and how to use a remote sandbox.
+"""
+
+import functools
+import inspect
+import logging
+import math
+import pkgutil
+from collections.abc import Generator
+from contextlib import closing
+from typing import Any
+
+from .exercise import Exercise, Test, read_exercise
+from .jail import shim
+from .reward import on_answer
+from .sandbox import Limits, LocalSandbox, Outcome, Sandbox, cpp_compiler
+
+LABELS = {
+    "python": "python", "python3": "python", "py": "python",
+    "cpp": "cpp", "c++": "cpp", "cc": "cpp", "cxx": "cpp",
+}  # fmt: skip
+LANGUAGES = ("auto", "python", "cpp")
+LONGEST_SOURCE = 64 << 10
+
+logger = logging.getLogger(__name__)
+
+
+@on_answer
+def code(
+    prediction: str,
+    solution: object,
+    *,
+    language: str = "auto",
+    all_or_nothing: bool = False,
+    tolerance: float = 1e-6,
+    timeout_s: float = 5.0,
+    total_timeout_s: float = 60.0,
+    memory_bytes: int = 512 << 20,
+    allow_local_execution: bool = False,
+    least_isolation: str = "filters",
+    workers: int = 0,
+    provider: Sandbox | str | None = None,
+) -> float | None:
+    """Share of the tests that the answer's program passes, in [0, 1]; None where the tests cannot be read.
+
+    `solution` is `{"tests": [...]}` or its JSON, each test `{"stdin": ..., "stdout": ...}` or `{"call": "f",
+    "args": [...], "expected": ...}`. The program is the answer's last fenced block, or all of it. Each test
+    runs in a fresh process; `timeout_s` is CPU time. `provider` is a `Sandbox`, or "package.module:name" of
+    one; without it the programs run here, and only with `allow_local_execution`.
+
+    >>> tests = {"tests": [{"call": "double", "args": [2], "expected": 4}]}
+    >>> code("def double(x): return 2 * x", tests, allow_local_execution=True)
+    1.0
+    >>> code("def double(x): return x ** 3", tests, allow_local_execution=True)
+    0.0
+    """
+    if language not in LANGUAGES:
+        raise ValueError(f"code: language {language!r} is none of {', '.join(LANGUAGES)}")
+    sandbox = named_provider(provider) or local_sandbox(allow_local_execution, least_isolation, workers)
+    exercise = read_exercise(solution)
+    if exercise is None:
+        return None
+    if language == "cpp" and any(test.is_call for test in exercise.tests):
+        return None  # no way to call a C++ function: the tests do not fit the setting
+    if language == "cpp" and provider is None and cpp_compiler() is None:
+        raise FileNotFoundError(
+            "code: language is 'cpp' and there is no g++ on the PATH; install it or set a provider"
+        )
+    program = program_text(prediction, language)
+    if program is None:
+        return 0.0
+    seconds = max(1, math.ceil(timeout_s))
+    limits = Limits(
+        cpu_s=seconds, wall_s=2 * seconds + 2, total_s=total_timeout_s, memory_bytes=memory_bytes
+    )  # twice, and two: on a busy machine a right answer waits for its CPU seconds
+    passed = 0  # one by one: with all_or_nothing, the first failure spares the rest
+    with closing(verdicts(sandbox, *program, exercise, limits, tolerance)) as judged:
+        for verdict in judged:
+            if all_or_nothing and not verdict:
+                return 0.0
+            passed += verdict
+    return passed / len(exercise.tests)
+
+
+# What decides where programs run is the run's own to set: no column of a data set may (rewards/reward.py).
+code.settings_only = ("allow_local_execution", "least_isolation", "provider", "workers")  # type: ignore[attr-defined]
+
+
+def verdicts(
+    sandbox: Sandbox, source: str, language: str, exercise: Exercise, limits: Limits, tolerance: float
+) -> Generator[bool, None, None]:
+    """Whether the program passes each test, inputs before calls, as far as one asks."""
+    for is_call in (False, True):
+        tests = [test for test in exercise.tests if test.is_call is is_call]
+        if not tests:
+            continue
+        if is_call and language != "python":
+            yield from [False] * len(tests)
+            continue
+        text = caller_text(source, exercise.prelude) if is_call else source
+        outcomes = iter(sandbox.run(text, language, [test.stdin for test in tests], limits))
+        for test, outcome in zip(tests, outcomes, strict=True):
+            yield passes(test, outcome, tolerance)
+
+
+def passes(test: Test, outcome: Outcome, tolerance: float) -> bool:
+    """Whether a run passes its test: it ended by itself, with status 0, and wrote what is expected."""
+    return outcome.status == "ok" and test.passes(outcome.stdout, tolerance)
+
+
+def caller_text(source: str, prelude: str) -> str:
+    """One program that reads a call from stdin and writes the value of the answer's function."""
+    return f"{inspect.getsource(shim)}\n\ncall({source!r}, {prelude!r})\n"
+
+
+def program_text(prediction: str, language: str) -> tuple[str, str] | None:
+    """The program in an answer and its language; None where there is none that could be judged.
+
+    Of the fenced blocks the last one labelled as code counts, else the last one, else the whole answer.
+
+    >>> program_text("First:\\n```python\\nprint(1)\\n```\\nIt prints:\\n```\\n1\\n```", "auto")
+    ('print(1)\\n\\n', 'python')
+    """
+    blocks = fenced_blocks(prediction)
+    labelled = [block for block in blocks if block[0] in LABELS]
+    label, source = (labelled or blocks or [("", prediction)])[-1]
+    found = LABELS.get(label) or ("cpp" if "#include" in source else "python")
+    if not source.strip() or "\0" in source or len(source) > LONGEST_SOURCE:
+        return None
+    return source, found if language == "auto" else language
+
+
+def fenced_blocks(text: str) -> list[tuple[str, str]]:
+    """(label, body) of every fenced block, the last one even without its closing fence; one pass."""
+    blocks: list[tuple[str, str]] = []
+    label = ""
+    body: list[str] | None = None
+    for line in text.split("\n"):
+        is_fence = line.lstrip().startswith("```")
+        if body is None:
+            if is_fence:
+                label, body = line.strip().strip("`").strip().partition(" ")[0].lower(), []
+        elif is_fence or line.rstrip().endswith("```"):  # a fence at the end of the last line closes, too
+            body.append("" if is_fence else line.rstrip().removesuffix("```"))
+            blocks.append((label, "".join(f"{one}\n" for one in body)))
+            body = None
+        else:
+            body.append(line)
+    if body:
+        blocks.append((label, "".join(f"{one}\n" for one in body)))
+    return blocks
+
+
+@functools.cache
+def local_sandbox(allow_local_execution: bool, least_isolation: str, workers: int) -> LocalSandbox:
+    """The sandbox on this machine; refused at the first call, before any answer is looked at."""
+    sandbox = LocalSandbox(allow_local_execution, least_isolation, workers=workers)
+    sandbox.isolation()
+    return sandbox
+
+
+def named_provider(provider: Sandbox | str | None) -> Sandbox | None:
+    """The sandbox behind "package.module:name"; a class is called to make one."""
+    if not isinstance(provider, str):
+        return provider
+    found: Any = pkgutil.resolve_name(provider)
+    made = found() if isinstance(found, type) else found
+    if not callable(getattr(made, "run", None)):
+        raise TypeError(f"code: provider {provider!r} has no method run(source, language, stdins, limits)")
+    return made

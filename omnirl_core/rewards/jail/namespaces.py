@@ -1,0 +1,86 @@
+"""A private view of the machine: own processes, own (unplugged) network, own small file system."""
+
+import ctypes
+import os
+import struct
+
+from . import kernel
+
+NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
+    0x20000,
+    0x4000000,
+    0x8000000,
+    0x10000000,
+    0x20000000,
+    0x40000000,
+)
+RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, REC, PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
+DETACH = 2
+DEVICES = ("null", "zero", "full", "random", "urandom")
+NOBODY = 65534
+
+
+def enter(user: bool) -> None:
+    """Leave the host's namespaces; `user` where it takes a user namespace to be allowed to."""
+    if user:
+        uid, gid = os.getuid(), os.getgid()
+        kernel.syscall("unshare", NEWUSER)
+        # The kernel wants this order: no groups before a gid map, one line each, by the process itself.
+        for name, line in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{NOBODY} {uid} 1"),
+            ("gid_map", f"{NOBODY} {gid} 1"),
+        ):
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(line)
+    kernel.syscall("unshare", NEWNS | NEWPID | NEWNET | NEWIPC | NEWUTS)
+
+
+def read_only(path: str) -> None:
+    """Make a bind mount, and all mounts under it, read-only."""
+    attributes = ctypes.create_string_buffer(struct.pack("QQQQ", RDONLY | NOSUID | NODEV, 0, 0, 0))
+    try:
+        kernel.syscall("mount_setattr", -100, path.encode(), 0x8000, attributes, 32)  # AT_FDCWD, AT_RECURSIVE
+    except OSError:  # before Linux 5.12: the mount itself, keeping the flags that the kernel has locked
+        locked = os.statvfs(path).f_flag & (NOSUID | NODEV | NOEXEC | 1024 | 2048)
+        kernel.mount("none", path, None, REMOUNT | BIND | RDONLY | locked)
+
+
+def bind(source: str, target: str, writable: bool = False) -> None:
+    """Show a host path at `target`: a link as the same link, a folder or file as a mount."""
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    if os.path.islink(source):
+        os.symlink(os.readlink(source), target)
+        return
+    if os.path.isdir(source):
+        os.makedirs(target, exist_ok=True)
+    else:
+        open(target, "w").close()
+    kernel.mount(source, target, None, BIND | REC)
+    if not writable:
+        read_only(target)
+
+
+def build_root(root: str, readable: list[str], app: str, compiling: bool, box_bytes: int, owner: int) -> None:
+    """Make `root` a small file system and move this process into it, for good.
+
+    In it: the system's programs and libraries (read-only), the program at /app, five devices, and /box, an
+    empty folder in memory of limited size. No /proc, no /home, no /etc but the linker's cache.
+    """
+    kernel.mount("none", "/", None, REC | PRIVATE)
+    kernel.mount("jail", root, "tmpfs", NOSUID | NODEV, "size=1m,mode=755")
+    for path in readable:
+        if os.path.lexists(path) and not os.path.lexists(root + path):
+            bind(path, root + path)
+    for name in DEVICES:
+        bind(f"/dev/{name}", f"{root}/dev/{name}", writable=True)
+    bind(app, f"{root}/app", writable=compiling)
+    os.mkdir(f"{root}/box")
+    kernel.mount("box", f"{root}/box", "tmpfs", NOSUID | NODEV, f"size={box_bytes},nr_inodes=1024,mode=700")
+    os.chown(f"{root}/box", owner, -1)
+    os.symlink("box", f"{root}/tmp")
+    kernel.mount("none", root, None, REMOUNT | BIND | RDONLY | NOSUID | NODEV)
+    os.chdir(root)
+    kernel.syscall("pivot_root", b".", b".")  # stacks the host's root under ours ...
+    kernel.checked("umount", kernel.LIBC.umount2(b".", DETACH))  # ... and takes it away
+    os.chdir("/box")

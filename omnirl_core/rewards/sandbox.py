@@ -1,0 +1,212 @@
+"""Running an answer's program on given inputs: the interface for any sandbox, and the local one."""
+
+import functools
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from .isolation import LEVELS, Isolation, isolation_level, private_folder, python_command
+from .jail.launch import WALL_TIMEOUT
+from .jail.start import Ended, SandboxError, run_jailed
+
+__all__ = ["Limits", "LocalSandbox", "Outcome", "Sandbox", "SandboxError", "isolation_level"]
+
+logger = logging.getLogger(__name__)
+KILLED = (128 + 9, 128 + 24)  # SIGKILL and SIGXCPU: what the CPU limit ends a program with
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one run of a program may use. Sizes in bytes, times in seconds."""
+
+    cpu_s: int = 5
+    wall_s: float = 12.0
+    total_s: float = 60.0  # all runs of one answer; the runs that no longer fit count as timed out
+    memory_bytes: int = 512 << 20  # address space, so a little more than what is used
+    file_bytes: int = 16 << 20  # all that it may write into its own folder (in memory)
+    output_bytes: int = 1 << 20  # of stdout, and as much of stderr; more ends the program
+    threads: int = 32
+    open_files: int = 64
+
+
+COMPILE = Limits(cpu_s=20, wall_s=45, memory_bytes=2 << 30, file_bytes=64 << 20, threads=64)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one run ended: `status` is ok, error, timeout, overflow (of the output) or compile (it did not)."""
+
+    status: str
+    stdout: str = ""
+    stderr: str = ""
+
+
+class Sandbox(Protocol):
+    """What `code` needs of a sandbox; a remote one takes the place of the local one by having this method."""
+
+    def run(
+        self, source: str, language: str, stdins: Sequence[str], limits: Limits
+    ) -> Iterable[Outcome]:  # pragma: no cover
+        """Run a one-file program ("python" or "cpp") in a fresh process per input; outcomes in their order.
+
+        Outcomes may come lazily: the caller stops asking when the verdict is settled.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class LocalSandbox:
+    """Runs programs on this machine, each behind everything that `isolation_level()` states.
+
+    It is the only thing between code written by a model and your files, so it starts only where
+    `allow_local_execution` says that you know, and where the isolation is at least `least_isolation`.
+    """
+
+    allow_local_execution: bool = False
+    least_isolation: str = "filters"
+    at_most: str = "namespaces"  # a lower level on purpose: to test it, or where namespaces are too slow
+    workers: int = 0  # runs at a time; 0: one per core, at most 8
+
+    def isolation(self) -> Isolation:
+        """What is in force, or an error that says what is missing."""
+        if sys.platform != "linux":
+            raise SandboxError(
+                "programs run locally on Linux only; name a `provider` that runs them elsewhere"
+            )
+        if not self.allow_local_execution:
+            raise PermissionError(
+                "the code reward would run programs written by a model on this machine. Set "
+                "`allow_local_execution: true` to accept that (docs/code_reward.md says what isolates them), "
+                "or name a `provider` that runs them elsewhere."
+            )
+        found = isolation_level(self.at_most)
+        if LEVELS.index(found.level) > LEVELS.index(self.least_isolation):
+            raise SandboxError(
+                f"{found} That is below least_isolation={self.least_isolation!r}; run where namespaces, or "
+                f"Landlock and seccomp, are allowed, name a `provider`, or lower least_isolation."
+            )
+        announce(found)
+        return found
+
+    def run(self, source: str, language: str, stdins: Sequence[str], limits: Limits) -> Iterator[Outcome]:
+        """Run the program on every input. A program that cannot load is run once, not once per input."""
+        isolation = self.isolation()
+        workers = self.workers or min(8, os.cpu_count() or 1)
+        with private_folder() as private, ThreadPoolExecutor(workers) as pool:
+            argv = prepare(isolation, private, source, language)
+            if isinstance(argv, Outcome):
+                yield from [argv] * len(stdins)
+                return
+            deadline = time.monotonic() + limits.total_s
+            stack_bytes = (
+                64 << 20 if language == "cpp" else 8 << 20
+            )  # deep recursion is the C++ answer's right
+
+            def one(stdin: str) -> Outcome:
+                if time.monotonic() > deadline:
+                    return Outcome("timeout", stderr="no time left for this run")
+                return outcome(run(isolation, private, argv, stdin.encode(), limits, stack_bytes))
+
+            first = one(stdins[0])
+            yield first
+            if cannot_load(first):
+                yield from [first] * (len(stdins) - 1)
+            else:
+                yield from pool.map(one, stdins[1:])
+
+
+def prepare(isolation: Isolation, private: Path, source: str, language: str) -> list[str] | Outcome:
+    """Put the program in its folder: the command that runs it, or how its compilation failed."""
+    if language == "python":
+        (private / "app" / "main.py").write_text(source, encoding="utf-8", errors="replace")
+        return python_command()
+    compiler = cpp_compiler()
+    if compiler is None:
+        return Outcome("compile", stderr="no g++ on the PATH")
+    check_compiler(isolation)
+    return compiled(isolation, private, compiler, source)
+
+
+def compiled(isolation: Isolation, private: Path, compiler: str, source: str) -> list[str] | Outcome:
+    """Compile a C++ program in the jail: `#include "/etc/passwd"` and endless templates are hostile, too."""
+    (private / "app" / "main.cpp").write_text(source, encoding="utf-8", errors="replace")
+    # gnu++2a: C++20 by the name that g++ 8 and 9 know it by as well.
+    argv = [compiler, "-std=gnu++2a", "-O2", "-o", "{app}/program", "{app}/main.cpp"]
+    ended = run(isolation, private, argv, b"", COMPILE, COMPILE.memory_bytes // 32, compiling=True)
+    if ended.exit_code != 0 or not (private / "app" / "program").is_file():
+        return replace(outcome(ended), status="compile")
+    return ["{app}/program"]
+
+
+def run(
+    isolation: Isolation,
+    private: Path,
+    argv: list[str],
+    stdin: bytes,
+    limits: Limits,
+    stack_bytes: int,
+    compiling: bool = False,
+) -> Ended:
+    """One run in the jail. A jail that could not be set up is tried again: the program had not started."""
+    sizes = {name: getattr(limits, name) for name in ("cpu_s", "wall_s", "memory_bytes", "file_bytes")}
+    sizes |= {"open_files": limits.open_files, "threads": limits.threads, "stack_bytes": stack_bytes}
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return run_jailed(
+                isolation.layers.plan(private, argv, compiling) | sizes, stdin, limits.output_bytes
+            )
+        except SandboxError:
+            if attempt == ATTEMPTS:
+                raise
+            time.sleep(0.2 * attempt)  # the machine may be out of processes or memory for a moment
+    raise AssertionError("unreachable")
+
+
+def outcome(ended: Ended) -> Outcome:
+    """An outcome for the judge from how a process ended."""
+    status = "ok" if ended.exit_code == 0 else "error"
+    if ended.exit_code == WALL_TIMEOUT or ended.exit_code in KILLED:
+        status = "timeout"
+    if ended.overflowed:
+        status = "overflow"
+    return Outcome(status, ended.stdout.decode(errors="replace"), ended.stderr.decode(errors="replace"))
+
+
+def cannot_load(first: Outcome) -> bool:
+    """Whether Python could not even parse the program: such a report has no `Traceback` above it."""
+    last = first.stderr.rstrip().rpartition("\n")[2]
+    named = last.startswith(("SyntaxError", "IndentationError", "TabError"))
+    return first.status == "error" and named and first.stderr.startswith("  File ")
+
+
+@functools.cache
+def check_compiler(isolation: Isolation) -> None:
+    """A trial once per process: a broken compiler must not pass for answers that are all wrong."""
+    compiler = cpp_compiler()
+    assert compiler is not None
+    with private_folder() as private:
+        result = compiled(
+            isolation, private, compiler, "#include <iostream>\nint main() { std::cout << 1; }\n"
+        )
+    if isinstance(result, Outcome):
+        raise SandboxError(f"g++ compiles nothing in the sandbox: {result.stderr.strip() or result.status}")
+
+
+@functools.cache
+def cpp_compiler() -> str | None:
+    """The path of g++, None where there is none."""
+    return shutil.which("g++")
+
+
+@functools.cache
+def announce(isolation: Isolation) -> None:
+    """Say once per process what isolates the answers' code."""
+    logger.warning("the code reward runs programs written by a model on this machine at %s", isolation)
