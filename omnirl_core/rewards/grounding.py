@@ -1,0 +1,306 @@
+"""Rewards for boxes: one box by IoU, several by optimal assignment, detections by COCO's average precision.
+
+Each reads *the answer* of the completion (`text.answer_text`). The gold is in pixels of the original image
+and the answer in the model's own space; both can be set. docs/boxes.md says which reward to take.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from omnirl_core.boxes import (
+    SPACES,
+    LabelledBox,
+    Size,
+    area,
+    giou,
+    iou,
+    parse_labelled_boxes,
+    to_pixels,
+)
+from omnirl_core.text import answer_text, strip_tags
+from omnirl_core.types import Box, Completion
+
+Converter = Callable[[Box], Box]
+
+COCO_THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
+RECALLS = np.linspace(0, 1, 101)
+NONE_SAID = {
+    "none", "null", "nothing", "no", "no object", "no objects", "no object found", "no objects found",
+    "no box", "no boxes", "no such object", "no target", "not found", "not present",
+    "无", "没有", "不存在", "没有目标", "没有物体", "未找到",
+}  # fmt: skip
+
+
+def box_iou(
+    completion: Completion | None,
+    solution: Any,
+    *,
+    space: str = "pixels",
+    solution_space: str = "pixels",
+    image_sizes: Sequence[Size] | None = None,
+    resized_sizes: Sequence[Size] | None = None,
+    image_index: int = 0,
+    pick: str = "last",
+    kind: str = "iou",
+    threshold: float | None = None,
+) -> float | None:
+    """IoU of the answer's box with the gold box, in [0, 1]; None where the gold holds no box with an area.
+
+    One box of the answer counts, whatever else it lists: the `last`, the `first`, or with `only` none at all
+    where several differ. Several gold boxes are alternatives. `threshold` makes it 1.0 from that IoU on and
+    0.0 below. `kind: giou` gives (1 + GIoU) / 2, which also tells near misses from far ones, but pays up to
+    0.5 for boxes that do not touch.
+
+    >>> box_iou("<answer>[1, 2, 3, 4]</answer>", [1, 2, 3, 4])
+    1.0
+    >>> box_iou('<answer>{"bbox_2d": [0, 0, 500, 1000]}</answer>', [0, 0, 640, 480], space="0-1000",
+    ...         image_sizes=[(640, 480)])
+    0.5
+    """
+    _check_setting("box_iou", "pick", pick, ("last", "first", "only"))
+    _check_setting("box_iou", "kind", kind, ("iou", "giou"))
+    if threshold is not None and kind != "iou":
+        raise ValueError("box_iou: threshold is an IoU; leave it out or set kind: iou")
+    golds = _gold_boxes(solution)
+    if not golds:
+        return None
+    sizes = (image_sizes, resized_sizes, image_index)
+    answer_to_pixels, gold_to_pixels = _converters("box_iou", space, solution_space, *sizes)
+    boxes = [found.box for found in parse_labelled_boxes(answer_text(completion) or "")]
+    if not boxes or (pick == "only" and len(set(boxes)) > 1):
+        return 0.0
+    box = answer_to_pixels(boxes[0] if pick == "first" else boxes[-1])
+    alternatives = [gold_to_pixels(gold.box) for gold in golds]
+    if kind == "giou":
+        return max((1 + giou(box, gold)) / 2 for gold in alternatives)
+    best = max(iou(box, gold) for gold in alternatives)
+    return best if threshold is None else float(best >= threshold)
+
+
+def box_f1(
+    completion: Completion | None,
+    solution: Any,
+    *,
+    threshold: float = 0.5,
+    soft: bool = False,
+    measure: str = "f1",
+    match_labels: bool = True,
+    space: str = "pixels",
+    solution_space: str = "pixels",
+    image_sizes: Sequence[Size] | None = None,
+    resized_sizes: Sequence[Size] | None = None,
+    image_index: int = 0,
+) -> float | None:
+    """F1 (or precision, or recall) of the answer's boxes under the best one-to-one assignment, in [0, 1].
+
+    A pair counts from `threshold` IoU on: 1, or its IoU when `soft`. Labels must agree where every gold box
+    has one. An empty gold (`[]`, "none") asks for an answer that says so. Every box listed lowers the
+    precision, so listing them all does not pay; `recall` alone has no such guard.
+
+    >>> box_f1("<answer>[[0, 0, 10, 10], [50, 50, 60, 60]]</answer>", [[0, 0, 10, 10], [20, 20, 30, 30]])
+    0.5
+    >>> box_f1("<answer>[]</answer>", []), box_f1("<answer>[0, 0, 10, 10]</answer>", [])
+    (1.0, 0.0)
+    """
+    _check_setting("box_f1", "measure", measure, ("f1", "precision", "recall"))
+    golds = _gold_boxes(solution)
+    if golds is None:
+        return None
+    sizes = (image_sizes, resized_sizes, image_index)
+    to_pixels_of = _converters("box_f1", space, solution_space, *sizes)
+    answer = answer_text(completion) or ""
+    found = parse_labelled_boxes(answer)
+    if not golds or not found:
+        return float(not golds and not found and _says_none(answer))
+    overlaps = _overlaps(found, golds, *to_pixels_of)
+    if match_labels and all(gold.label for gold in golds):
+        same = [[_plain_label(one.label) == _plain_label(gold.label) for gold in golds] for one in found]
+        overlaps *= np.array(same)
+    hits = _assigned(overlaps, threshold, soft)
+    out_of = {"f1": (len(found) + len(golds)) / 2, "precision": len(found), "recall": len(golds)}
+    return hits / out_of[measure]
+
+
+def box_ap(
+    completion: Completion | None,
+    solution: Any,
+    *,
+    thresholds: Sequence[float] = COCO_THRESHOLDS,
+    max_boxes: int = 100,
+    count_penalty: bool = False,
+    match_labels: bool = True,
+    space: str = "pixels",
+    solution_space: str = "pixels",
+    image_sizes: Sequence[Size] | None = None,
+    resized_sizes: Sequence[Size] | None = None,
+    image_index: int = 0,
+) -> float | None:
+    """COCO's average precision of the answer's detections, mean over classes and IoU thresholds, in [0, 1].
+
+    Boxes rank by their scores, and in the order of the answer without; at most `max_boxes` a class. Where
+    every gold box has a label, the mean is over the classes of the gold and of the answer: an invented class
+    costs. An empty gold (`[]`, "none") asks for an answer that says so. Surplus boxes ranked last cost
+    nothing in AP; `count_penalty` multiplies by gold count / answer count where the answer lists more.
+
+    >>> box_ap('<answer>[{"bbox_2d": [0, 0, 10, 9], "label": "cat"}]</answer>',
+    ...        [{"bbox_2d": [0, 0, 10, 10], "label": "cat"}])
+    0.9
+    """
+    golds = _gold_boxes(solution)
+    if golds is None:
+        return None
+    sizes = (image_sizes, resized_sizes, image_index)
+    to_pixels_of = _converters("box_ap", space, solution_space, *sizes)
+    answer = answer_text(completion) or ""
+    found = parse_labelled_boxes(answer)
+    if not golds or not found:
+        return float(not golds and not found and _says_none(answer))
+    overlaps = _overlaps(found, golds, *to_pixels_of)
+    labelled = match_labels and all(gold.label for gold in golds)
+    precision = _mean_over_classes(found, golds, overlaps, labelled, thresholds, max_boxes)
+    return precision * (min(1.0, len(golds) / len(found)) if count_penalty else 1.0)
+
+
+def _mean_over_classes(
+    found: list[LabelledBox],
+    golds: list[LabelledBox],
+    overlaps: np.ndarray,  # (found, golds)
+    labelled: bool,
+    thresholds: Sequence[float],
+    max_boxes: int,
+) -> float:
+    scores = np.array([1.0 if one.score is None else one.score for one in found])
+    found_class = np.array([_plain_label(one.label) if labelled else "" for one in found])
+    gold_class = np.array([_plain_label(gold.label) if labelled else "" for gold in golds])
+    total = 0.0
+    for name in np.unique(gold_class):
+        rows, columns = found_class == name, gold_class == name
+        ranked = np.argsort(-scores[rows], kind="stable")[:max_boxes]
+        total += _average_precision(overlaps[rows][:, columns][ranked], thresholds)
+    return total / len(set(gold_class) | set(found_class))
+
+
+def _average_precision(overlaps: np.ndarray, thresholds: Sequence[float]) -> float:
+    """Mean over thresholds of the 101-point interpolated precision; rows of `overlaps` are ranked."""
+    n_found, n_gold = overlaps.shape
+    if not n_found:
+        return 0.0
+    return float(np.mean([_precision_area(_true_positives(overlaps, t), n_gold) for t in thresholds]))
+
+
+def _true_positives(overlaps: np.ndarray, threshold: float) -> np.ndarray:
+    """COCO's greedy matching: each detection, best first, takes the free gold box that it overlaps most."""
+    free = overlaps.copy()
+    hits = np.zeros(len(overlaps))
+    for row in range(len(overlaps)):
+        gold = int(np.argmax(free[row]))
+        if free[row, gold] >= min(threshold, 1 - 1e-10):
+            hits[row] = 1
+            free[:, gold] = -1
+    return hits
+
+
+def _precision_area(hits: np.ndarray, n_gold: int) -> float:
+    true_positives = np.cumsum(hits)
+    precision = true_positives / np.arange(1, len(hits) + 1)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    at = np.searchsorted(true_positives / n_gold, RECALLS, side="left")
+    return float(np.sum(envelope[at[at < len(hits)]]) / len(RECALLS))
+
+
+def _assigned(overlaps: np.ndarray, threshold: float, soft: bool) -> float:
+    """Pairs (or their summed IoU) of the best one-to-one assignment."""
+    from scipy.optimize import linear_sum_assignment  # half a second to import; only these rewards need it
+
+    counted = overlaps * ((overlaps >= threshold) & (overlaps > 0))
+    worth = counted if soft else (counted > 0).astype(float)
+    rows, columns = linear_sum_assignment(worth, maximize=True)
+    return float(worth[rows, columns].sum())
+
+
+def _overlaps(
+    found: list[LabelledBox], golds: list[LabelledBox], answer_to_pixels: Converter, gold_to_pixels: Converter
+) -> np.ndarray:
+    """IoU of each found box (rows) with each gold box (columns)."""
+    a = [answer_to_pixels(one.box) for one in found]
+    b = [gold_to_pixels(gold.box) for gold in golds]
+    rows, columns = np.array(a)[:, None], np.array(b)[None]  # (found, 1, 4), (1, gold, 4)
+    low = np.maximum(rows[..., :2], columns[..., :2])
+    high = np.minimum(rows[..., 2:], columns[..., 2:])
+    inter = np.clip(high - low, 0, None).prod(-1)
+    union = (rows[..., 2:] - rows[..., :2]).prod(-1) + (columns[..., 2:] - columns[..., :2]).prod(-1) - inter
+    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+
+
+def _converters(
+    reward: str,
+    space: str,
+    solution_space: str,
+    image_sizes: Sequence[Size] | None,
+    resized_sizes: Sequence[Size] | None,
+    image_index: int,
+) -> tuple[Converter, Converter]:
+    """What brings the answer's and the gold's boxes to pixels: nothing where both share a space."""
+    if space == solution_space and space in SPACES:
+        return (lambda box: box), (lambda box: box)
+    sizes = (image_sizes, resized_sizes, image_index)
+    return _converter(reward, space, *sizes), _converter(reward, solution_space, *sizes)
+
+
+def _converter(
+    reward: str,
+    space: str,
+    image_sizes: Sequence[Size] | None,
+    resized_sizes: Sequence[Size] | None,
+    image_index: int,
+) -> Converter:
+    """From `space` to pixels of the original image, with the sizes of this row."""
+    _check_setting(reward, "space", space, SPACES)
+    if space == "pixels":
+        return lambda box: box
+    image_size = _size(reward, space, "image_sizes", image_sizes, image_index)
+    resized_size = None
+    if space == "resized":
+        resized_size = _size(reward, space, "resized_sizes", resized_sizes, image_index)
+    return lambda box: to_pixels(box, space, image_size, resized_size)
+
+
+def _size(reward: str, space: str, column: str, sizes: Sequence[Size] | None, index: int) -> Size:
+    if sizes is None or not -len(sizes) <= index < len(sizes):
+        have = "is missing" if sizes is None else f"has {len(sizes)} entries and image_index is {index}"
+        raise ValueError(
+            f"{reward}: space {space!r} needs the row's `{column}`, which {have}. OmniGRPOTrainer adds it to "
+            f"rows with pictures; elsewhere add a column of [(width, height), ...], or set space: pixels"
+        )
+    return sizes[index]
+
+
+def _check_setting(reward: str, name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{reward}: {name} {value!r} is none of {', '.join(known)}")
+
+
+def _gold_boxes(solution: Any) -> list[LabelledBox] | None:
+    """Gold boxes with an area; [] where the gold says that there are none; None where it says nothing."""
+    if solution is None:
+        return None
+    text = strip_tags(solution) if isinstance(solution, str) else solution
+    golds = [gold for gold in parse_labelled_boxes(text) if area(gold.box) > 0]
+    if golds:
+        return golds
+    said_none = _says_none(text) if isinstance(text, str) else isinstance(text, list | tuple) and not text
+    return [] if said_none else None
+
+
+def _says_none(text: str) -> bool:
+    """Whether a text without boxes says that there are none: `[]`, "no objects", 没有; silence does not."""
+    if len(text) > 200:
+        return False
+    bare = text.replace("```json", "").replace("```", "").strip().casefold()
+    return bare.replace(" ", "") in ("[]", "{}", "()", "[[]]") or bare.strip("\"'.。!") in NONE_SAID
+
+
+def _plain_label(label: str | None) -> str:
+    return " ".join((label or "")[:200].casefold().split())
