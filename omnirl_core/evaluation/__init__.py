@@ -1,1 +1,1 @@
-
+"""Evaluation with the rewards of training: `score.evaluate` grades rows, `compare.compare` pairs gradings."""

@@ -91,15 +91,6 @@ def weighted_mean(values: Mapping[str, float | None], weights: Mapping[str, floa
     return sum(weights.get(name, 1.0) * value for name, value in judged.items()) / total
 
 
-def modality(n_images: int) -> str:
-    """Name the kind of row.
-
-    >>> [modality(n) for n in (0, 1, 2)]
-    ['text', 'image', 'multi-image']
-    """
-    return ("text", "image", "multi-image")[min(n_images, 2)]
-
-
 def _parse(raw: bytes) -> dict[str, Any] | None:
     try:
         line = json.loads(raw)

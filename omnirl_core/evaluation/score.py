@@ -1,10 +1,12 @@
 """Held-out evaluation with the rewards of training: one line per row, ready for `compare` and the report."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
+from omnirl_core.data.record import modality
 from omnirl_core.evaluation.generate import Generation, generate
-from omnirl_core.evaluation.lines import modality, weighted_mean
+from omnirl_core.evaluation.lines import weighted_mean
 from omnirl_core.rewards.reward import Reward
 
 NOT_COLUMNS = ("prompt", "completion", "completion_ids", "images", "image_sizes", "resized_sizes")
@@ -46,20 +48,31 @@ def score_rows(
 ) -> list[dict[str, Any]]:
     """Grade completions that are already there; one line per row.
 
-    `rewards` holds each reward's value, null where the reward does not judge the row; `score` is their mean
-    under `weights`, null where none judges it. `box_space` is the coordinate space in which a box reward
-    read the answer.
+    `rewards` holds each reward's value, null where it does not judge the row; `score` is their mean under
+    `weights`, null where none judges it. On rows that a box reward judges, `boxes` says how it read them.
     """
     values = {reward.__name__: _call(reward, rows, generations) for reward in rewards}
     weights = {reward.__name__: float(reward.weight) for reward in rewards}
-    space = next((r.settings["space"] for r in rewards if "space" in (r.settings or {})), None)
+    readings = {reward.__name__: _box_reading(reward) for reward in rewards}
     lines = []
     for place, (row, generation) in enumerate(zip(rows, generations, strict=True)):
         own = {name: column[place] for name, column in values.items()}
         line = _describe(row, generation, place)
         line |= {"rewards": own, "weights": weights, "score": weighted_mean(own, weights)}
-        lines.append(line | ({"box_space": space} if space else {}))
+        reading = next((readings[name] for name in own if own[name] is not None and readings[name]), None)
+        lines.append(line | ({"boxes": reading} if reading else {}))
     return lines
+
+
+BOX_SETTINGS = ("space", "solution_space", "image_index")
+
+
+def _box_reading(reward: Reward) -> dict[str, Any]:
+    """The coordinate spaces that a box reward uses, set or by default; {} for other rewards."""
+    known = inspect.signature(reward.scorer).parameters
+    if "space" not in known:
+        return {}
+    return {name: reward.settings.get(name, known[name].default) for name in BOX_SETTINGS if name in known}
 
 
 def _call(reward: Reward, rows: Sequence[dict], generations: Sequence[Generation]) -> list[float | None]:
@@ -84,7 +97,7 @@ def _describe(row: dict, generation: Generation, place: int) -> dict[str, Any]:
     return {
         "row_id": row.get("row_id") or f"row:{place}",
         "task": row.get("task"),
-        "modality": modality(len(images)),
+        "modality": modality(row),
         "images": [image for image in images if isinstance(image, str)],
         "image_sizes": _as_list(generation.image_sizes),
         "resized_sizes": _as_list(generation.resized_sizes),

@@ -1,1 +1,7 @@
+"""Pictures of a run: `plot_curves` and `write_completions` make them from the files in its folder."""
 
+from omnirl_core.report.boxes import draw_boxes
+from omnirl_core.report.completions import write_completions
+from omnirl_core.report.curves import plot_curves
+
+__all__ = ["draw_boxes", "plot_curves", "write_completions"]

@@ -1,11 +1,11 @@
-"""The boxes of a row, true and predicted, in pixels of its picture, and a picture with them drawn on it."""
+"""The boxes of a row, true and predicted, and its picture with them drawn on it."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image, ImageDraw
 
-from omnirl_core.boxes import Size, parse_boxes, to_pixels
+from omnirl_core.boxes import Size, parse_boxes
 from omnirl_core.text import answer_text, strip_tags
 from omnirl_core.types import Box
 
@@ -24,22 +24,22 @@ def true_boxes(solution: Any) -> list[Box]:
     return parse_boxes(strip_tags(solution) if isinstance(solution, str) else solution)[:MOST_BOXES]
 
 
-def predicted_boxes(
-    completion: str, space: str, image_size: Size | None = None, resized_size: Size | None = None
-) -> list[Box]:
-    """Return the boxes in a completion's answer, in pixels of the original image.
+def answered_boxes(completion: str) -> list[Box]:
+    """Return the boxes in a completion's answer, in the space that the model answers in.
 
-    >>> predicted_boxes("<think>left</think><answer>[0, 0, 500, 500]</answer>", "0-1000", (64, 32))
-    [(0.0, 0.0, 32.0, 16.0)]
+    >>> answered_boxes("<think>not [9, 9, 9, 9]</think><answer>[0, 0, 500, 500]</answer>")
+    [(0.0, 0.0, 500.0, 500.0)]
     """
-    found = parse_boxes(answer_text(completion) or "")[:MOST_BOXES]
-    return [to_pixels(box, space, image_size, resized_size) for box in found]
+    return parse_boxes(answer_text(completion) or "")[:MOST_BOXES]
 
 
 def draw_boxes(
     image: Image.Image, true: Sequence[Box] = (), predicted: Sequence[Box] = (), width: int | None = None
 ) -> Image.Image:
-    """Return a copy of the picture with the true boxes in green and the predicted ones in orange, dashed."""
+    """Return a copy of the picture with the true boxes in green and the predicted ones in orange, dashed.
+
+    Boxes are in pixels of the picture; `omnirl_core.boxes.to_pixels` brings an answer's boxes there.
+    """
     picture = image.convert("RGB")
     pen = ImageDraw.Draw(picture)
     width = width or max(2, round(min(picture.size) / 120))

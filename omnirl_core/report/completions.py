@@ -17,7 +17,7 @@ from omnirl_core.report.panels import panels, read_metrics
 from omnirl_core.report.pictures import embed
 from omnirl_core.report.sample import Group, evenly, sample_groups
 from omnirl_core.report.svg import panel_svg
-from omnirl_core.report.view import Line, View
+from omnirl_core.report.view import Line, View, readings
 
 HERE = Path(__file__).parent
 SECRETS = ("hub_token", "api_key", "secret", "password")
@@ -50,7 +50,7 @@ def write_completions(
 
     Reads what is there of metrics.jsonl, completions.jsonl, before.jsonl, after.jsonl and run.json, so it
     works on a run that is still going or was killed. `box_space` is the coordinate space of predicted boxes
-    where the lines do not name it themselves.
+    where the held-out lines do not tell it.
     """
     folder = Path(run_folder)
     before, after = read_lines(folder / "before.jsonl"), read_lines(folder / "after.jsonl")
@@ -58,9 +58,8 @@ def write_completions(
     rows = _side_by_side(before, after)
     shown = evenly(rows, most_rows)
     pictures = embed(_image_paths(shown, groups), max_image_bytes)
-    told = next((line for line in before + after if line.get("box_space")), {})
     weights: dict[str, float] = next((line["weights"] for line in before + after if line.get("weights")), {})
-    view = View(pictures, weights, box_space or told.get("box_space"))
+    view = View(pictures, weights, readings(before + after), box_space)
     data = {
         "images": {picture.key: asdict(picture) for picture in pictures.values()},
         "rows": [view.row(old, new) for old, new in shown],

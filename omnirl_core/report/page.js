@@ -19,6 +19,7 @@ function make(name, attributes, ...children) {
 
 const number = (value) => (value === null || value === undefined ? "–" : value.toFixed(3));
 const signed = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(3);
+const mood = (value) => (value > 1e-9 ? "up" : value < -1e-9 ? "down" : "");
 const plain = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 const unique = (values) => [...new Set(values)].filter((value) => value !== "").sort();
 const score = (answer) => (answer && answer.score !== null ? answer.score : null);
@@ -61,7 +62,7 @@ function answerBlock(title, answer, best) {
     make("div", { class: "answer-head" },
       title && make("span", {}, title),
       make("strong", { title: "score" }, number(answer.score)),
-      answer.advantage !== null && make("span", { class: answer.advantage >= 0 ? "up" : "down" }, `advantage ${signed(answer.advantage)}`),
+      answer.advantage !== null && make("span", { class: mood(answer.advantage) }, `advantage ${signed(answer.advantage)}`),
       answer.tokens !== null && make("span", {}, `${answer.tokens} tokens`),
       answer.clipped && make("span", { class: "chip warn" }, "clipped")),
     completion(answer), chips(answer.rewards));
@@ -88,7 +89,7 @@ function overlay(image, groups) {
   return svg;
 }
 
-/** The row's pictures; boxes are drawn on the first, the one that a box answer is about. */
+/** The row's pictures; boxes are drawn on the one that a box answer is about. */
 function pictures(row, groups) {
   const shown = groups.filter((group) => group.boxes.length);
   const list = make("div", { class: "pictures" });
@@ -100,7 +101,7 @@ function pictures(row, groups) {
     }
     const told = `Image ${place + 1} of ${row.images.length}`;
     const frame = make("div", { class: "picture" }, make("img", { src: image.source, alt: told, title: `${told}, ${image.width} × ${image.height}`, loading: "lazy" }));
-    if (place === 0 && shown.length) frame.append(overlay(image, shown));
+    if (place === row.boxed_image && shown.length) frame.append(overlay(image, shown));
     list.append(frame);
   });
   if (shown.length && row.images.length) {
@@ -132,7 +133,7 @@ function rowCard(row) {
     { look: "box-after", label: "after", boxes: boxes(row.after) },
   ];
   const answers = [answerBlock("Before", row.before, gain < 0), answerBlock("After", row.after, gain > 0)];
-  const change = gain === null ? null : make("b", { class: gain > 0 ? "up" : gain < 0 ? "down" : "" }, signed(gain));
+  const change = gain === null ? null : make("b", { class: mood(gain) }, signed(gain));
   return card(row, [row.task, row.modality, change], groups, answers);
 }
 

@@ -1,12 +1,13 @@
 """From the lines of a run's folder to what its report shows of them, ready to be written as JSON."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from omnirl_core.boxes import SPACES
-from omnirl_core.evaluation.lines import finite, modality, weighted_mean
-from omnirl_core.report.boxes import predicted_boxes, true_boxes
+from omnirl_core.boxes import SPACES, to_pixels
+from omnirl_core.data.record import modality
+from omnirl_core.evaluation.lines import finite, weighted_mean
+from omnirl_core.report.boxes import answered_boxes, true_boxes
 from omnirl_core.report.pictures import Picture
 from omnirl_core.report.sample import Group
 from omnirl_core.types import Box
@@ -17,11 +18,21 @@ Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How a row's reward reads boxes: the spaces of answer and solution, and which image they mean."""
+
+    space: str = "pixels"
+    solution_space: str = "pixels"
+    image_index: int = 0
+
+
+@dataclass(frozen=True)
 class View:
-    """How lines are shown: with these pictures and reward weights, boxes read in this space."""
+    """How lines are shown: with these pictures, reward weights, and readings of boxes by task."""
 
     pictures: Mapping[str, Picture]
     weights: Mapping[str, float]
+    readings: Mapping[str, Reading] = field(default_factory=dict)
     box_space: str | None = None
 
     def row(self, before: Line | None, after: Line | None) -> dict[str, Any]:
@@ -36,17 +47,17 @@ class View:
         return self._question(group.lines[0]) | shown
 
     def _question(self, line: Line) -> dict[str, Any]:
-        images = _paths(line)
-        problem = line.get("problem") or line.get("prompt") or ""
-        solution = line.get("solution")
+        solution, reading = line.get("solution"), self._reading(line)
+        true = true_boxes(solution) if reading else []
         return {
             "id": str(line.get("row_id") or ""),
             "task": line.get("task") or "",
-            "modality": line.get("modality") or modality(len(images)),
-            "images": [self.pictures[path].key for path in images if path in self.pictures],
-            "problem": str(problem)[:MOST_CHARACTERS],
-            "solution": solution if isinstance(solution, str) or solution is None else finite(solution),
-            "boxes": _rounded(true_boxes(solution)) if images else [],
+            "modality": line.get("modality") or modality(line),
+            "images": [self.pictures[path].key for path in _paths(line)],
+            "problem": str(line.get("problem") or line.get("prompt") or "")[:MOST_CHARACTERS],
+            "solution": solution if isinstance(solution, str) else finite(solution),
+            "boxes": self._in_pixels(line, true, reading.solution_space, reading) if reading else [],
+            "boxed_image": reading.image_index % len(_paths(line)) if reading else 0,
         }
 
     def _answer(self, line: Line) -> dict[str, Any]:
@@ -64,27 +75,44 @@ class View:
             "boxes": self._predicted(line),
         }
 
+    def _reading(self, line: Line) -> Reading | None:
+        """How this row's boxes are read; None where nothing says that it is about boxes."""
+        paths = _paths(line)
+        reading = self.readings.get(line.get("task") or "")
+        if reading is None and self.box_space and true_boxes(line.get("solution")):
+            reading = Reading(self.box_space)
+        return reading if reading and -len(paths) <= reading.image_index < len(paths) else None
+
     def _predicted(self, line: Line) -> list[list[float]]:
-        """Boxes of the answer, on rows whose solution has boxes; [] where a size that it takes is unknown."""
-        images = _paths(line)
-        space = line.get("box_space") or self.box_space
-        if space not in SPACES or not images or not true_boxes(line.get("solution")):
+        if not (reading := self._reading(line)):
             return []
-        picture = self.pictures.get(images[0])
-        size = _first(line.get("image_sizes")) or (picture and (picture.width, picture.height))
-        resized = _first(line.get("resized_sizes"))
-        if not size or not all(size) or (space == "resized" and not resized):
+        return self._in_pixels(line, answered_boxes(line["completion"]), reading.space, reading)
+
+    def _in_pixels(self, line: Line, boxes: list[Box], space: str, reading: Reading) -> list[list[float]]:
+        """The boxes in pixels of the original image, [] where a size that this takes is not known."""
+        picture = self.pictures[_paths(line)[reading.image_index]]
+        size = _at(line.get("image_sizes"), reading.image_index) or (picture.width, picture.height)
+        resized = _at(line.get("resized_sizes"), reading.image_index)
+        if space not in SPACES or not all(size) or (space == "resized" and not resized):
             return []
-        return _rounded(predicted_boxes(line["completion"], space, size, resized))
+        return [[round(n, 1) for n in to_pixels(box, space, size, resized)] for box in boxes]
+
+
+def readings(lines: Iterable[Line]) -> dict[str, Reading]:
+    """How each task's boxes are read, told by held-out lines; training lines are read the same."""
+    found: dict[str, Reading] = {}
+    for line in lines:
+        told = line.get("boxes")
+        if isinstance(told, dict) and (line.get("task") or "") not in found:
+            found[line.get("task") or ""] = Reading(
+                told.get("space", "pixels"), told.get("solution_space", "pixels"), told.get("image_index", 0)
+            )
+    return found
 
 
 def _paths(line: Line) -> list[str]:
     return [path for path in line.get("images") or [] if isinstance(path, str)]
 
 
-def _first(sizes: Any) -> tuple[int, int] | None:
-    return tuple(sizes[0]) if sizes else None
-
-
-def _rounded(boxes: list[Box]) -> list[list[float]]:
-    return [[round(number, 1) for number in box] for box in boxes]
+def _at(sizes: Any, index: int) -> tuple[int, int] | None:
+    return tuple(sizes[index]) if sizes and -len(sizes) <= index < len(sizes) else None
