@@ -1,0 +1,193 @@
+"""One row of a data file, checked: `Record`, and `DataError` for everything that can be wrong with it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from omnirl_core.data.prompts import PLACEHOLDER
+
+SHOWN = 10
+"""Problems told by name; the rest are counted."""
+
+RESERVED = frozenset(
+    {"prompt", "prompts", "completion", "completions", "completion_ids", "image_sizes", "resized_sizes"}
+    | {"row_id", "tools", "environments", "trainer_state", "log_extra", "log_metric"}
+)
+"""Columns that the data set, the trainer or TRL's reward call fill; a file may not bring its own."""
+
+
+class DataError(ValueError):
+    """The data cannot be used; the message names file and line, the value, and the fix."""
+
+
+@dataclass
+class Problems:
+    """Collects problems: the first ten by name, then a count.
+
+    >>> problems = Problems()
+    >>> for line in range(12): problems.add(f"a.jsonl:{line}: no 'problem'")
+    >>> print(str(problems).splitlines()[0], "|", str(problems).splitlines()[-1])
+    a.jsonl:0: no 'problem' | ... and 2 more
+    """
+
+    shown: list[str] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, problem: str) -> None:
+        self.count += 1
+        if self.count <= SHOWN:
+            self.shown.append(problem)
+
+    def __str__(self) -> str:
+        more = [f"... and {self.count - SHOWN} more"] if self.count > SHOWN else []
+        return "\n".join(self.shown + more)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One checked row. `images` are absolute paths; `source` is `file:line`; `extra` holds all other keys.
+
+    >>> Record("What colour is it?", "red", images=("/data/1.png",), source="train.jsonl:1").task is None
+    True
+    """
+
+    problem: str
+    solution: Any  # str | number | bool | list | dict | None, exactly as in the file
+    images: tuple[str, ...] = ()
+    task: str | None = None
+    source: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RowContext:
+    """What a row inherits from the file that it stands in."""
+
+    root: str  # absolute; relative image paths start here
+    shown_root: str  # as the user wrote it, for messages
+    exists: Callable[[str], bool]
+    task: str | None = None
+
+
+def modality(row: Record | Mapping[str, Any]) -> str:
+    """`"text"`, `"image"` or `"multi-image"`, by the number of images of a Record or of a data-set row.
+
+    >>> modality({"images": ["a.png", "b.png"]}), modality({"images": None}), modality(Record("Hi", "Hello"))
+    ('multi-image', 'text', 'text')
+    """
+    if isinstance(row, Record):
+        n_images = len(row.images)
+    else:  # TRL's own rows may have the single column `image`
+        n_images = len(row.get("images") or ()) or int(row.get("image") is not None)
+    return ("text", "image")[n_images] if n_images < 2 else "multi-image"
+
+
+def record_from_row(row: Any, source: str, context: RowContext) -> Record:
+    """The Record of one parsed row, in the seed's or in VLM-R1's format; DataError says what is wrong.
+
+    >>> context = RowContext(root="/data", shown_root="data", exists=lambda path: True)
+    >>> record_from_row({"problem": "Which?", "solution": 3, "image": "a.png"}, "x.json:2", context).images
+    ('/data/a.png',)
+    """
+    if not isinstance(row, dict):
+        raise DataError(f"{source}: expected an object with 'problem' and 'solution', found {shown(row)}")
+    try:
+        rest = dict(row)
+        problem, solution = _conversation(rest) if "conversations" in rest else _question(rest)
+        images = _images(rest, context)
+        _check_placeholders(problem, len(images))
+        task = _task(rest, context.task)
+        if not RESERVED.isdisjoint(rest):
+            taken = sorted(RESERVED.intersection(rest))
+            raise DataError(f"key {taken[0]!r} is a name that training fills; rename it")
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from None
+    return Record(problem, solution, images, task, source, rest)
+
+
+def shown(value: Any, limit: int = 80) -> str:
+    """A value for a message, cut when long.
+
+    >>> shown([1, 2]), shown("x" * 1000, limit=8)
+    ('[1, 2]', "'xxxx...")
+    """
+    text = repr(value if not isinstance(value, str) else value[:limit])
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _question(rest: dict[str, Any]) -> tuple[str, Any]:
+    """Problem and solution of a row in the seed's format, which REC annotations share."""
+    missing = [key for key in ("problem", "solution") if key not in rest]
+    if missing:
+        keys = ", ".join(map(repr, rest)) or "none"
+        fix = "; write null where no reward needs it" if missing == ["solution"] else ""
+        raise DataError(f"no {missing[0]!r} among its keys ({shown(keys, 120)}); add it{fix}")
+    return _text(rest.pop("problem"), "problem"), rest.pop("solution")
+
+
+def _conversation(rest: dict[str, Any]) -> tuple[str, Any]:
+    """Problem and solution of a row in VLM-R1's format: one human turn, one gpt turn with any value."""
+    turns = rest.pop("conversations")
+    for key in ("problem", "solution"):
+        if key in rest:
+            raise DataError(f"both 'conversations' and {key!r}; keep one")
+    readable = isinstance(turns, list) and all(isinstance(turn, dict) and "value" in turn for turn in turns)
+    speakers = [turn.get("from") for turn in turns] if readable else None
+    if speakers != ["human", "gpt"]:
+        found = f"turns from {speakers}" if readable else shown(turns)
+        raise DataError(
+            f"'conversations' must be one human turn and one gpt turn with 'value', found {found}"
+        )
+    return _text(turns[0]["value"], "the human turn"), turns[1]["value"]
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str) or not value or value.isspace():
+        raise DataError(f"{name} must be a text that is not empty, found {shown(value)}")
+    return value
+
+
+def _images(rest: dict[str, Any], context: RowContext) -> tuple[str, ...]:
+    """Absolute paths of a row's images: `image` or `images`, absent, empty, a path or a list of paths."""
+    if "image" in rest and "images" in rest:
+        raise DataError("both 'image' and 'images'; keep one")
+    key = "images" if "images" in rest else "image"
+    value = rest.pop(key, None)
+    if value is None or value == "":
+        return ()
+    paths = value if isinstance(value, list) else [value]
+    return tuple([_image(path, key, context) for path in paths])
+
+
+def _image(path: Any, key: str, context: RowContext) -> str:
+    if not isinstance(path, str) or not path:
+        raise DataError(f"{key!r} must be a path or a list of paths, found {shown(path)}")
+    absolute = path if path.startswith("/") else f"{context.root}/{path}"
+    if context.exists(absolute):
+        return absolute
+    if path.startswith(("http://", "https://", "data:")):
+        raise DataError(f"image {shown(path)} is not a file; save it as one, nothing is fetched")
+    where = "" if path.startswith("/") else f" under {context.shown_root}"
+    raise DataError(f"image {shown(path, 300)} not found{where}; set image_root or fix the path")
+
+
+def _check_placeholders(problem: str, n_images: int) -> None:
+    n_placeholders = problem.count(PLACEHOLDER)
+    if n_placeholders not in (0, n_images):
+        raise DataError(
+            f"the text has {n_placeholders} {PLACEHOLDER} for {n_images} image{'s' * (n_images != 1)}:"
+            f" {shown(problem)}; write one for each image, or none (the images then come first)"
+        )
+
+
+def _task(rest: dict[str, Any], inherited: str | None) -> str | None:
+    """A row's own `task`, else VLM-R1's `accu_reward_method` (which stays in extra), else its file's."""
+    for key in ("task", "accu_reward_method"):
+        task = rest.get(key)
+        if task is not None:
+            if not isinstance(task, str) or not task:
+                raise DataError(f"{key!r} must be a name, found {shown(task)}")
+            rest.pop("task", None)
+            return task
+    rest.pop("task", None)
+    return inherited

@@ -1,0 +1,248 @@
+"""Where rows come from: `.json`, `.jsonl`, a YAML mixture of them, or a hub data set; `load_records`."""
+
+import logging
+import os
+import re
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from omnirl_core.data.hub import hub_rows, open_hub
+from omnirl_core.data.images import ImageFiles
+from omnirl_core.data.json_rows import RawRow, count_jsonl, read_json, read_jsonl
+from omnirl_core.data.record import DataError, Problems, Record, RowContext, record_from_row, shown
+from omnirl_core.data.sampling import Sampling
+
+logger = logging.getLogger(__name__)
+
+_SUFFIXES = (".json", ".jsonl", ".yaml", ".yml")
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_ENTRY_KEYS = ("json_path", "hub", "sampling_strategy", "image_root", "task", "split", "config")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file or hub data set, and how its rows are taken."""
+
+    place: str  # path of a .json or .jsonl file, or a name on the hub
+    image_root: str | None = None
+    task: str | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    on_hub: bool = False
+    config: str | None = None
+    split: str = "train"
+
+
+def load_records(
+    path: str | os.PathLike[str],
+    image_root: str | os.PathLike[str] | None = None,
+    *,
+    task: str | None = None,
+    split: str = "train",
+    seed: int = 0,
+    on_bad_sample: str = "error",
+) -> list[Record]:
+    """All checked rows of a `.json`, `.jsonl` or `.yaml` file, or of a hub data set (`org/name`).
+
+    Relative image paths start at `image_root`, by default the folder of the data file. `task` is for rows
+    that name none. Bad rows raise one DataError, or with `on_bad_sample="skip"` are dropped, counted and
+    logged.
+    """
+    sources = find_sources(path, image_root, task=task, split=split)
+    return list(read_records(sources, seed=seed, on_bad_sample=on_bad_sample))
+
+
+def find_sources(
+    path: str | os.PathLike[str],
+    image_root: str | os.PathLike[str] | None = None,
+    *,
+    task: str | None = None,
+    split: str = "train",
+) -> list[Source]:
+    """The sources that a path names: itself, or the entries of a YAML mixture."""
+    place = os.path.expanduser(os.fspath(path))
+    root = None if image_root is None else os.path.expanduser(os.fspath(image_root))
+    if place.endswith((".yaml", ".yml")) and os.path.isfile(place):
+        return _mixture(place, root, task)
+    if os.path.exists(place) or not _HUB_NAME.fullmatch(place) or place.endswith(_SUFFIXES):
+        _check_file(place)
+        return [Source(place, root, task)]
+    return [Source(place, root, task, on_hub=True, split=split)]
+
+
+def read_records(
+    sources: Iterable[Source], *, seed: int = 0, on_bad_sample: str = "error"
+) -> Iterator[Record]:
+    """The good rows of all sources in order; then DataError if there were bad ones, or none good."""
+    if on_bad_sample not in ("error", "skip"):
+        raise ValueError(f"on_bad_sample is {on_bad_sample!r}; it can be 'error' or 'skip'")
+    problems, n_good = Problems(), 0
+    exists = ImageFiles()
+    sources = list(sources)
+    try:
+        for number, source in enumerate(sources):
+            for record in _source_records(source, f"{seed}:{number}", exists, problems):
+                n_good += 1
+                yield record
+    except DataError as error:  # a whole file cannot be read: nothing to skip
+        raise DataError("\n".join([str(error), *([str(problems)] if problems.count else [])])) from error
+    n_rows = n_good + problems.count
+    if problems.count and on_bad_sample == "error":
+        raise DataError(
+            f"{problems}\n{problems.count} of {n_rows} rows are bad; on_bad_sample: skip drops them"
+        )
+    if problems.count:
+        logger.warning("dropped %d of %d rows (on_bad_sample: skip):\n%s", problems.count, n_rows, problems)
+    if not n_good:
+        raise DataError(
+            f"no {'good ' if problems.count else ''}rows in {', '.join(s.place for s in sources)}"
+        )
+
+
+def _source_records(
+    source: Source, seed: str, exists: Callable[[str], bool], problems: Problems
+) -> Iterator[Record]:
+    """The good rows of one source; the bad ones go to `problems`."""
+    root = (
+        source.image_root
+        if source.image_root is not None
+        else os.path.dirname(source.place) * (not source.on_hub)
+    )
+    context = RowContext(os.path.abspath(root), root or ".", exists, source.task)
+    n_rows = 0
+    for row in _sampled_rows(source, seed):
+        n_rows += 1
+        where = f"{source.place}:{row.line}"
+        try:
+            if row.fault:
+                raise DataError(f"{where}: {row.fault}")
+            record = record_from_row(row.value, where, context)
+        except DataError as error:
+            problems.add(str(error))
+        else:
+            yield record
+    amount = source.sampling.amount
+    if amount is not None and not source.sampling.percent and n_rows < amount:
+        logger.warning("%s has %d rows, %s were asked for; all are used", source.place, n_rows, amount)
+
+
+def _sampled_rows(source: Source, seed: str) -> Iterator[RawRow]:
+    """The rows that the source's strategy takes; counts them first only where it must."""
+    dataset = open_hub(source.place, source.config, source.split) if source.on_hub else None
+    is_json = source.place.endswith(".json")
+
+    def rows(keep: Container[int] | None) -> Iterator[RawRow]:
+        if dataset is not None:
+            return hub_rows(dataset, keep)
+        return read_json(source.place, keep) if is_json else read_jsonl(source.place, keep)
+
+    sampling = source.sampling
+    if sampling.amount is None:
+        yield from rows(None)
+        return
+    if not sampling.needs_count:
+        n_rows = int(sampling.amount)
+    elif dataset is not None:
+        n_rows = len(dataset)
+    else:
+        n_rows = sum(1 for _ in read_json(source.place)) if is_json else count_jsonl(source.place)
+    keep = sampling.indices(n_rows, seed)
+    remaining = len(keep)
+    if remaining:
+        for row in rows(keep):
+            yield row
+            remaining -= 1
+            if not remaining:  # the rest of the file is not read
+                return
+
+
+def _check_file(place: str) -> None:
+    if not os.path.exists(place):
+        raise DataError(
+            f"{place}: no such data file; a data file is .json, .jsonl or .yaml, a hub name is org/name"
+        )
+    if not os.path.isfile(place) or not place.endswith((".json", ".jsonl")):
+        kind = "a file of unknown kind" if os.path.isfile(place) else "a folder"
+        raise DataError(f"{place}: {kind}; give a .json, .jsonl or .yaml file")
+
+
+def _mixture(path: str, image_root: str | None, task: str | None) -> list[Source]:
+    """The entries of a YAML mixture; all its mistakes in one DataError. Paths start at its folder."""
+    problems = Problems()
+    sources = []
+    for line, entry in _entries(path, problems):
+        try:
+            sources.append(_entry_source(entry, os.path.dirname(path), image_root, task))
+        except ValueError as error:
+            problems.add(f"{path}:{line}: {error}")
+    if problems.count:
+        raise DataError(str(problems))
+    if not sources:
+        raise DataError(f"{path}: no entries under 'datasets'")
+    return sources
+
+
+def _entry_source(entry: dict[str, str], folder: str, image_root: str | None, task: str | None) -> Source:
+    unknown = [key for key in entry if key not in _ENTRY_KEYS]
+    if unknown:
+        raise DataError(f"unknown key {unknown[0]!r}; an entry may have {', '.join(_ENTRY_KEYS)}")
+    if ("json_path" in entry) == ("hub" in entry):
+        raise DataError("an entry needs 'json_path' or 'hub', and not both")
+    on_hub = "hub" in entry
+    if on_hub:
+        place = entry["hub"]
+    else:
+        place = os.path.join(folder, os.path.expanduser(entry["json_path"]))
+        _check_file(place)
+        only_hub = [key for key in ("split", "config") if key in entry]
+        if only_hub:
+            raise DataError(f"{only_hub[0]!r} is for hub data sets only")
+    if "image_root" in entry:
+        image_root = os.path.join(folder, os.path.expanduser(entry["image_root"]))
+    return Source(
+        place,
+        image_root,
+        entry.get("task", task),
+        Sampling.parse(entry.get("sampling_strategy", "all")),
+        on_hub,
+        entry.get("config"),
+        entry.get("split", "train"),
+    )
+
+
+def _entries(path: str, problems: Problems) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line, keys and values as written) of each entry under `datasets`."""
+    try:
+        top = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8; save it as UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise DataError(f"{path}:{line}: not YAML: {error.problem}") from None
+    except yaml.YAMLError as error:  # control characters
+        raise DataError(f"{path}: not YAML: {error}") from None
+    pairs = [(key.value, value) for key, value in top.value] if isinstance(top, yaml.MappingNode) else []
+    if [key for key, _ in pairs] != ["datasets"] or not isinstance(pairs[0][1], yaml.SequenceNode):
+        found = f"the keys {[key for key, _ in pairs]}" if pairs else "no keys"
+        raise DataError(f"{path}:1: expected one key, 'datasets', with a list of entries; found {found}")
+    for node in pairs[0][1].value:
+        line = node.start_mark.line + 1
+        if isinstance(node, yaml.MappingNode):
+            yield line, _entry(path, node, problems)
+        else:
+            problems.add(f"{path}:{line}: an entry is '- json_path: ...', found {shown(node.value)}")
+
+
+def _entry(path: str, node: yaml.MappingNode, problems: Problems) -> dict[str, str]:
+    entry: dict[str, str] = {}
+    for key, value in node.value:
+        where = f"{path}:{key.start_mark.line + 1}"
+        if key.value in entry:
+            problems.add(f"{where}: {key.value!r} appears twice; keep one")
+        if not isinstance(value, yaml.ScalarNode):
+            problems.add(f"{where}: {key.value!r} must be one value")
+        elif value.tag != "tag:yaml.org,2002:null":  # an empty value is as good as none
+            entry[key.value] = value.value
+    return entry
