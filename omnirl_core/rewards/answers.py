@@ -1,0 +1,229 @@
+"""Rewards for answers that are right or wrong: exact text, choice, yes/no, number, mathematics; edit similarity.
+
+Each takes the plain answer; as a reward it is given the text that `text.answer_text` finds. A list of golds
+holds alternatives, and the best counts. A gold that is not of the scorer's kind gives None, so that `answer`
+can ask the next scorer.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rapidfuzz.distance import Levenshtein
+
+from omnirl_core.rewards import math_judge
+from omnirl_core.rewards.choices import Options, gold_choice, read_choice, read_yes_no
+from omnirl_core.rewards.numbers import half_width, pick_quantity, read_quantity, same_quantity
+from omnirl_core.rewards.reward import on_answer
+from omnirl_core.text import references, tokens
+
+MAX_CELLS = 400_000_000  # of the edit table: beyond, texts are compared by tokens, to stay below 0.1 s
+
+_OUTER_MARKS = " \t\r\n.,;:!?\"'`*。，；：！？“”‘’「」"
+
+
+@on_answer
+def exact(prediction: str, solution: Any, *, case_sensitive: bool = False) -> float | None:
+    """1.0 where the answer is the gold text, else 0.0: case, spacing, width and outer punctuation aside.
+
+    >>> exact(" The  red Cube. ", "the red cube"), exact("Ｐａｒｉｓ", ["Lyon", "Paris"]), exact("-5", "5")
+    (1.0, 1.0, 0.0)
+    """
+    return _best(references(solution), lambda gold: _same_text(prediction, gold, case_sensitive))
+
+
+@on_answer
+def choice(prediction: str, solution: Any, *, options: Options = None) -> float | None:
+    """1.0 where the answer names the gold option and no other, else 0.0; None where the gold is no option.
+
+    Reads `B`, `(B)`, `b.`, full-width letters, `B. Paris`, "the answer is B", 选B, and with `options` (texts in
+    order, or by letter) the text of an option. A gold of several letters asks for all of them.
+
+    >>> choice("（Ｂ）", "B"), choice("A or B", "B"), choice("Paris", "B", options=["Rome", "Paris"])
+    (1.0, 0.0, 1.0)
+    """
+
+    def judge(gold: str) -> float | None:
+        letters = gold_choice(gold, options)
+        return None if letters is None else float(read_choice(prediction, options, letters) == letters)
+
+    return _best(references(solution), judge)
+
+
+@on_answer
+def yes_no(prediction: str, solution: Any) -> float | None:
+    """1.0 where answer and gold both say yes or both say no (English, Chinese), else 0.0; else None.
+
+    >>> yes_no("Yes, there is.", "yes"), yes_no("没有", False), yes_no("yes and no", "yes"), yes_no("yes", "cat")
+    (1.0, 1.0, 0.0, None)
+    """
+
+    def judge(gold: str) -> float | None:
+        said = read_yes_no(gold)
+        return None if said is None else float(read_yes_no(prediction) == said)
+
+    return _best(references(solution), judge)
+
+
+@on_answer
+def number(
+    prediction: str,
+    solution: Any,
+    *,
+    relative_tolerance: float | None = None,
+    absolute_tolerance: float = 0.0,
+    pick: str = "last",
+) -> float | None:
+    """1.0 where the answer's number is the gold number, else 0.0; None where the gold is no number.
+
+    Reads signs, `1,234.5`, `1e-3`, `3 × 10^5`, `1/2`, `1 1/2`, `50%` (also as 0.5), units (25 cm is 0.25 m; a
+    unit missing on one side is no fault), 1.2万, and small number words. One number counts: the `last`, the
+    `first`, or the `only`. Without tolerances whole numbers must be equal, others agree within 1e-9.
+
+    >>> number("It is 1,234.50 km.", 1234.5), number("0.25 m", "25 cm"), number("three dogs", 3)
+    (1.0, 1.0, 1.0)
+    >>> number("3.1", "3.14"), number("3.1", "3.14", relative_tolerance=0.02), number("5", "a dog")
+    (0.0, 1.0, None)
+    """
+    if pick not in ("last", "first", "only"):
+        raise ValueError(f"number: pick {pick!r} is none of last, first, only")
+
+    def judge(gold: str) -> float | None:
+        wanted = read_quantity(gold)
+        if wanted is None:
+            return None
+        found = pick_quantity(prediction, pick)
+        return float(
+            found is not None and same_quantity(found, wanted, relative_tolerance, absolute_tolerance)
+        )
+
+    return _best(references(solution), judge)
+
+
+@on_answer
+def math(prediction: str, solution: Any, *, timeout_s: float = 2.0) -> float | None:
+    r"""1.0 where the answer equals the gold mathematically, else 0.0; None where the gold is no mathematics.
+
+    math-verify judges (`pip install 'omnirl[math]'`), in a process of its own; an answer that keeps it busy
+    for more than `timeout_s` of CPU time is wrong, as is one over 500 characters.
+
+    >>> math(r"\frac{\sqrt{4}}{4}", "1/2"), math("x = 5 or x = 6", "5")
+    (1.0, 0.0)
+    """
+    return _best(references(solution), lambda gold: _same_mathematics(prediction, gold, timeout_s))
+
+
+@on_answer
+def edit_similarity(prediction: str, solution: Any, *, floor: float = 0.5) -> float | None:
+    """1 - edit distance / longer length, in [0, 1], and 0.0 below `floor` (as DocVQA's ANLS does).
+
+    Unrelated sentences are 0.2 to 0.3 alike, which `floor` keeps from paying. Case and spacing aside.
+
+    >>> edit_similarity("Main Street", "main streat"), edit_similarity("a cat", "the dog")
+    (0.9090909090909091, 0.0)
+    """
+    return _best(references(solution), lambda gold: _similarity(prediction, gold, floor))
+
+
+ORDER = ("choice", "yes_no", "number", "math", "exact")
+
+
+@on_answer
+def answer(
+    prediction: str,
+    solution: Any,
+    *,
+    order: Sequence[str] = ORDER,
+    options: Options = None,
+    relative_tolerance: float | None = None,
+    absolute_tolerance: float = 0.0,
+    floor: float = 0.5,
+    timeout_s: float = 2.0,
+) -> float | None:
+    """Score by the first scorer of `order` that can read the gold: one verdict, never a second chance.
+
+    In `order`, `math` takes a gold only when it is written as mathematics (LaTeX, a power, an equation).
+
+    >>> answer("(b)", "B"), answer("no.", "No"), answer("42.0", 42), answer("a cat", "A cat")
+    (1.0, 1.0, 1.0, 1.0)
+    """
+    settings: dict[str, dict[str, Any]] = {
+        "choice": {"options": options},
+        "yes_no": {},
+        "number": {"relative_tolerance": relative_tolerance, "absolute_tolerance": absolute_tolerance},
+        "math": {"timeout_s": timeout_s},
+        "exact": {},
+        "edit_similarity": {"floor": floor},
+    }
+    if unknown := [name for name in order if name not in settings]:
+        raise ValueError(f"answer: order has {unknown[0]!r}; known: {', '.join(settings)}")
+
+    def judge(gold: str) -> float | None:
+        for name in order:
+            if name == "math" and not _WRITTEN_AS_MATHEMATICS.search(gold):
+                continue
+            score = _SCORERS[name](prediction, gold, **settings[name])
+            if score is not None:
+                return score
+        return None
+
+    return _best(references(solution), judge)
+
+
+_SCORERS: dict[str, Callable[..., float | None]] = {
+    "choice": choice,
+    "yes_no": yes_no,
+    "number": number,
+    "math": math,
+    "exact": exact,
+    "edit_similarity": edit_similarity,
+}
+_WRITTEN_AS_MATHEMATICS = re.compile(
+    r"\\[A-Za-z]{2,}|\$[^$]+\$|\w\s*(?:\^|\*\*)\s*[\w({-]|[\w)]\s*=\s*[\w(-]"
+)
+
+
+def _best(golds: list[str] | None, judge: Callable[[str], float | None]) -> float | None:
+    """The best score over the golds that can be judged; None where none can."""
+    scores = [score for gold in golds or () if (score := judge(gold)) is not None]
+    return max(scores, default=None)
+
+
+def _same_text(prediction: str, gold: str, case_sensitive: bool) -> float:
+    spaced = " ".join(prediction.split())
+    if len(spaced) > 4 * len(gold) + 100:  # no normalisation shrinks a text so much
+        return 0.0
+    return float(_normal(spaced, case_sensitive) == _normal(gold, case_sensitive))
+
+
+def _normal(text: str, case_sensitive: bool) -> str:
+    text = unicodedata.normalize("NFKC", text)
+    bare = " ".join((text if case_sensitive else text.casefold()).split()).strip(_OUTER_MARKS)
+    return bare or text.strip()  # a gold that is all punctuation
+
+
+def _same_mathematics(prediction: str, gold: str, timeout_s: float) -> float | None:
+    wanted = math_judge.expression(gold)
+    if wanted is None:
+        return None
+    found = math_judge.expression(prediction)
+    if found is None or math_judge.hedges(wanted, found):
+        return 0.0
+    a, b = read_quantity(found), read_quantity(wanted)
+    if a is not None and b is not None:
+        if same_quantity(a, b, None, 0.0):
+            return 1.0
+        if a.unit and b.unit:  # math-verify drops units
+            return 0.0
+    same = math_judge.same_mathematics(wanted, found, timeout_s)
+    return None if same is None else float(same)
+
+
+def _similarity(prediction: str, gold: str, floor: float) -> float:
+    a: Sequence[Any] = " ".join(half_width(prediction).casefold().split())
+    b: Sequence[Any] = " ".join(half_width(gold).casefold().split())
+    if len(a) * len(b) > MAX_CELLS:
+        a, b = tokens(prediction), tokens(gold)
+    similarity = Levenshtein.normalized_similarity(a, b)
+    return similarity if similarity >= floor else 0.0
