@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from omnirl_core.data.images import open_image
+from omnirl_core.models import vision_token_ids
 
 Size = tuple[int, int]
 """`(width, height)` in pixels."""
@@ -71,18 +72,6 @@ def generate(
             )
             bar.update(len(places))
     return [done[place] for place in range(len(rows))]
-
-
-def vision_token_ids(config: Any) -> list[int]:
-    """Return the ids that stand for pixels: a sampled one would ask for features that no image has.
-
-    >>> from transformers import Qwen2_5_VLConfig
-    >>> vision_token_ids(Qwen2_5_VLConfig())
-    [151652, 151653, 151655, 151656]
-    """
-    kinds = ("image", "video", "vision")
-    named = {k: v for k, v in config.to_dict().items() if k.startswith(kinds) and k.endswith("_token_id")}
-    return sorted({token for token in named.values() if isinstance(token, int)})
 
 
 def _generate_batch(
@@ -199,7 +188,7 @@ def _generation_config(model: Any, tokenizer: Any, ends: list[int], max_new_toke
         top_k=50,
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0],
         eos_token_id=ends,
-        suppress_tokens=vision_token_ids(model.config) or None,
+        suppress_tokens=vision_token_ids(model.config, tokenizer) or None,
         disable_compile=True,
     )
 
