@@ -1,4 +1,4 @@
-"""Rewards for answers that are right or wrong: exact text, choice, yes/no, number, mathematics; edit similarity.
+"""Rewards for answers that are right or wrong: exact text, choice, yes/no, number, mathematics; and by edits.
 
 Each takes the plain answer; as a reward it is given the text that `text.answer_text` finds. A list of golds
 holds alternatives, and the best counts. A gold that is not of the scorer's kind gives None, so that `answer`
@@ -37,8 +37,8 @@ def exact(prediction: str, solution: Any, *, case_sensitive: bool = False) -> fl
 def choice(prediction: str, solution: Any, *, options: Options = None) -> float | None:
     """1.0 where the answer names the gold option and no other, else 0.0; None where the gold is no option.
 
-    Reads `B`, `(B)`, `b.`, full-width letters, `B. Paris`, "the answer is B", 选B, and with `options` (texts in
-    order, or by letter) the text of an option. A gold of several letters asks for all of them.
+    Reads `B`, `(B)`, `b.`, full-width letters, `B. Paris`, "the answer is B", 选B, and with `options`
+    (texts in order, or by letter) the text of an option. A gold of several letters asks for all of them.
 
     >>> choice("（Ｂ）", "B"), choice("A or B", "B"), choice("Paris", "B", options=["Rome", "Paris"])
     (1.0, 0.0, 1.0)
@@ -55,7 +55,7 @@ def choice(prediction: str, solution: Any, *, options: Options = None) -> float 
 def yes_no(prediction: str, solution: Any) -> float | None:
     """1.0 where answer and gold both say yes or both say no (English, Chinese), else 0.0; else None.
 
-    >>> yes_no("Yes, there is.", "yes"), yes_no("没有", False), yes_no("yes and no", "yes"), yes_no("yes", "cat")
+    >>> yes_no("Yes, there is.", "yes"), yes_no("没有", False), yes_no("yes, no", "yes"), yes_no("y", "cat")
     (1.0, 1.0, 0.0, None)
     """
 

@@ -1,8 +1,8 @@
 r"""math-verify in a process of its own: an answer can keep sympy busy for ever, but not the trainer.
 
 math-verify bounds its time by SIGALRM, which works in the main thread only and not inside C code. Here a
-child process judges, one pair at a time, under CPU, wall and memory limits that the kernel enforces (POSIX). A
-child that exceeds them dies, the answer has failed, and the next call starts another child. Safe from any
+child process judges, one pair at a time, under CPU, wall and memory limits that the kernel enforces (POSIX).
+A child that exceeds them dies, the answer has failed, and the next call starts another child. Safe from any
 thread and after a fork. A child imports sympy: one or two seconds, once per process.
 """
 
