@@ -63,7 +63,8 @@ def mcnemar(wins: int, losses: int) -> float:
     (0.0390625, 1.0)
     """
     n = wins + losses
-    tail = sum(
-        math.comb(n, k) for k in range(min(wins, losses) + 1)
-    )  # whole numbers: no rounding before the end
+    tail = term = 1  # whole numbers: nothing is rounded before the end
+    for k in range(min(wins, losses)):
+        term = term * (n - k) // (k + 1)  # n over k + 1
+        tail += term
     return min(1.0, 2 * tail / 2**n)

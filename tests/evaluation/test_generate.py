@@ -43,7 +43,9 @@ def test_sample_alone_is_the_sample_in_a_batch(policy, processor, mixed_rows, te
 def test_seed_and_temperature_change_a_sample_and_leave_torch_alone(policy, processor, mixed_rows):
     state = torch.get_rng_state()
     draws = {
-        generate(policy, processor, mixed_rows[:1], max_new_tokens=LIMIT, temperature=t, seed=seed)[0].token_ids
+        generate(policy, processor, mixed_rows[:1], max_new_tokens=LIMIT, temperature=t, seed=seed)[
+            0
+        ].token_ids
         for t, seed in [(1.0, 0), (1.0, 1), (1.0, 2), (0.0, 0), (3.0, 0)]
     }
     assert len(draws) == 5
@@ -99,7 +101,9 @@ def test_any_declared_end_token_ends_a_completion(tiny_checkpoint, processor, mi
 def test_end_token_on_the_last_place_is_not_clipped(tiny_checkpoint, processor, mixed_rows):
     policy = load_policy(tiny_checkpoint)
     (whole,) = generate(policy, processor, mixed_rows[:1], max_new_tokens=LIMIT)
-    first_seen = [token for place, token in enumerate(whole.token_ids) if token not in whole.token_ids[:place]]
+    first_seen = [
+        token for place, token in enumerate(whole.token_ids) if token not in whole.token_ids[:place]
+    ]
     limit = whole.token_ids.index(first_seen[-1]) + 1
     policy.generation_config.eos_token_id = first_seen[-1]
     (cut,) = generate(policy, processor, mixed_rows[:1], max_new_tokens=limit)
