@@ -14,7 +14,15 @@ from transformers import (
 
 PATCH = 8  # pixels; Qwen2.5-VL's own is 14. A merged token then sees 16 x 16 pixels, about one small shape
 MIN_PIXELS, MAX_PIXELS = 32 * 32, 80 * 64
-CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+CONTROL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")  # plain tokens: they stay in decoded text
 CHAT_TEMPLATE = (  # Qwen2.5-VL's, without the default system prompt: every prompt token costs a small model time
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"

@@ -8,7 +8,9 @@ from pathlib import Path
 from .tasks import GROUPS, TASKS, make_example
 
 
-def write_dataset(folder: str | Path, task: str | Sequence[str], n: int, seed: int, split: str = "train") -> Path:
+def write_dataset(
+    folder: str | Path, task: str | Sequence[str], n: int, seed: int, split: str = "train"
+) -> Path:
     """Write `n` rows of a task to `folder/<split>.json`, their pictures under `folder/<split>/`.
 
     Args:

@@ -60,7 +60,9 @@ def color(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
         return None
     asks = ("What color is the {}?", "Name the color of the {}.", "Tell me which color the {} has.")
     n = rng.randrange(len(asks))
-    return Example("color", n, asks[n].format(target.kind), target.color, describe(scene.shapes), scenes, target.kind)
+    return Example(
+        "color", n, asks[n].format(target.kind), target.color, describe(scene.shapes), scenes, target.kind
+    )
 
 
 def shape(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
@@ -71,14 +73,18 @@ def shape(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
         return None
     asks = ("What shape is {}?", "Name the {} shape.", "Tell me which shape is {}.")
     n = rng.randrange(len(asks))
-    return Example("shape", n, asks[n].format(target.color), target.kind, describe(scene.shapes), scenes, target.color)
+    return Example(
+        "shape", n, asks[n].format(target.color), target.kind, describe(scene.shapes), scenes, target.color
+    )
 
 
 def count(scenes: tuple[Scene, ...], rng: random.Random) -> Example:
     """How many shapes, or how many of one colour or kind?"""
     (scene,) = scenes
     shown = [noun for s in scene.shapes for noun in (f"{s.color} shapes", f"{s.kind}s")]
-    noun = rng.choice([*["shapes"] * 3, *shown, rng.choice([f"{c} shapes" for c in COLORS]), f"{rng.choice(SHAPES)}s"])
+    noun = rng.choice(
+        [*["shapes"] * 3, *shown, rng.choice([f"{c} shapes" for c in COLORS]), f"{rng.choice(SHAPES)}s"]
+    )
     counted = [s for s in scene.shapes if noun == "shapes" or noun.split()[0] in (s.color, f"{s.kind}s")]
     asks = ("How many {} are there?", "Count the {}.", "Tell me the number of {}.")
     n = rng.randrange(len(asks))
@@ -117,7 +123,11 @@ def compare(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
     ordinals = ("first", "second", "third")[: len(scenes)]
     seen = "; ".join(f"{o}: {describe(scene.shapes)}" for o, scene in zip(ordinals, scenes, strict=True))
     if rng.random() < 0.3:
-        asks = ("How many shapes are in all pictures?", "Count the shapes in all pictures.", "Tell me the number of all shapes.")
+        asks = (
+            "How many shapes are in all pictures?",
+            "Count the shapes in all pictures.",
+            "Tell me the number of all shapes.",
+        )
         n = rng.randrange(len(asks))
         return Example("compare", n, asks[n], sum(len(s.shapes) for s in scenes), seen, scenes, "all")
     target = rng.choice([s for scene in scenes for s in scene.shapes])
@@ -141,11 +151,19 @@ def text(scenes: tuple[Scene, ...], rng: random.Random) -> Example:
         return Example("text", n, asks[n], a + b, f"{a} plus {b}", (), f"{a}+{b}")
     if kind == "larger":
         a, b = rng.sample(range(10, 60), 2)
-        asks = (f"Which is larger, {a} or {b}?", f"Pick the larger of {a} and {b}.", f"Tell me the larger of {a} and {b}.")
+        asks = (
+            f"Which is larger, {a} or {b}?",
+            f"Pick the larger of {a} and {b}.",
+            f"Tell me the larger of {a} and {b}.",
+        )
         return Example("text", n, asks[n], max(a, b), f"{a} or {b}", (), f"{a}>{b}")
     words = rng.sample(sorted([*COLORS, *SHAPES]), 3)
     said = " ".join(words)
-    asks = (f"Sort by alphabet: {said}", f"Put in order of the alphabet: {said}", f"Tell me the sorted words: {said}")
+    asks = (
+        f"Sort by alphabet: {said}",
+        f"Put in order of the alphabet: {said}",
+        f"Tell me the sorted words: {said}",
+    )
     return Example("text", n, asks[n], " ".join(sorted(words)), said, (), said)
 
 

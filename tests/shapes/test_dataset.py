@@ -30,7 +30,11 @@ def test_every_task_is_read_back(tmp_path, task):
     for row, record, drawn in zip(rows, records, dataset, strict=True):
         paths = row.get("image", [])
         paths = [paths] if isinstance(paths, str) else paths
-        assert (record.problem, record.solution, record.task) == (row["problem"], row["solution"], row["task"])
+        assert (record.problem, record.solution, record.task) == (
+            row["problem"],
+            row["solution"],
+            row["task"],
+        )
         assert drawn["solution"] == row["solution"]
         assert [Image.open(path).format for path in drawn["images"]] == ["PNG"] * len(paths)
         kinds = [part["type"] for part in drawn["prompt"][-1]["content"]]

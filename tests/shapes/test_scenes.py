@@ -25,7 +25,10 @@ def test_the_box_of_a_shape_is_the_extent_of_its_pixels(seed):
             assert inside.all(), "no pixel of the shape lies outside its box"
         xs, ys = xs[inside], ys[inside]
         drawn = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
-        assert np.abs(np.subtract(drawn, shape.box)).max() <= 2, (shape, drawn)  # polygon edges round by a pixel
+        assert np.abs(np.subtract(drawn, shape.box)).max() <= 2, (
+            shape,
+            drawn,
+        )  # polygon edges round by a pixel
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -47,7 +50,9 @@ def test_answers_follow_from_the_scene():
     for example in examples("count", 100):
         (scene,) = example.scenes
         noun = example.key.split()[0]
-        counted = scene.shapes if noun == "shapes" else [s for s in scene.shapes if noun in (s.color, f"{s.kind}s")]
+        counted = (
+            scene.shapes if noun == "shapes" else [s for s in scene.shapes if noun in (s.color, f"{s.kind}s")]
+        )
         assert example.solution == len(counted)
     for example in examples("color", 100):
         assert [s.color for s in example.scenes[0].shapes if s.kind in example.problem] == [example.solution]
@@ -55,7 +60,11 @@ def test_answers_follow_from_the_scene():
         (target,) = [s for s in example.scenes[0].shapes if s.name in example.problem]
         assert example.solution == target.box
     for example in examples("text", 200):
-        numbers = [int(word) for word in example.problem.replace("?", "").replace(".", "").replace(",", "").split() if word.isdigit()]
+        numbers = [
+            int(word)
+            for word in example.problem.replace("?", "").replace(".", "").replace(",", "").split()
+            if word.isdigit()
+        ]
         if "+" in example.key:
             assert example.solution == sum(numbers)
         elif ">" in example.key:

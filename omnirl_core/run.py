@@ -1,0 +1,197 @@
+"""One GRPO run, from a YAML to a report: parse, seed, train, save, show. The only place with side effects.
+
+`recipes/grpo.py` calls `main`. Everything that the run writes lies in `output_dir`: run.json (config and versions),
+metrics.jsonl and completions.jsonl (while it trains), before.jsonl and after.jsonl (held-out rows, greedy),
+curves.png and completions.html, and the model.
+"""
+
+import dataclasses
+import json
+import logging
+import platform
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import gather_object, set_seed
+from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+from trl.models import unwrap_model_for_generation
+
+from omnirl_core.data import load_dataset
+from omnirl_core.evaluation.compare import Change, compare, table
+from omnirl_core.evaluation.lines import write_lines
+from omnirl_core.evaluation.score import evaluate
+from omnirl_core.models import load_policy, load_processor
+from omnirl_core.report import plot_curves, write_completions
+from omnirl_core.rewards import load_rewards
+from omnirl_core.shapes import tiny_policy, write_dataset
+from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
+
+logger = logging.getLogger(__name__)
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets")
+
+
+@dataclass
+class DataArguments:
+    """What to train on and what to reward. Paths are relative to the folder that the command runs in."""
+
+    dataset_name: str = field(metadata={"help": "JSON, JSONL or YAML mixture of training rows, or a hub id"})
+    rewards: str = field(metadata={"help": "rewards.yaml"})
+    eval_dataset_name: str | None = field(
+        default=None, metadata={"help": "held-out rows, answered greedily before and after training"}
+    )
+    eval_rows: int | None = field(default=None, metadata={"help": "use only the first N held-out rows"})
+    image_root: str | None = field(default=None, metadata={"help": "folder that image paths are relative to"})
+    templates: dict | str | None = field(
+        default=None, metadata={"help": "prompt template per task (docs/data.md)"}
+    )
+    system_prompt: str | None = field(default=None, metadata={"help": "system turn before every prompt"})
+    on_bad_sample: str = field(
+        default="error", metadata={"help": "what a bad row does", "choices": ["error", "skip"]}
+    )
+    draw_shapes: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "{task, train, test, seed}: draw dataset_name and eval_dataset_name where they are missing"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("templates", "draw_shapes"):  # on the command line a mapping is JSON
+            if isinstance(getattr(self, name), str):
+                setattr(self, name, json.loads(getattr(self, name)))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves behind, for callers and tests."""
+
+    output_dir: Path
+    changes: list[Change]
+    trainer: OmniGRPOTrainer
+
+
+def main(argv: list[str] | None = None) -> Result:
+    """Run the config that `argv` (default: the command line) names."""
+    parser = TrlParser((DataArguments, OmniGRPOConfig, ModelConfig))
+    data, training, model_config = parser.parse_args_and_config(argv)
+    set_seed(training.seed)
+    folder = Path(training.output_dir)
+    with training.main_process_first(local=False, desc="drawing the shapes data set"):
+        draw_missing(data)
+    trainer, held_out = build(data, training, model_config)
+    if trainer.accelerator.is_main_process:
+        write_run_file(folder, data, training, model_config)
+
+    before = grade(trainer, held_out, "before")
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    trainer.save_model()
+    after = grade(trainer, held_out, "after")
+
+    changes = compare(before, after) if before else []
+    if trainer.accelerator.is_main_process:
+        show(folder, changes)
+    trainer.accelerator.wait_for_everyone()
+    return Result(folder, changes, trainer)
+
+
+def draw_missing(data: DataArguments) -> None:
+    """Write the drawn rows that `draw_shapes` asks for, unless their files are there."""
+    if not data.draw_shapes:
+        return
+    shapes = data.draw_shapes
+    for split, name in (("train", data.dataset_name), ("test", data.eval_dataset_name)):
+        if name and not Path(name).exists():
+            write_dataset(Path(name).parent, shapes["task"], shapes[split], shapes.get("seed", 0), split)
+
+
+def build(
+    data: DataArguments, training: OmniGRPOConfig, model_config: ModelConfig
+) -> tuple[OmniGRPOTrainer, list]:
+    """The trainer, and the held-out rows."""
+    reading: dict[str, Any] = {
+        "image_root": data.image_root, "templates": data.templates, "system_prompt": data.system_prompt,
+        "on_bad_sample": data.on_bad_sample, "seed": training.seed,
+    }  # fmt: skip
+    rewards = load_rewards(data.rewards)
+    dataset = load_dataset(data.dataset_name, **reading)
+    held_out = load_dataset(data.eval_dataset_name, **reading) if data.eval_dataset_name else []
+    if data.eval_rows is not None:
+        held_out = held_out.select(range(min(data.eval_rows, len(held_out))))
+    training.reward_weights = [reward.weight for reward in rewards]
+    model, processor = load(model_config, training)
+    trainer = OmniGRPOTrainer(
+        model=model,
+        args=training,
+        reward_funcs=rewards,
+        train_dataset=dataset,
+        processing_class=processor,
+        peft_config=get_peft_config(model_config),
+    )
+    return trainer, held_out
+
+
+def load(config: ModelConfig, training: OmniGRPOConfig) -> tuple[Any, Any]:
+    """The policy and its processor; `tiny_policy` is the one that this package ships."""
+    path = tiny_policy() if config.model_name_or_path == "tiny_policy" else config.model_name_or_path
+    source = {"revision": config.model_revision, "trust_remote_code": config.trust_remote_code}
+    settings = {
+        "dtype": config.dtype or "auto",
+        "attn_implementation": config.attn_implementation,
+        "quantization_config": get_quantization_config(config),
+    }
+    # the reference model of beta > 0 is loaded by TRL, from these
+    training.model_init_kwargs = source | {
+        name: value for name, value in settings.items() if value is not None
+    }
+    processor = load_processor(path, training.min_pixels, training.max_pixels, **source)
+    return load_policy(path, **training.model_init_kwargs), processor
+
+
+def grade(trainer: OmniGRPOTrainer, rows: Any, name: str) -> list[dict[str, Any]]:
+    """Answer the held-out rows greedily, each process its share; write `<name>.jsonl`; return every line everywhere."""
+    if not len(rows):
+        return []
+    accelerator, args = trainer.accelerator, trainer.args
+    share = rows.select(range(accelerator.process_index, len(rows), accelerator.num_processes))
+    with unwrap_model_for_generation(trainer.model_wrapped, accelerator) as model:
+        lines = evaluate(
+            model,
+            trainer.processing_class,
+            share,
+            trainer.reward_funcs,
+            max_new_tokens=args.max_completion_length,
+            batch_size=args.per_device_eval_batch_size,
+            progress=f"{name} training" if accelerator.is_main_process else None,
+        )
+    lines = gather_object(lines)
+    if accelerator.is_main_process:
+        write_lines(Path(args.output_dir) / f"{name}.jsonl", lines)
+    return lines
+
+
+def write_run_file(folder: Path, *configs: Any) -> None:
+    """run.json: every setting that is not a default, and the versions that ran."""
+    config = {}
+    for part in configs:
+        for item in dataclasses.fields(part):
+            value = getattr(part, item.name)
+            if value != item.default and item.init and not item.name.startswith("_"):
+                config[item.name] = value
+    facts = {
+        "config": config,
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def show(folder: Path, changes: list[Change]) -> None:
+    """Print before -> after, draw the pictures, and name every file, last."""
+    if changes:
+        print(f"\nHeld-out rows, greedy, before and after training\n\n{table(changes)}")
+    made = [plot_curves(folder), write_completions(folder)]
+    print("\nLook at")
+    for path in made:
+        print(f"  {path}")

@@ -1,0 +1,53 @@
+"""What the documents say exists: links, paths, make targets, commands, public names."""
+
+import importlib
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TRACKED = subprocess.run(
+    ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+).stdout.split("\n")
+DOCUMENTS = [ROOT / name for name in TRACKED if name.endswith(".md")]
+MADE_BY_A_RUN = ("outputs/", "data/", ".venv/")
+FOLDERS = "recipes|omnirl_core|accelerate_configs|tests|notebooks|benchmarks|docs|scripts"
+
+
+def ids(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text()):
+        if not target.startswith(("http://", "https://", "mailto:")):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
+def test_paths_and_make_targets_exist(document):
+    text = document.read_text()
+    for path in re.findall(rf"(?<![\w/.-])((?:{FOLDERS})/[\w./-]*\w)", text):
+        assert (ROOT / path).exists(), f"{document.name} names {path}"
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for target in re.findall(r"(?:^|`)make (\w+)", text, re.MULTILINE):
+        assert target in targets, f"{document.name} says make {target}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
+def test_python_blocks_import_what_exists(document):
+    for block in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL):
+        compile(block, document.name, "exec")
+        for module, names in re.findall(r"^from (omnirl_core[\w.]*) import ([\w, ]+)$", block, re.MULTILINE):
+            for name in names.split(","):
+                assert hasattr(importlib.import_module(module), name.strip()), f"{module}.{name}"
+
+
+def test_no_file_is_long_and_none_names_a_machine():
+    for name in TRACKED:
+        path = ROOT / name
+        if path.suffix == ".py" and path.exists():
+            assert len(path.read_text().splitlines()) <= 400, name
