@@ -168,8 +168,14 @@ def text(scenes: tuple[Scene, ...], rng: random.Random) -> Example:
 
 
 ASK: dict[str, Callable[[tuple[Scene, ...], random.Random], Example | None]] = {
-    "color": color, "shape": shape, "count": count, "caption": caption, "boxes": boxes, "compare": compare, "text": text,
-}  # fmt: skip
+    "color": color,
+    "shape": shape,
+    "count": count,
+    "caption": caption,
+    "boxes": boxes,
+    "compare": compare,
+    "text": text,
+}
 
 
 def draw_scenes(task: str, rng: random.Random) -> tuple[Scene, ...]:

@@ -4,7 +4,8 @@ Two stages stand in for the pretraining of a real model. First the vision tower 
 image token, the colour, kind and box of the shape under it. Then the whole model learns to answer, by next-token
 prediction on responses written in *mixed styles*: right format and exact wording for some phrasings of a question,
 bare answers or prose for others. That is the state in which GRPO finds a real base model, whose format and answer
-style are right only part of the time; what it should answer is left to the reward. Only training-split examples are used.
+style are right only part of the time; what it should answer is left to the reward. Only examples of the training
+split are used.
 """
 
 import argparse
