@@ -116,8 +116,7 @@ def box_f1(
         return float(not golds and not found and _says_none(answer))
     overlaps = _overlaps(found, golds, *to_pixels_of)
     if match_labels and all(gold.label for gold in golds):
-        same = [[_plain_label(one.label) == _plain_label(gold.label) for gold in golds] for one in found]
-        overlaps *= np.array(same)
+        overlaps *= _labels(found)[:, None] == _labels(golds)[None]  # (found, golds)
     hits = _assigned(overlaps, threshold, soft)
     out_of = {"f1": (len(found) + len(golds)) / 2, "precision": len(found), "recall": len(golds)}
     return hits / out_of[measure]
@@ -172,8 +171,8 @@ def _mean_over_classes(
     max_boxes: int,
 ) -> float:
     scores = np.array([1.0 if one.score is None else one.score for one in found])
-    found_class = np.array([_plain_label(one.label) if labelled else "" for one in found])
-    gold_class = np.array([_plain_label(gold.label) if labelled else "" for gold in golds])
+    found_class = _labels(found) if labelled else np.zeros(len(found))
+    gold_class = _labels(golds) if labelled else np.zeros(len(golds))
     total = 0.0
     for name in np.unique(gold_class):
         rows, columns = found_class == name, gold_class == name
@@ -302,5 +301,5 @@ def _says_none(text: str) -> bool:
     return bare.replace(" ", "") in ("[]", "{}", "()", "[[]]") or bare.strip("\"'.。!") in NONE_SAID
 
 
-def _plain_label(label: str | None) -> str:
-    return " ".join((label or "")[:200].casefold().split())
+def _labels(boxes: list[LabelledBox]) -> np.ndarray:
+    return np.array([" ".join((one.label or "")[:200].casefold().split()) for one in boxes])
