@@ -1,0 +1,148 @@
+"""Policy and processor from a checkpoint; where a model keeps its vision tower, and which tokens stand for it."""
+
+import copy
+import re
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+from transformers.image_utils import SizeDict
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+_NAMES_A_PICTURE = re.compile(r"vision|image|video|^</?img>$|img_context", re.IGNORECASE)
+_CONFIG_KEY = re.compile(r"(image|video|vision|boi|eoi)\w*_token_(id|index)")
+
+
+def load_policy(path: str, **model_init_kwargs: Any) -> PreTrainedModel:
+    """The checkpoint as a model that answers: vision-language where its config says so, else text-only."""
+    trusted = {"trust_remote_code": model_init_kwargs.get("trust_remote_code", False)}
+    config = AutoConfig.from_pretrained(path, **trusted)
+    sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    architecture = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    return architecture.from_pretrained(path, **model_init_kwargs)
+
+
+def load_processor(
+    path: str, min_pixels: int | None = None, max_pixels: int | None = None, **kwargs: Any
+) -> ProcessorMixin | PreTrainedTokenizerBase:
+    """The checkpoint's processor (or tokenizer, for a text-only model), padding on the left as GRPO needs it.
+
+    `min_pixels` and `max_pixels` bound width times height of every picture as the model sees it.
+    """
+    kwargs = {"padding_side": "left", "truncation_side": "left", **kwargs}
+    processor = AutoProcessor.from_pretrained(path, **kwargs)
+    set_pixel_budget(processor, min_pixels, max_pixels)
+    return processor
+
+
+def set_pixel_budget(processor: Any, min_pixels: int | None, max_pixels: int | None) -> None:
+    """Bound width times height of resized pictures; saved with the processor, so evaluation sees the same.
+
+    The attributes `min_pixels` and `max_pixels` of transformers 5.23 take effect but are not saved; `size`
+    is (test_models.py::test_pixel_budget_is_saved).
+    """
+    if min_pixels is None and max_pixels is None:
+        return
+    images = getattr(processor, "image_processor", None)
+    kwargs = getattr(getattr(images, "valid_kwargs", None), "__annotations__", {})
+    if "min_pixels" not in kwargs:
+        raise ValueError(
+            f"min_pixels and max_pixels are settings of Qwen's image processors; {type(processor).__name__} "
+            "has none; remove them, or resize the pictures in the data"
+        )
+    low = images.size["shortest_edge"] if min_pixels is None else min_pixels
+    high = images.size["longest_edge"] if max_pixels is None else max_pixels
+    if low > high:
+        raise ValueError(
+            f"min_pixels {low:,} is above max_pixels {high:,} (what you leave out is the checkpoint's own)"
+        )
+    images.size = SizeDict(shortest_edge=low, longest_edge=high)
+
+
+def vision_tower_name(model: nn.Module) -> str | None:
+    """Dotted name of the module that turns pixels into features (`model.visual`); None for a text-only model."""
+    find = getattr(model, "get_encoder", None)
+    tower = find(modality="image") if find else None  # the model itself where it has no such module
+    return next((name for name, module in model.named_modules() if module is tower and name), None)
+
+
+def planned_vision_tower_name(path: str, trust_remote_code: bool = False) -> str | None:
+    """The name that the checkpoint's model will have for it, without loading a weight."""
+    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return None
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
+    return vision_tower_name(model)
+
+
+def vision_tower(model: nn.Module) -> nn.Module | None:
+    """The module itself, for a bare or PEFT-wrapped model."""
+    base = base_model(model)
+    name = vision_tower_name(base)
+    return None if name is None else base.get_submodule(name)
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """The model without its PEFT wrapper."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def freeze_vision_tower(model: nn.Module) -> int:
+    """Stop training the vision tower, adapters in it included; returns how many parameters that froze."""
+    tower = vision_tower(model)
+    if tower is None:
+        raise ValueError(f"freeze_vision_tower: {type(base_model(model)).__name__} has no vision tower")
+    frozen = 0
+    for parameter in tower.parameters():
+        frozen += parameter.numel() if parameter.requires_grad else 0
+        parameter.requires_grad_(False)
+    return frozen
+
+
+def without_vision(peft_config: PeftConfig, tower_name: str) -> PeftConfig:
+    """A copy of the adapter config that leaves the tower alone, by name: its layers share names with the text's.
+
+    >>> from peft import LoraConfig
+    >>> without_vision(LoraConfig(target_modules="all-linear"), "model.visual").exclude_modules
+    '(?:model\\\\.visual(?:\\\\..*)?)'
+    """
+    if not hasattr(peft_config, "exclude_modules"):
+        return peft_config
+    patterns = [rf"{re.escape(tower_name)}(?:\..*)?"]
+    given = peft_config.exclude_modules
+    if isinstance(given, str):
+        patterns.append(given)
+    elif given:
+        patterns += [rf"(?:.*\.)?{re.escape(name)}" for name in sorted(given)]
+    config = copy.deepcopy(peft_config)
+    config.exclude_modules = "|".join(f"(?:{pattern})" for pattern in patterns)
+    return config
+
+
+def vision_token_ids(config: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> list[int]:
+    """Ids that stand for pictures or frame them: a sampled one would ask for features that no picture has.
+
+    Those that the config names, and the tokenizer's special tokens that say so (`<|vision_pad|>`, `<img>`).
+    Tokens for boxes and objects stay: an answer may need them.
+
+    >>> from transformers import Qwen2_5_VLConfig
+    >>> vision_token_ids(Qwen2_5_VLConfig())
+    [151652, 151653, 151655, 151656]
+    """
+    ids = {value for key, value in config.to_dict().items() if _CONFIG_KEY.fullmatch(key)}
+    if tokenizer is not None:
+        added = tokenizer.added_tokens_decoder.items()
+        ids |= {id for id, token in added if token.special and _NAMES_A_PICTURE.search(token.content)}
+        ids -= {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
+    return sorted(id for id in ids if isinstance(id, int))

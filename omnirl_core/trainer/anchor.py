@@ -1,0 +1,145 @@
+"""Keeps the vision tower in every forward, at zero weight, so that ranks with and without pictures agree.
+
+A forward without pictures leaves the tower out. Across ranks that breaks: the tower's collectives run on some
+ranks only (hang or crash under ZeRO and FSDP), and under ZeRO-3 a parameter without a gradient keeps the last
+step's. So such a forward runs the tower on the smallest picture there is and adds 0.0 times its features to the
+embeddings: every parameter takes part, and its gradient is exactly zero.
+"""
+
+import functools
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from omnirl_core.models import base_model, vision_tower_name
+
+
+@dataclass(frozen=True)
+class VisionAnchor:
+    """The smallest picture's inputs, and when it has to run."""
+
+    tower: str
+    inputs: dict[str, Tensor]
+    sharded: bool
+    """Parameters are gathered when a module runs (ZeRO-3, FSDP): then a pass without gradient needs it too."""
+
+    def needed(self, backbone: nn.Module) -> bool:
+        if self.sharded:
+            return True
+        tower = backbone.get_submodule(self.tower)
+        return torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())
+
+    def features(self, backbone: nn.Module) -> Tensor:
+        """Zero, as a sum of everything that the tower gives for the smallest picture."""
+        parameter = next(backbone.parameters())
+        dtype = getattr(backbone.get_submodule(self.tower), "dtype", parameter.dtype)
+        inputs = {
+            name: value.to(parameter.device, dtype)
+            if value.is_floating_point()
+            else value.to(parameter.device)
+            for name, value in self.inputs.items()
+        }
+        output = backbone.get_image_features(**inputs, return_dict=True)  # type: ignore[operator]
+        return 0.0 * sum(tensor.float().sum() for tensor in _floats(output))
+
+
+def add_vision_anchor(model: nn.Module, processor: Any, sharded: bool) -> VisionAnchor | None:
+    """Patch the backbone's forward (`model.model`); None, and nothing done, where it has no vision tower.
+
+    Not a forward pre-hook: under ZeRO-3 the tower would run before DeepSpeed's own hook on the parent.
+    """
+    backbone = base_model(model).base_model
+    tower = vision_tower_name(backbone)
+    if tower is None or not hasattr(backbone, "get_image_features"):
+        return None
+    anchor = VisionAnchor(tower, _smallest_picture(backbone, processor), sharded)
+    plain = type(backbone).forward
+
+    @functools.wraps(plain)  # transformers reads the signature
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        kwargs.update(zip(list(inspect.signature(plain).parameters)[1:], args, strict=False))
+        return _anchored(self, kwargs)
+
+    # attributes of the instance, bound methods both: copy.deepcopy of the model binds them to the copy
+    backbone._vision_anchor = anchor
+    backbone._forward_without_anchor = backbone.forward
+    backbone.forward = MethodType(forward, backbone)
+    return anchor
+
+
+def _anchored(backbone: Any, kwargs: dict[str, Any]) -> Any:
+    plain, anchor = backbone._forward_without_anchor, backbone._vision_anchor
+    if _has_pictures(kwargs):
+        return plain(**kwargs)
+    kwargs = _without_empty_pictures(kwargs, anchor)
+    # with a cache it is generation: pictures, if any, were encoded before
+    if kwargs.get("past_key_values") is not None or not anchor.needed(backbone):
+        return plain(**kwargs)
+    zero = anchor.features(backbone)
+    if kwargs.get("inputs_embeds") is not None:
+        return plain(**{**kwargs, "inputs_embeds": _plus(kwargs["inputs_embeds"], zero)})
+    with _added_to_embeddings(backbone.get_input_embeddings(), zero):
+        return plain(**kwargs)
+
+
+def _has_pictures(kwargs: dict[str, Any]) -> bool:
+    pixels = [
+        value for name, value in kwargs.items() if name.startswith("pixel_values") and value is not None
+    ]
+    encoded = (
+        kwargs.get("mm_encoder_outputs") or {}
+    )  # generate of transformers 5.23 encodes before the prefill
+    return any(value.numel() for value in pixels) or any(value is not None for value in encoded.values())
+
+
+def _without_empty_pictures(kwargs: dict[str, Any], anchor: VisionAnchor) -> dict[str, Any]:
+    """TRL 1.16 slices a text-only micro-batch to (0, ...) tensors; vision towers cannot take zero pictures."""
+    names = {*anchor.inputs, "pixel_values", "image_grid_thw", "pixel_attention_mask", "image_sizes"}
+    empty = {n for n in names if isinstance(kwargs.get(n), Tensor) and kwargs[n].shape[0] == 0}
+    return {name: value for name, value in kwargs.items() if name not in empty}
+
+
+@contextmanager
+def _added_to_embeddings(embeddings: nn.Module, zero: Tensor) -> Iterator[None]:
+    # the model embeds the ids itself: without input_ids Qwen would reuse the last batch's rope_deltas
+    handle = embeddings.register_forward_hook(lambda module, args, output: _plus(output, zero))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _plus(embeddings: Tensor, zero: Tensor) -> Tensor:
+    return embeddings + zero.to(embeddings.device, embeddings.dtype)  # (B, P+C, hidden)
+
+
+def _smallest_picture(backbone: Any, processor: Any) -> dict[str, Tensor]:
+    """What `get_image_features` takes for the smallest picture; black, so that nothing can overflow."""
+    images = processor.image_processor
+    if hasattr(images, "merge_size") and hasattr(images, "temporal_patch_size"):  # Qwen: any grid of patches
+        side, values = images.merge_size, 3 * images.temporal_patch_size * images.patch_size**2
+        grid = torch.tensor([[1, side, side]])  # one merged token
+        return {"pixel_values": torch.zeros(side * side, values), "image_grid_thw": grid}
+    black = images(images=[Image.new("RGB", (32, 32))], return_tensors="pt")
+    takes = inspect.signature(backbone.get_image_features).parameters
+    return {name: value for name, value in black.items() if name in takes}
+
+
+def _floats(output: Any) -> Iterator[Tensor]:
+    """Every feature tensor in a model's output: deep-stacked features are beside the pooled ones."""
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, dict):
+        for value in output.values():
+            yield from _floats(value)
+    elif isinstance(output, list | tuple):
+        for value in output:
+            yield from _floats(value)

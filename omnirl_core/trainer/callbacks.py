@@ -1,0 +1,161 @@
+"""What a run writes while it trains, `metrics.jsonl` and `completions.jsonl`, and its progress bar."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import ProgressCallback, TrainerCallback
+
+from omnirl_core.text import completion_text
+from omnirl_core.trainer.mixed import row_images
+from omnirl_core.types import Completion, Message
+
+METRICS, COMPLETIONS = "metrics.jsonl", "completions.jsonl"
+
+
+class RunFiles(TrainerCallback):
+    """Appends what TRL logs, and every completion with its rewards, to the run's folder line by line.
+
+    A new run puts the files of an earlier one aside (`metrics.old.jsonl`); a resumed one continues them, less
+    what an earlier process wrote after the checkpoint.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        self.folder = Path(folder)
+        self._started = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self._start(state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero and logs:
+            line = {"step": state.global_step, "time": time.time(), **logs}
+            self._append(METRICS, [line], state.global_step)
+
+    def write_completions(self, lines: Iterable[Mapping[str, Any]], state: Any) -> None:
+        """Lines of `completion_lines`, of all ranks; only the first rank writes."""
+        if state.is_world_process_zero:
+            self._append(COMPLETIONS, lines, state.global_step)
+
+    def _append(self, name: str, lines: Iterable[Mapping[str, Any]], step: int) -> None:
+        self._start(step)
+        with open(self.folder / name, "a", encoding="utf-8") as file:
+            file.writelines(_json(line) + "\n" for line in lines)
+
+    def _start(self, step: int) -> None:
+        if self._started:
+            return
+        self._started = True
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in (self.folder / METRICS, self.folder / COMPLETIONS):
+            if path.exists() and step:
+                _keep_until(path, step)
+            elif path.exists():
+                path.replace(path.with_suffix(".old.jsonl"))
+
+
+class RewardProgress(ProgressCallback):
+    """TRL's bar with the reward on it, in place of a line of forty numbers at every log."""
+
+    SHOWN = (
+        ("reward", "reward"),
+        ("completions/mean_length", "tokens"),
+        ("completions/clipped_ratio", "clipped"),
+        ("kl", "kl"),
+    )
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+        if self.training_bar is None or not logs:
+            return
+        shown = {label: f"{logs[name]:.3g}" for name, label in self.SHOWN if _is_number(logs.get(name))}
+        if shown:
+            self.training_bar.set_postfix(shown, refresh=True)
+
+
+def completion_lines(
+    rows: Sequence[Mapping[str, Any]],
+    completions: Sequence[Completion],
+    rewards: Mapping[str, Sequence[float]],
+    advantages: Sequence[float],
+    step: int,
+    phase: str,
+) -> list[dict[str, Any]]:
+    """One line for each completion: the row as it is in the data set, and what the completion earned."""
+    return [
+        {
+            "step": step,
+            "phase": phase,
+            "row_id": row.get("row_id"),
+            "task": row.get("task"),
+            "images": [_image_path(image) for image in row_images(row)],
+            "problem": row.get("problem"),
+            "prompt": prompt_text(row.get("prompt", "")),
+            "solution": row.get("solution"),
+            "completion": completion_text(completion),
+            "rewards": {name: round(values[i], 6) for name, values in rewards.items()},
+            "advantage": round(advantages[i], 6),
+        }
+        for i, (row, completion) in enumerate(zip(rows, completions, strict=True))
+    ]
+
+
+def prompt_text(prompt: str | Sequence[Message]) -> str:
+    """A prompt as one reads it: `<image>` for a picture; roles only where there are several turns.
+
+    >>> prompt_text([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}])
+    '<image>What is it?'
+    """
+    if isinstance(prompt, str):
+        return prompt
+    turns = [(message["role"], _content_text(message.get("content") or "")) for message in prompt]
+    return turns[0][1] if len(turns) == 1 else "\n".join(f"{role}: {text}" for role, text in turns)
+
+
+def _content_text(content: str | Sequence[Mapping[str, Any]]) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(
+        "<image>" if block.get("type") == "image" else block.get("text") or "" for block in content
+    )
+
+
+def _image_path(image: Any) -> str | None:
+    if isinstance(image, str | os.PathLike):
+        return os.fspath(image)
+    return getattr(image, "filename", None) or None  # a PIL image knows its file if it was opened from one
+
+
+def _keep_until(path: Path, step: int) -> None:
+    beside = path.with_suffix(".part")
+    with path.open(encoding="utf-8") as old, beside.open("w", encoding="utf-8") as new:
+        new.writelines(line for line in old if _step_of(line) <= step)
+    beside.replace(path)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):  # the half line of a killed run
+        return math.inf
+
+
+def _json(line: Mapping[str, Any]) -> str:
+    return json.dumps(_finite(line), ensure_ascii=False, default=str)
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinities as null: they are no JSON, and browsers refuse a whole file for one."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -1,0 +1,113 @@
+"""Settings of a GRPO run: TRL's, and what a run over pictures needs besides."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import GRPOConfig
+
+_TRL = GRPOConfig.__dataclass_fields__
+
+
+class _Unset(int):
+    """TRL's default, told apart from the same number given by a user."""
+
+
+@dataclass
+class OmniGRPOConfig(GRPOConfig):
+    """TRL's GRPOConfig with pixel budgets, a prompt-length policy and a frozen vision tower.
+
+    All faults are reported at once, before a model is loaded.
+
+    >>> OmniGRPOConfig("runs/demo", use_cpu=True, bf16=False, max_output_token_length=64).max_completion_length
+    64
+    """
+
+    max_completion_length: int | None = field(
+        default=_Unset(_TRL["max_completion_length"].default),
+        metadata=dict(_TRL["max_completion_length"].metadata),
+    )
+    max_output_token_length: int | None = field(
+        default=None,
+        metadata={"help": "The earlier OmniRL's name of `max_completion_length`; give one of the two."},
+    )
+    min_pixels: int | None = field(
+        default=None,
+        metadata={
+            "help": "Least width times height of a picture as the model sees it; smaller ones are enlarged."
+        },
+    )
+    max_pixels: int | None = field(
+        default=None,
+        metadata={
+            "help": "Most width times height of a picture as the model sees it; larger ones are shrunk. Image tokens "
+            "of a prompt, and so time and memory, are in proportion to it."
+        },
+    )
+    freeze_vision_tower: bool = field(
+        default=False,
+        metadata={
+            "help": "Train the language model only; a LoRA adapter then leaves the vision tower out by name."
+        },
+    )
+    max_prompt_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Most tokens of a prompt, image tokens included. A prompt is never cut: see on_long_prompt."
+        },
+    )
+    on_long_prompt: str = field(
+        default="error",
+        metadata={
+            "help": "`error` refuses a data set with longer prompts and names the rows; `drop` leaves them out and "
+            "says how many.",
+            "choices": ["error", "drop"],
+        },
+    )
+
+    def __post_init__(self) -> None:
+        faults = [*self._length_faults(), *self._pixel_faults(), *self._prompt_faults()]
+        if self.activation_checkpointing is None:
+            # TRL 1.16 sets the name that transformers 5.23 has deprecated, and every run would warn of it
+            self.activation_checkpointing = self.gradient_checkpointing
+        try:
+            super().__post_init__()
+        except ValueError as error:  # the first of TRL's own checks that fails
+            faults.append(str(error))
+        if faults:
+            raise ValueError("\n".join(faults))
+
+    def _length_faults(self) -> list[str]:
+        given, alias = self.max_completion_length, self.max_output_token_length
+        is_unset = isinstance(given, _Unset)
+        self.max_completion_length = int(given) if is_unset else given  # type: ignore[arg-type]
+        self.max_output_token_length = (
+            None  # one truth from here on, so that copies of the config stay consistent
+        )
+        if alias is None:
+            return []
+        if not is_unset and given != alias:
+            return [
+                f"max_output_token_length {alias} and max_completion_length {given} are two names of one setting; "
+                "give one of them"
+            ]
+        self.max_completion_length = alias
+        return _not_positive("max_output_token_length", alias)
+
+    def _pixel_faults(self) -> list[str]:
+        low, high = self.min_pixels, self.max_pixels
+        faults = [*_not_positive("min_pixels", low), *_not_positive("max_pixels", high)]
+        if not faults and low is not None and high is not None and low > high:
+            faults.append(f"min_pixels {low:,} is above max_pixels {high:,}")
+        return faults
+
+    def _prompt_faults(self) -> list[str]:
+        faults = _not_positive("max_prompt_length", self.max_prompt_length)
+        if self.on_long_prompt not in ("error", "drop"):
+            faults.append(f"on_long_prompt {self.on_long_prompt!r} is neither 'error' nor 'drop'")
+        return faults
+
+
+def _not_positive(name: str, value: Any) -> list[str]:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return []
+    return [f"{name} {value!r} is not a whole number above 0"]

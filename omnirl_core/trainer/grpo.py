@@ -1,0 +1,235 @@
+"""TRL's GRPOTrainer for rows of any mix: text-only, one picture, many."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object, is_peft_model
+from transformers import ProgressCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from omnirl_core.models import base_model, freeze_vision_tower, vision_token_ids
+from omnirl_core.trainer.anchor import VisionAnchor, add_vision_anchor
+from omnirl_core.trainer.callbacks import RewardProgress, RunFiles, completion_lines
+from omnirl_core.trainer.checkpoints import has_full_weights, restore_weights
+from omnirl_core.trainer.mixed import Row, mixed_rows, row_images
+from omnirl_core.trainer.preparation import Preparation
+from omnirl_core.trainer.quiet import silence_upstream_noise
+from omnirl_core.trainer.scales import ScaleDoctor, reward_scales, scale_metrics
+
+
+class OmniGRPOTrainer(GRPOTrainer):
+    """Drop-in for `trl.GRPOTrainer`: what works there works here, unchanged.
+
+    Besides: rows with and without pictures in one batch and across ranks, pictures given as paths, pixel
+    budgets, a prompt-length policy and a frozen vision tower (see OmniGRPOConfig), a resume that restores the
+    weights, and a run folder with `metrics.jsonl` and `completions.jsonl`.
+
+    Each override says what in TRL 1.16 it is about; tests/trainer/test_seams.py holds the signatures.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: GRPOConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        reward_processing_classes: Any = None,
+        callbacks: Any = None,
+        optimizers: Any = (None, None),
+        quantization_config: Any = None,
+        peft_config: Any = None,
+        tools: Any = None,
+        rollout_func: Any = None,
+        environment_factory: Any = None,
+    ):
+        silence_upstream_noise()
+        has_environment = environment_factory is not None
+        ready = Preparation(
+            model, args, train_dataset, eval_dataset, processing_class, peft_config, tools, has_environment
+        )
+        ready.settle()
+        super().__init__(
+            model=model,
+            reward_funcs=reward_funcs,
+            args=args,
+            train_dataset=ready.train_dataset,
+            eval_dataset=ready.eval_dataset,
+            processing_class=ready.processing_class,
+            reward_processing_classes=reward_processing_classes,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            quantization_config=quantization_config,
+            peft_config=ready.peft_config,
+            tools=tools,
+            rollout_func=rollout_func,
+            environment_factory=environment_factory,
+        )
+        # tools and environments can bring pictures into a run whose data has none
+        self._is_mixed = self._is_vlm and bool(ready.may_have_images or tools or has_environment)
+        self._rows: list[Row] = []
+        self._images: list[list[Any]] | None = None
+        self._completions: list[Any] = []
+        self._rewards = torch.empty(0)
+        if getattr(args, "freeze_vision_tower", False):
+            freeze_vision_tower(self.model)
+        self._anchor = self._add_anchors() if self._is_mixed else None
+        if self._is_vlm:
+            self._suppress_vision_tokens()
+        self._add_callbacks()
+
+    def _add_callbacks(self) -> None:
+        self.run_files = RunFiles(self.args.output_dir)
+        self.add_callback(self.run_files)
+        self.add_callback(ScaleDoctor())
+        if any(type(callback) is ProgressCallback for callback in self.callback_handler.callbacks):
+            self.remove_callback(ProgressCallback)
+            self.add_callback(RewardProgress())
+
+    # -- the vision tower ---------------------------------------------------------------------------------------
+
+    def _add_anchors(self) -> VisionAnchor | None:
+        sharded = self.is_fsdp_enabled or self._is_zero3
+        if self.ref_model is not None:
+            add_vision_anchor(self.accelerator.unwrap_model(self.ref_model), self.processing_class, sharded)
+        return add_vision_anchor(self.model, self.processing_class, sharded)
+
+    @property
+    def _is_zero3(self) -> bool:
+        plugin = self.args.deepspeed_plugin
+        return plugin is not None and plugin.zero_stage == 3
+
+    def _suppress_vision_tokens(self) -> None:
+        """TRL 1.16 keeps one image token from being sampled, and only where transformers generates."""
+        ids = vision_token_ids(self.model.config, self._tokenizer)
+        if self.use_vllm:
+            kwargs = dict(self.vllm_generation.generation_kwargs)
+            bias = {**(kwargs.get("logit_bias") or {}), **dict.fromkeys(ids, -100)}
+            self.vllm_generation.generation_kwargs = {**kwargs, "logit_bias": bias}
+        else:
+            ids = sorted({*ids, *(self.generation_kwargs.get("suppress_tokens") or [])})
+            self.generation_kwargs["suppress_tokens"] = self.generation_config.suppress_tokens = ids
+
+    # -- one generation batch -----------------------------------------------------------------------------------
+
+    def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
+        """TRL 1.16 takes no mix of rows with and without pictures; see `mixed_rows`."""
+        self._rows = mixed_rows(inputs) if self._is_mixed and not self.environment_factories else inputs
+        self._images = None
+        with self._without_gathering_images():
+            output = super()._generate_and_score_completions(self._rows)
+        self._log_images()
+        self._write_completions(inputs, output["advantages"])
+        self._rows = []
+        return output
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, Any]:
+        """Only looks on: the grid of patches tells rewards the size at which the policy sees each picture."""
+        prompt_ids, images, fields = super()._tokenize_prompts(prompts)
+        grid = fields.get("image_grid_thw")
+        if grid is not None and len(grid) == sum(len(row_images(row)) for row in self._rows):
+            side = self.processing_class.image_processor.patch_size
+            sizes = iter([(int(width) * side, int(height) * side) for _, height, width in grid.tolist()])
+            for row in self._rows:
+                resized = [next(sizes) for _ in row_images(row)]
+                if row.get("resized_sizes", ...) is None:
+                    row["resized_sizes"] = resized
+        return prompt_ids, images, fields
+
+    def _generate_single_turn(
+        self,
+        prompt_ids: Any,
+        images: Any,
+        multimodal_fields: Any,
+        num_generations: int,
+        has_tool_images: bool = False,
+    ) -> Any:
+        """Where `generate` gathers parameters module by module, ranks without pictures must encode one too."""
+        ungathered = self.is_fsdp_enabled or (self._is_zero3 and not self.args.ds3_gather_for_generation)
+        if self._anchor is not None and ungathered and "pixel_values" not in multimodal_fields:
+            with torch.no_grad():
+                self._anchor.features(base_model(self.accelerator.unwrap_model(self.model)).base_model)
+        return super()._generate_single_turn(
+            prompt_ids, images, multimodal_fields, num_generations, has_tool_images=has_tool_images
+        )
+
+    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
+        """TRL 1.16 gives None for a row without pictures; processors need an empty list.
+
+        Mended here, after generation: vLLM's colocate mode wants the None.
+        """
+        *before, images, tool_images = super()._generate(prompts)
+        if images is not None:
+            images = self._images = [pictures or [] for pictures in images]
+        return *before, images, tool_images
+
+    def _calculate_rewards(
+        self, inputs: list[Row], prompts: Any, completions: Any, completion_ids_list: Any
+    ) -> torch.Tensor:
+        """Only looks on: what each reward contributes within groups goes into the log."""
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self._completions, self._rewards = completions, rewards  # rewards: (ranks*B*G, K)
+        if self.model.training:
+            groups = rewards.view(-1, self.num_generations, rewards.shape[-1])
+            scales = reward_scales(groups, self.reward_weights.tolist())
+            for name, value in scale_metrics(self.reward_func_names, scales).items():
+                self._metrics["train"][name].append(value)
+        return rewards
+
+    # -- what a run leaves behind -------------------------------------------------------------------------------
+
+    @contextmanager
+    def _without_gathering_images(self) -> Iterator[None]:
+        """TRL 1.16 gathers pictures on ranks that have some, which hangs when another has none."""
+        given, self.log_multimodal = self.log_multimodal, self.log_multimodal and not self._is_vlm
+        try:
+            yield
+        finally:
+            self.log_multimodal = given
+
+    def _log_images(self) -> None:
+        if self._is_mixed and self.log_multimodal and self.log_completions:
+            self._logs["images"].extend(
+                gather_object(self._images or [row_images(row) for row in self._rows])
+            )
+
+    def _write_completions(self, inputs: list[Row], advantages: torch.Tensor) -> None:
+        if self.run_files not in self.callback_handler.callbacks:
+            return
+        first = self.accelerator.process_index * len(inputs)
+        own = self._rewards[first : first + len(inputs)].tolist()
+        rewards = {name: [row[k] for row in own] for k, name in enumerate(self.reward_func_names)}
+        training = self.model.training
+        lines = completion_lines(
+            inputs,
+            self._completions,
+            rewards,
+            advantages.tolist(),
+            step=self.state.global_step + training,  # the step that learns from them
+            phase="train" if training else "eval",
+        )
+        self.run_files.write_completions(gather_object(lines), self.state)
+
+    # -- checkpoints --------------------------------------------------------------------------------------------
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Trainer of transformers 5.23 restores no weight of a vision-language model; see `restore_weights`."""
+        if self._loads_full_weights(resume_from_checkpoint):
+            restore_weights(self.model, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        """As `_load_from_checkpoint`."""
+        best = self.state.best_model_checkpoint
+        if not self.is_deepspeed_enabled and self._loads_full_weights(best):
+            restore_weights(self.model, best)
+        else:
+            super()._load_best_model()
+
+    def _loads_full_weights(self, folder: str | None) -> bool:
+        plain = not is_peft_model(self.model) and not self.is_fsdp_enabled
+        return self._is_vlm and plain and has_full_weights(folder)

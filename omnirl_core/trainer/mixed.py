@@ -1,0 +1,131 @@
+"""Rows of a mixed run, text-only, one picture or many, in one shape; every picture opened once a batch."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+from trl.data_utils import prepare_multimodal_messages
+
+from omnirl_core.data import open_image
+from omnirl_core.types import Message
+
+Row = dict[str, Any]
+
+
+def row_images(row: Mapping[str, Any]) -> list[Any]:
+    """The row's pictures, paths or PIL images: from `images`, or the one in `image`; [] for a text-only row.
+
+    >>> row_images({"images": None}), row_images({"image": "a.png"}), row_images({"images": ["a.png", "b.png"]})
+    ([], ['a.png'], ['a.png', 'b.png'])
+    """
+    images = row.get("images") or row.get("image")
+    if images is None:
+        return []
+    return list(images) if isinstance(images, list | tuple) else [images]
+
+
+def mixed_rows(inputs: Sequence[Row]) -> list[Row]:
+    """Copies of the rows as TRL can take any mix of them, with the pictures opened.
+
+    TRL 1.16 looks for the image columns in the first row only, takes `None` for no pictures, which processors
+    refuse, and cannot log string and block contents in one table; so every row gets `images` (a list of PIL
+    images) and a prompt of content blocks. Rewards also find `image_sizes` there, (width, height) of each
+    picture, and `resized_sizes`, which the trainer fills in when the processor has resized them. A path that
+    occurs in several rows, as in the rows of a group, is opened once (test_mixed.py::test_a_path_is_opened_once).
+    """
+    opened: dict[str, Image.Image] = {}
+    return [_mixed_row(row, opened) for row in inputs]
+
+
+def _mixed_row(row: Row, opened: dict[str, Image.Image]) -> Row:
+    pictures = [_picture(image, opened, row.get("row_id")) for image in row_images(row)]
+    prompt = row["prompt"]
+    if not isinstance(
+        prompt, str
+    ):  # a plain string has no place for pictures: TRL says so where there are some
+        prompt = without_none(prompt)
+        prompt = prompt if pictures else prepare_multimodal_messages(prompt)
+    sizes = [getattr(picture, "size", None) for picture in pictures]
+    added = {"images": pictures, "image_sizes": sizes, "resized_sizes": None if pictures else []}
+    # a data set's own columns of these names are the user's
+    return {**row, "prompt": prompt, **{k: v for k, v in added.items() if k == "images" or k not in row}}
+
+
+def _picture(image: Any, opened: dict[str, Image.Image], row_id: str | None) -> Any:
+    if not isinstance(image, str | os.PathLike):
+        return image
+    path = os.fspath(image)
+    if path not in opened:
+        opened[path] = open_image(path, row_id)
+    return opened[path]
+
+
+def without_none(prompt: Sequence[Message]) -> list[Message]:
+    """Arrow gives every block every key: `{"type": "image", "text": None}`; templates test which are there."""
+    return [
+        {**message, "content": [_given(block) for block in message["content"]]}
+        if isinstance(message.get("content"), list)
+        else message
+        for message in prompt
+    ]
+
+
+def _given(block: Any) -> Any:
+    return {k: v for k, v in block.items() if v is not None} if isinstance(block, Mapping) else block
+
+
+def may_have_images(dataset: Any) -> bool:
+    """Whether a row of the data set(s) could have a picture; False only where that is sure without drawing rows.
+
+    Read from columns, so it is the same on every rank. A data set whose rows are made by a transform says it by
+    the transform's `has_images`; where it does not, and in streams of unknown columns, the answer is True.
+    """
+    if dataset is None:
+        return False
+    if isinstance(dataset, Mapping):
+        return any(may_have_images(part) for part in dataset.values())
+    transform = _transform(dataset)
+    if transform is not None:
+        return getattr(transform, "has_images", True)
+    features = dataset.features
+    if features is None or _mentions_images(features.get("prompt")):
+        return True
+    columns = [name for name in ("image", "images") if name in features]
+    if not columns or not isinstance(dataset, datasets.Dataset):
+        return bool(columns)
+    return any(_has_images(chunk) for name in columns for chunk in dataset.data.column(name).chunks)
+
+
+def _transform(dataset: Any) -> Any:
+    if not isinstance(dataset, datasets.Dataset) or dataset.format["type"] != "custom":
+        return None
+    return dataset.format["format_kwargs"]["transform"]
+
+
+def _mentions_images(feature: Any) -> bool:
+    """Whether prompts of this type carry pictures in their blocks."""
+    return any(name in ("image", "images") for name in _field_names(feature))
+
+
+def _field_names(feature: Any) -> Iterator[str]:
+    if isinstance(feature, Mapping):
+        for name, inner in feature.items():
+            yield name
+            yield from _field_names(inner)
+    elif isinstance(feature, list | tuple):
+        for inner in feature:
+            yield from _field_names(inner)
+    elif hasattr(feature, "feature"):  # datasets.List and Sequence
+        yield from _field_names(feature.feature)
+
+
+def _has_images(chunk: pa.Array) -> bool:
+    if pa.types.is_null(chunk.type):
+        return False
+    if pa.types.is_list(chunk.type) or pa.types.is_large_list(chunk.type):
+        return bool((pc.max(pc.list_value_length(chunk)).as_py() or 0) > 0)
+    return chunk.null_count < len(chunk)

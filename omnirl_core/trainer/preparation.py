@@ -1,0 +1,99 @@
+"""What can be settled, and refused, before a model is loaded."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from peft import PeftConfig
+from trl import GRPOConfig
+from trl.trainer.utils import get_config_model_id
+
+from omnirl_core.models import (
+    base_model,
+    load_processor,
+    planned_vision_tower_name,
+    set_pixel_budget,
+    vision_tower_name,
+    without_vision,
+)
+from omnirl_core.trainer.mixed import may_have_images
+from omnirl_core.trainer.prompt_length import PromptLength, fit_prompts
+
+
+@dataclass
+class Preparation:
+    """A trainer's arguments, as they were given and then as its settings want them."""
+
+    model: Any
+    args: GRPOConfig | None
+    train_dataset: Any
+    eval_dataset: Any
+    processing_class: Any
+    peft_config: PeftConfig | None
+    tools: list[Any] | None
+    has_environment: bool
+
+    def settle(self) -> None:
+        """Apply pixel budgets, prompt-length policy and frozen tower; one ValueError with all that is wrong.
+
+        A plain GRPOConfig has none of these settings, and everything stays as it was given.
+        """
+        faults: list[str] = []
+        for step in (self._settle_processor, self._settle_tower, self._settle_prompts):
+            try:
+                step()
+            except ValueError as error:
+                faults.append(str(error))
+        if faults:
+            raise ValueError("\n".join(faults))
+
+    @property
+    def may_have_images(self) -> bool:
+        """Whether a picture can turn up in the run, as far as every rank knows the same."""
+        return may_have_images(self.train_dataset) or may_have_images(self.eval_dataset)
+
+    def _setting(self, name: str) -> Any:
+        return getattr(self.args, name, None)
+
+    def _settle_processor(self) -> None:
+        low, high = self._setting("min_pixels"), self._setting("max_pixels")
+        wanted = low or high or self._setting("max_prompt_length")
+        if wanted and self.processing_class is None:
+            # the same call as TRL 1.16 makes after loading the model
+            kwargs = {
+                "revision": (self._setting("model_init_kwargs") or {}).get("revision"),
+                "trust_remote_code": self._setting("trust_remote_code"),
+            }
+            self.processing_class = load_processor(self._model_path, **kwargs)
+        set_pixel_budget(self.processing_class, low, high)
+
+    def _settle_tower(self) -> None:
+        if not self._setting("freeze_vision_tower"):
+            return
+        if isinstance(self.model, str):
+            name = planned_vision_tower_name(self.model, self._setting("trust_remote_code"))
+        else:
+            name = vision_tower_name(base_model(self.model))
+        if name is None:
+            raise ValueError(
+                f"freeze_vision_tower: {self._model_path} has no vision tower; remove the setting"
+            )
+        if self.peft_config is not None:
+            self.peft_config = without_vision(self.peft_config, name)
+
+    def _settle_prompts(self) -> None:
+        limit = self._setting("max_prompt_length")
+        if limit is None or self.processing_class is None:
+            return
+        if self.has_environment:
+            raise ValueError(
+                "max_prompt_length: prompts that an environment makes cannot be measured beforehand"
+            )
+        template_kwargs = self._setting("chat_template_kwargs") or {}
+        length = PromptLength(self.processing_class, template_kwargs, self.tools)
+        policy = self._setting("on_long_prompt")
+        self.train_dataset = fit_prompts(self.train_dataset, length, limit, policy)
+        self.eval_dataset = fit_prompts(self.eval_dataset, length, limit, policy, "eval")
+
+    @property
+    def _model_path(self) -> str:
+        return self.model if isinstance(self.model, str) else get_config_model_id(self.model.config)

@@ -1,0 +1,214 @@
+"""How long a prompt is, its image tokens included, without opening a picture; and what becomes of longer ones."""
+
+import io
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import datasets
+from accelerate.logging import get_logger
+from PIL import Image
+from transformers import ProcessorMixin
+from trl.data_utils import prepare_multimodal_messages
+
+from omnirl_core.data import image_size
+from omnirl_core.trainer.mixed import Row, mixed_rows, row_images, without_none
+
+logger = get_logger(__name__)
+
+_BATCH = 1000
+_MOST_NAMED = 10
+_SLIMMEST = 200  # Qwen's processors refuse sides in a ratio above this
+
+
+@dataclass(frozen=True)
+class PromptLength:
+    """Counts the tokens of a row's prompt as the trainer will make them; sizes of pictures are read from headers."""
+
+    processor: Any
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    tools: list[Any] | None = None
+
+    def count(self, row: Row) -> int:
+        """Number of prompt tokens, exact (test_prompt_length.py compares it with what the trainer feeds)."""
+        images = prompt_images(row)
+        if images and not self._has_grid:
+            return self._processed_length(row)
+        text = self._text(row)
+        n_tokens = len(
+            self._tokenizer(text, add_special_tokens=self._adds_special_tokens(row, text))["input_ids"]
+        )
+        return n_tokens + sum(
+            self._image_tokens(_size(image)) - 1 for image in images
+        )  # one is its placeholder
+
+    def bound(self, row: Row) -> float:
+        """Never less than the count, and quicker: no tokenizing, no file touched."""
+        n_images = len(prompt_images(row))
+        if n_images and not self._has_grid:
+            return math.inf
+        text = self._text(row)
+        others = 0 if text.isascii() else sum(not char.isascii() for char in text)
+        # a token is at least a byte; normalising to NFC makes at most three times as many bytes
+        n_bytes = (
+            len(text) if not others else len(text) - others + 3 * (len(text.encode()) - len(text) + others)
+        )
+        return n_bytes + 16 + (n_images * self._most_image_tokens() if n_images else 0)
+
+    @property
+    def _tokenizer(self) -> Any:
+        return getattr(self.processor, "tokenizer", self.processor)
+
+    @property
+    def _has_grid(self) -> bool:
+        images = getattr(self.processor, "image_processor", None)
+        return hasattr(images, "merge_size") and hasattr(images, "get_number_of_image_patches")
+
+    def _text(self, row: Row) -> str:
+        """The rendered prompt, with one placeholder token a picture."""
+        messages = row["prompt"]
+        if isinstance(messages, str):
+            return messages
+        if isinstance(self.processor, ProcessorMixin):
+            n_images = len(row_images(row))
+            messages = prepare_multimodal_messages(without_none(messages), images=[None] * n_images)
+        return self.processor.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False, tools=self.tools, **self.template_kwargs
+        )
+
+    def _adds_special_tokens(self, row: Row, text: str) -> bool:
+        """As transformers 5.23 tokenizes a plain prompt, a processor's chat and a tokenizer's chat."""
+        if isinstance(row["prompt"], str):
+            return True
+        bos = self._tokenizer.bos_token
+        return isinstance(self.processor, ProcessorMixin) and not (bos and text.startswith(bos))
+
+    def _image_tokens(self, size: tuple[int, int]) -> int:
+        images = self.processor.image_processor
+        return images.get_number_of_image_patches(size[1], size[0], {}) // images.merge_size**2
+
+    def _most_image_tokens(self) -> int:
+        images = self.processor.image_processor
+        pixels = (images.patch_size * images.merge_size) ** 2
+        low, high = images.size["shortest_edge"] / pixels, images.size["longest_edge"] / pixels
+        # sides are rounded to whole tokens, at least one: that adds most where the picture is slimmest
+        enlarged = (math.sqrt(low * _SLIMMEST) + 1) * (math.sqrt(low / _SLIMMEST) + 1)
+        return math.ceil(max(high, math.sqrt(high * _SLIMMEST), enlarged))
+
+    def _processed_length(self, row: Row) -> int:
+        """By the processor itself, on the opened pictures: families differ in what frames an image's tokens."""
+        [opened] = mixed_rows([row])
+        messages = prepare_multimodal_messages(opened["prompt"], images=opened["images"])
+        tokens = self.processor.apply_chat_template(
+            [messages],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            tools=self.tools,
+            **self.template_kwargs,
+        )
+        return len(tokens["input_ids"][0])
+
+
+def prompt_images(row: Row) -> list[Any]:
+    """The pictures of the row's columns, and those that its prompt's blocks hold themselves."""
+    prompt = row["prompt"]
+    if isinstance(prompt, str):
+        return row_images(row)
+    contents = [message.get("content") for message in prompt]
+    blocks = [block for content in contents if isinstance(content, list) for block in content]
+    return row_images(row) + [block["image"] for block in blocks if block.get("image") is not None]
+
+
+def fit_prompts(data: Any, length: PromptLength, limit: int, on_long: str, split: str = "train") -> Any:
+    """The data set (or a mapping of them) without rows whose prompt has more than `limit` tokens.
+
+    `on_long="error"` raises a ValueError that names them; `"drop"` leaves them out and logs how many. Streams
+    are filtered, or refused, as they are read.
+    """
+    if isinstance(data, Mapping):
+        return {name: fit_prompts(part, length, limit, on_long, name) for name, part in data.items()}
+    if isinstance(data, datasets.IterableDataset):
+        return data.filter(_StreamFilter(length, limit, on_long, split))
+    if data is None:
+        return None
+    long = [
+        (place, _fault(row, place, length.count(row), limit, split))
+        for place, row in enumerate(_light_rows(data))
+        if length.bound(row) > limit and length.count(row) > limit
+    ]
+    if not long:
+        return data
+    if on_long == "error" or len(long) == len(data):
+        raise ValueError(_listed([fault for _, fault in long], len(data)))
+    message = "%s: dropped %d of %d rows, their prompts are above max_prompt_length %d: %s"
+    logger.warning(message, split, len(long), len(data), limit, _listed([fault for _, fault in long[:3]]))
+    dropped = {place for place, _ in long}
+    return data.select([place for place in range(len(data)) if place not in dropped])
+
+
+class _StreamFilter:
+    def __init__(self, length: PromptLength, limit: int, on_long: str, split: str):
+        self.length, self.limit, self.on_long, self.split = length, limit, on_long, split
+        self.seen = self.dropped = 0
+
+    def __call__(self, row: Row) -> bool:
+        self.seen += 1
+        if self.length.bound(row) <= self.limit or (n_tokens := self.length.count(row)) <= self.limit:
+            return True
+        fault = _fault(row, self.seen - 1, n_tokens, self.limit, self.split)
+        if self.on_long == "error":
+            raise ValueError(_listed([fault]))
+        self.dropped += 1
+        if self.dropped & (self.dropped - 1) == 0:  # at 1, 2, 4, 8 ...
+            logger.warning("%s: dropped %d of %d rows so far; %s", self.split, self.dropped, self.seen, fault)
+        return False
+
+
+def _fault(row: Row, place: int, n_tokens: int, limit: int, split: str) -> str:
+    name = row.get("row_id") or f"{split} row {place}"
+    n_images = len(prompt_images(row))
+    pictures = f" ({n_images} picture{'s' * (n_images != 1)} included)" if n_images else ""
+    return f"{name}: prompt has {n_tokens:,} tokens{pictures}; max_prompt_length is {limit:,}"
+
+
+def _listed(faults: Sequence[str], n_rows: int | None = None) -> str:
+    named = "\n".join(faults[:_MOST_NAMED])
+    more = f"\n... and {len(faults) - _MOST_NAMED:,} more" if len(faults) > _MOST_NAMED else ""
+    if n_rows is None:
+        return named
+    fix = "raise max_prompt_length, lower max_pixels, or set on_long_prompt: drop"
+    if len(faults) == n_rows:
+        fix = "no row is left; raise max_prompt_length or lower max_pixels"
+    return f"{named}{more}\n{len(faults):,} of {n_rows:,} prompts are too long: {fix}"
+
+
+def _light_rows(data: datasets.Dataset) -> Iterator[Row]:
+    """The rows as the trainer draws them, but pictures in Arrow columns left undecoded."""
+    if data.format["type"] != "custom":
+        for name, feature in data.features.items():
+            if name in ("image", "images") and "Image(" in repr(feature):
+                data = data.cast_column(name, _undecoded(feature))
+    for start in range(0, len(data), _BATCH):
+        columns = data[start : start + _BATCH]
+        for values in zip(*columns.values(), strict=True):
+            yield dict(zip(columns, values, strict=True))
+
+
+def _undecoded(feature: Any) -> Any:
+    image = datasets.Image(decode=False)
+    return image if isinstance(feature, datasets.Image) else datasets.List(image)
+
+
+def _size(image: Any) -> tuple[int, int]:
+    """(width, height) of a path, a PIL image, or an undecoded cell of an Arrow column."""
+    if isinstance(image, str | os.PathLike):
+        return image_size(image)
+    if isinstance(image, Mapping):
+        if image.get("bytes") is None:
+            return image_size(image["path"])
+        with Image.open(io.BytesIO(image["bytes"])) as opened:
+            return opened.size  # EXIF could swap the two, which leaves the number of tokens as it is
+    return image.size

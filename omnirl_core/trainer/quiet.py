@@ -1,0 +1,10 @@
+"""Silences the warnings of a run that no one can act on, each with its reason; nothing else."""
+
+import logging
+import warnings
+
+
+def silence_upstream_noise() -> None:
+    """Called when a trainer is made, never at import: importing changes nothing."""
+    # TRL 1.16 and PEFT 0.21 read `model.is_gradient_checkpointing`, which transformers 5.23 has renamed
+    warnings.filterwarnings("ignore", r".*gradient_checkpointing.* is deprecated", FutureWarning)

@@ -1,0 +1,145 @@
+"""Which rewards drive the advantage: their spread within groups, their share of it, and a doctor who watches."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One reward in one generation batch, its weight included; None where no group tells, or the weight is 0."""
+
+    spread: float | None
+    """Mean standard deviation within a group."""
+    share: float | None
+    """Part of the summed reward's variance within groups that is this reward's; the shares add up to 1."""
+
+
+def reward_scales(rewards: Tensor, weights: Sequence[float]) -> list[Scale]:
+    """Scales of K rewards from `(groups, G, K)` values, NaN where a reward abstains.
+
+    >>> rewards = torch.tensor([[[0.0, 0.5], [1.0, 0.6]]])  # one group of two completions, two rewards
+    >>> [f"{scale.spread:.3f} {scale.share:.3f}" for scale in reward_scales(rewards, [1.0, 1.0])]
+    ['0.707 0.909', '0.071 0.091']
+    """
+    weighted = rewards.double() * torch.tensor(list(weights), dtype=torch.double, device=rewards.device)
+    judged = ~weighted.isnan()
+    n = judged.sum(1)  # (groups, K)
+    deviation = (weighted - weighted.nanmean(1, keepdim=True)).nan_to_num(0.0)
+    spread = (deviation.square().sum(1) / (n - 1).clamp(min=1)).sqrt()  # (groups, K)
+    counted = n > 1
+
+    terms = weighted.nan_to_num(0.0)  # TRL's sum takes an abstention for nothing
+    terms = terms - terms.mean(1, keepdim=True)
+    total = terms.sum(-1, keepdim=True)
+    covariance = (terms * total).sum((0, 1))  # (K,)
+    variance = total.square().sum()
+    told = counted.any(0) & torch.tensor([weight != 0 for weight in weights], device=rewards.device)
+    return [
+        Scale(
+            spread[counted[:, k], k].mean().item() if told[k] else None,
+            (covariance[k] / variance).item() if variance > 1e-12 else None,
+        )
+        for k in range(rewards.shape[-1])
+    ]
+
+
+def scale_metrics(names: Sequence[str], scales: Sequence[Scale]) -> dict[str, float]:
+    """The scales under the names they are logged by; NaN, which TRL's log leaves out, where there is none."""
+    metrics = {}
+    for name, scale in zip(names, scales, strict=True):
+        metrics[f"rewards/{name}/spread"] = math.nan if scale.spread is None else scale.spread
+        metrics[f"rewards/{name}/share"] = math.nan if scale.share is None else scale.share
+    return metrics
+
+
+class ScaleDoctor(TrainerCallback):
+    """Warns once of each thing that keeps a run from learning, as read from its own log.
+
+    A reward whose spread within groups is more than `ratio` times another's drowns it; a reward without spread
+    for `patience` steps teaches nothing; above `clipped` of the completions cut by the token limit, rewards
+    judge answers that never ended. The means are over the last `patience` steps.
+    """
+
+    def __init__(self, patience: int = 20, ratio: float = 10.0, clipped: float = 0.2):
+        self.patience = patience
+        self.ratio = ratio
+        self.clipped = clipped
+        self._since = 0
+        self._window: list[tuple[int, dict[str, float]]] = []
+        self._said: set[tuple[str, ...]] = set()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._since = state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+        if not logs or "completions/clipped_ratio" not in logs:  # not a line of training
+            return
+        numbers = {name: value for name, value in logs.items() if isinstance(value, int | float)}
+        self._window.append((state.global_step, numbers))
+        if state.global_step - self._since < self.patience:
+            return
+        first = state.global_step - self.patience
+        self._window = [(step, line) for step, line in self._window if step > first]
+        means = _means([line for _, line in self._window])
+        for key, message in self._findings(means, args):
+            if key not in self._said and state.is_world_process_zero:
+                logger.warning(message)
+            self._said.add(key)
+
+    def _findings(self, means: Mapping[str, float], args: Any) -> list[tuple[tuple[str, ...], str]]:
+        spreads = {
+            name.removeprefix("rewards/").removesuffix("/spread"): value
+            for name, value in means.items()
+            if name.startswith("rewards/") and name.endswith("/spread")
+        }
+        found = [self._constant(name, means) for name, spread in spreads.items() if spread < 1e-9]
+        found += self._drowned(spreads, means, getattr(args, "multi_objective_aggregation", ""))
+        clipped = means.get("completions/clipped_ratio", 0.0)
+        if clipped > self.clipped:
+            text = (
+                f"{clipped:.0%} of the completions of the last {self.patience} steps were cut at "
+                f"max_completion_length {args.max_completion_length}, before they ended, and judged as they were; "
+                "raise it, ask for shorter answers, or set mask_truncated_completions: true"
+            )
+            found.append((("clipped",), text))
+        return found
+
+    def _constant(self, name: str, means: Mapping[str, float]) -> tuple[tuple[str, ...], str]:
+        text = (
+            f"reward '{name}' gave all completions of a group the same value for {self.patience} steps (mean "
+            f"{means.get(f'rewards/{name}/mean', math.nan):.3g}): it teaches nothing. If it is at its top, take "
+            "it out or make it harder; if not, look at completions.jsonl for why nothing earns it"
+        )
+        return ("constant", name), text
+
+    def _drowned(
+        self, spreads: Mapping[str, float], means: Mapping[str, float], aggregation: str
+    ) -> list[tuple[tuple[str, ...], str]]:
+        moving = {name: spread for name, spread in spreads.items() if spread >= 1e-9}
+        if len(moving) < 2 or aggregation == "normalize_then_sum":  # which brings every reward to one scale
+            return []
+        loud, quiet = max(moving, key=moving.__getitem__), min(moving, key=moving.__getitem__)
+        if moving[loud] <= self.ratio * moving[quiet]:
+            return []
+        text = (
+            f"reward '{loud}' spreads {moving[loud] / moving[quiet]:.0f} times as wide within a group as '{quiet}' "
+            f"({moving[loud]:.2g} against {moving[quiet]:.2g}, weights included) and makes "
+            f"{means.get(f'rewards/{loud}/share', math.nan):.0%} of the advantage; bring them closer by their "
+            "weights, or set multi_objective_aggregation: normalize_then_sum (GDPO)"
+        )
+        return [(("drowned", loud, quiet), text)]
+
+
+def _means(lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = {name for line in lines for name in line}
+    values = {n: [line[n] for line in lines if n in line and not math.isnan(line[n])] for n in names}
+    return {name: sum(found) / len(found) for name, found in values.items() if found}

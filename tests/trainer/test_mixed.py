@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+from datasets import Dataset, Image, List
+from PIL import Image as Pillow
+
+from omnirl_core.data import DataError
+from omnirl_core.trainer import mixed
+from omnirl_core.trainer.mixed import may_have_images, mixed_rows
+
+
+def test_rows_of_every_kind_get_one_shape(rows):
+    made = mixed_rows([rows[0], rows[1], {k: v for k, v in rows[3].items() if k != "images"}])
+    assert [len(row["images"]) for row in made] == [0, 1, 0]
+    assert [row["image_sizes"] for row in made] == [[], [(32, 32)], []]
+    assert [row["resized_sizes"] for row in made] == [[], None, []]
+    assert all(isinstance(message["content"], list) for row in made for message in row["prompt"])
+    assert "images" not in rows[3] or rows[3]["images"] == []  # the data set's own rows stay as they are
+
+
+@pytest.mark.parametrize("absent", [{"images": None}, {"images": []}, {"image": None}, {}])
+def test_absent_pictures_are_an_empty_list(absent):
+    [row] = mixed_rows([{"prompt": [{"role": "user", "content": "hi"}], **absent}])
+    assert row["images"] == []
+    assert row["prompt"] == [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
+
+
+def test_a_path_is_opened_once(pictures, rows, monkeypatch):
+    opened = []
+    monkeypatch.setattr(mixed, "open_image", lambda path, row_id: opened.append(path) or Pillow.open(path))
+    made = mixed_rows([rows[1]] * 8 + [rows[5]] * 8 + [rows[2]] * 8)  # rows[2] and rows[5] share a picture
+    assert sorted(opened) == sorted({pictures[0], *pictures[1:4]})
+    assert made[0]["images"][0] is made[7]["images"][0]
+
+
+def test_pil_images_pass_as_they_are():
+    picture = Pillow.new("RGB", (20, 30))
+    prompt = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}]
+    [row] = mixed_rows([{"prompt": prompt, "image": picture}])
+    assert row["images"][0] is picture
+    assert row["image_sizes"] == [(20, 30)]
+
+
+def test_blocks_that_arrow_filled_with_none_are_cleaned(pictures):
+    blocks = [{"type": "image", "image": None, "text": None}, {"type": "text", "text": "?", "image": None}]
+    [row] = mixed_rows([{"prompt": [{"role": "user", "content": blocks}], "images": pictures[:1]}])
+    assert row["prompt"][0]["content"] == [{"type": "image"}, {"type": "text", "text": "?"}]
+
+
+def test_own_columns_of_the_same_name_are_kept():
+    prompt = [{"role": "user", "content": "hi"}]
+    [row] = mixed_rows([{"prompt": prompt, "images": [], "image_sizes": "mine"}])
+    assert row["image_sizes"] == "mine"
+
+
+def test_a_missing_picture_names_its_row(rows):
+    with pytest.raises(DataError, match=r"r:2: image '/nowhere/x.png' not found"):
+        mixed_rows([{**rows[1], "images": ["/nowhere/x.png"]}])
+
+
+PROMPT = [{"role": "user", "content": "hi"}]
+BLOCKS = [{"role": "user", "content": [{"type": "image", "image": "a.png"}]}]
+PIXELS = Pillow.fromarray(np.zeros((4, 4, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (None, False),
+        (Dataset.from_dict({"prompt": ["a", "b"]}), False),
+        (Dataset.from_dict({"prompt": [PROMPT], "solution": ["x"]}), False),
+        (Dataset.from_dict({"prompt": [PROMPT], "images": [[]]}), False),
+        (Dataset.from_dict({"prompt": [PROMPT], "images": [None]}), False),
+        (Dataset.from_dict({"prompt": [PROMPT] * 2, "images": [[], ["a.png"]]}), True),
+        (Dataset.from_dict({"prompt": [PROMPT], "image": [PIXELS]}).cast_column("image", Image()), True),
+        (
+            Dataset.from_dict({"prompt": [PROMPT], "images": [[PIXELS]]}).cast_column(
+                "images", List(Image())
+            ),
+            True,
+        ),
+        (Dataset.from_dict({"prompt": [BLOCKS]}), True),
+        ({"a": Dataset.from_dict({"prompt": ["a"]}), "b": Dataset.from_dict({"images": [["a.png"]]})}, True),
+        (Dataset.from_dict({"i": [0]}).with_transform(lambda batch: batch), True),
+        (Dataset.from_dict({"prompt": ["a"]}).to_iterable_dataset(), False),
+        (Dataset.from_dict({"prompt": ["a"]}).to_iterable_dataset().map(lambda row: row), True),
+    ],
+)
+def test_whether_pictures_can_turn_up(data, expected):
+    assert may_have_images(data) is expected
+
+
+def test_a_transform_may_declare_that_it_has_none():
+    class Transform:
+        has_images = False
+
+        def __call__(self, batch):
+            return batch
+
+    assert may_have_images(Dataset.from_dict({"i": [0]}).with_transform(Transform())) is False
