@@ -2,6 +2,7 @@
 
 from omnirl_core.rewards.format import think_format
 from omnirl_core.rewards.load import load_rewards
+from omnirl_core.rewards.overlap import bleu, meteor, overlap, rouge
 from omnirl_core.rewards.reward import Reward
 
-__all__ = ["Reward", "load_rewards", "think_format"]
+__all__ = ["Reward", "bleu", "load_rewards", "meteor", "overlap", "rouge", "think_format"]

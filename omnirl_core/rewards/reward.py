@@ -7,7 +7,7 @@ scorer marked `@on_answer`, the answer that `text.answer_text` finds in it.
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -146,6 +146,12 @@ def unknown_settings(scorer: Scorer, settings: Iterable[str]) -> list[str]:
         for name in settings
         if name not in expects.keywords
     ]
+
+
+def check_choice(setting: str, value: object, choices: Collection[object]) -> None:
+    """ValueError naming the nearest choice when a setting has none of its values."""
+    if value not in choices:
+        raise ValueError(f"{setting}: {value!r} is not a choice{nearest(value, map(str, choices))}")
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

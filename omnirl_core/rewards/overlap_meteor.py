@@ -1,0 +1,138 @@
+"""METEOR of one answer: words aligned by form, stem and synonym, in few chunks (Rm, semantic coherence)."""
+
+import logging
+from collections.abc import Iterable
+from functools import cache
+from itertools import chain
+from operator import sub
+from typing import Any, Literal
+
+from omnirl_core.rewards.reward import check_choice, on_answer
+from omnirl_core.rewards.synonyms import Synonyms, wordnet
+from omnirl_core.rewards.words import Places, Words, cut_by, places_of, read_words
+from omnirl_core.text import references
+
+logger = logging.getLogger(__name__)
+
+FREE = -2
+"""Partner of a word without one; not -1, which would stand next to 0 and so look like a chunk."""
+
+
+@on_answer
+def meteor(
+    prediction: str,
+    reference: Any,
+    *,
+    synonyms: Literal["wordnet", "none"] = "wordnet",
+    alpha: float = 0.9,
+    beta: float = 3.0,
+    gamma: float = 0.5,
+    numbers: bool = False,
+    compat: Literal["nltk"] | None = None,
+) -> float | None:
+    """METEOR in [0, 1]; identical text is 1.0. The best of several references counts.
+
+    Words are matched by form, then by stem, then by synonym; `alpha` weighs recall against precision, `beta`
+    and `gamma` shape the penalty for broken order (Lavie and Agarwal, WMT 2007), which is nothing where the
+    whole of both texts is one chunk. `compat="nltk"` gives nltk's meteor_score on the same tokens: it looks for
+    synonyms of stems (so it misses big/large), and gives one identical word 0.5.
+
+    >>> meteor("a big dog", "a large dog"), meteor("Paris", "Paris"), meteor("cat", "tree")
+    (1.0, 1.0, 0.0)
+    """
+    golds = references(reference)
+    if golds is None:
+        return None
+    check_choice("compat", compat, (None, "nltk"))
+    table = synonym_table(synonyms)
+    cut = cut_by(numbers)
+    predicted = read_words(prediction, cut)
+    shape = (alpha, beta, gamma)
+    return max(
+        aligned_score(predicted, read_words(gold, cut), table, shape, compat == "nltk") for gold in golds
+    )
+
+
+def synonym_table(synonyms: str) -> Synonyms | None:
+    check_choice("synonyms", synonyms, ("wordnet", "none"))
+    if synonyms == "wordnet":
+        return wordnet()
+    _say_once("METEOR runs without synonyms (synonyms: none): paraphrases score lower")
+    return None
+
+
+@cache
+def _say_once(message: str) -> None:
+    logger.warning(message)
+
+
+def aligned_score(
+    predicted: Words,
+    gold: Words,
+    table: Synonyms | None,
+    shape: tuple[float, float, float] = (0.9, 3.0, 0.5),
+    as_nltk: bool = False,
+) -> float:
+    """METEOR of one pair; `shape` is (alpha, beta, gamma)."""
+    if not predicted.words or not gold.words:
+        return float(not as_nltk and not predicted.words and not gold.words and predicted.same_text(gold))
+    partners = align(predicted, gold, table, as_nltk)
+    matched = len(partners) - partners.count(FREE)
+    if not matched:
+        return 0.0
+    chunks = matched - list(map(sub, partners[1:], partners)).count(
+        1
+    )  # a partner next to the last one: same chunk
+    if not as_nltk and chunks == 1 and matched == len(predicted) == len(gold):
+        return 1.0  # as in METEOR 1.5: one chunk that covers both texts is not fragmented
+    alpha, beta, gamma = shape
+    precision, recall = matched / len(predicted), matched / len(gold)
+    mean = (precision * recall) / (alpha * precision + (1 - alpha) * recall)
+    return (1 - gamma * (chunks / matched) ** beta) * mean
+
+
+def align(predicted: Words, gold: Words, table: Synonyms | None, as_nltk: bool = False) -> list[int]:
+    """For each predicted word the place of its partner in the reference, or FREE.
+
+    Words are matched by form, then by stem, then by synonym; in each stage from the last word to the first, each
+    with its last free partner.
+    """
+    partners = [FREE] * len(predicted)
+    free = {word: places[:] for word, places in gold.places.items()}
+    left = _match(partners, predicted.words, range(len(predicted) - 1, -1, -1), free)
+    if left:
+        free = places_of(gold.stems, _open_places(free))
+        left = _match(partners, predicted.stems, left, free)
+    if left and table:
+        theirs, ours = (predicted.stems, gold.stems) if as_nltk else (predicted.words, gold.words)
+        _match_synonyms(partners, theirs, left, places_of(ours, _open_places(free)), table)
+    return partners
+
+
+def _open_places(free: Places) -> list[int]:
+    return sorted(chain.from_iterable(free.values()))
+
+
+def _match(partners: list[int], words: list[str], left: Iterable[int], free: Places) -> list[int]:
+    """Give each place that is left the last free place of an equal word; returns those that stay alone."""
+    alone = []
+    for place in left:
+        equals = free.get(words[place])
+        if equals:
+            partners[place] = equals.pop()
+        else:
+            alone.append(place)
+    return alone
+
+
+def _match_synonyms(
+    partners: list[int], words: list[str], left: list[int], free: Places, table: Synonyms
+) -> None:
+    for place in left:
+        near = table.of(words[place])
+        if free.keys().isdisjoint(near):
+            continue
+        word = max(free.keys() & near, key=lambda candidate: free[candidate][-1])
+        partners[place] = free[word].pop()
+        if not free[word]:
+            del free[word]

@@ -1,0 +1,97 @@
+"""Synonyms from WordNet 3.0, for METEOR: a table of 0.8 MB beside this file, read once.
+
+Gives what `nltk.corpus.wordnet` gives for a word (lemmas of all synsets of its base forms, single words in
+lower case), without its corpus, its load time, or its faults under threads and forks (nltk#2335).
+scripts/build_synonyms.py rebuilds the table; docs/rewards.md says where it comes from.
+"""
+
+import gzip
+import threading
+from functools import cache
+from importlib.resources import files
+
+PARTS_OF_SPEECH = "nvar"
+TABLE = "wordnet30_synonyms.gz"
+
+SUFFIX_RULES = {  # WordNet's morphy(7WN)
+    "n": "s: ses:s ves:f xes:x zes:z ches:ch shes:sh men:man ies:y",
+    "v": "s: ies:y es:e es: ed:e ed: ing:e ing:",
+    "a": "er: est: er:e est:e",
+    "r": "",
+}
+RULES_BY_LAST_LETTER = {
+    part: {
+        last: [
+            (old, new) for old, _, new in (rule.partition(":") for rule in rules.split()) if old[-1] == last
+        ]
+        for last in "sndgrt"
+    }
+    for part, rules in SUFFIX_RULES.items()
+}
+NOT_A_NAME = "!"  # the lemma is written with a capital, so it is no synonym of itself
+NONE: frozenset[str] = frozenset()
+
+
+class Synonyms:
+    """word -> the words that share a synset with one of its base forms, itself included.
+
+    Reading changes nothing but a memo of finished sets, so threads and forked workers may share one table.
+    """
+
+    def __init__(self, lines: list[str], most_words: int = 100_000) -> None:
+        split = lines.index("#")
+        self._lemmas = dict(
+            line.partition(" ")[::2] for line in lines[:split]
+        )  # "nbike" -> "bicycle cycle wheel"
+        self._irregular = dict(line.partition(" ")[::2] for line in lines[split + 1 :])  # "nmice" -> "mouse"
+        self._memo: dict[str, frozenset[str]] = {}
+        self._most_words = most_words
+
+    def lemmas(self) -> set[str]:
+        return {entry[1:] for entry in self._lemmas}
+
+    def of(self, word: str) -> frozenset[str]:
+        """Synonyms of a lower-case word, itself included.
+
+        >>> sorted(wordnet().of("bikes"))
+        ['bicycle', 'bike', 'bikes', 'cycle', 'motorcycle', 'pedal', 'wheel']
+        """
+        found = self._memo.get(word)
+        if found is None:
+            found = self._look_up(word)
+            if len(self._memo) >= self._most_words:
+                self._memo = {}
+            self._memo[word] = found
+        return found
+
+    def _look_up(self, word: str) -> frozenset[str]:
+        names = {word}
+        for part in PARTS_OF_SPEECH:
+            for form in self._base_forms(part, word):
+                line = self._lemmas.get(part + form)
+                if line is not None:
+                    shared = line.split()
+                    names.update(shared[1:] if line.startswith(NOT_A_NAME) else [form, *shared])
+        return frozenset(names)
+
+    def _base_forms(self, part: str, word: str) -> list[str]:
+        irregular = self._irregular.get(part + word)
+        if irregular is not None:
+            return [word, *irregular.split()]
+        rules = RULES_BY_LAST_LETTER[part].get(word[-1:], ())
+        return [word] + [word[: -len(old)] + new for old, new in rules if word.endswith(old)]
+
+
+_loading = threading.Lock()
+
+
+def wordnet() -> Synonyms:
+    """The packaged table; the first call reads it (about 0.1 s)."""
+    with _loading:
+        return _read()
+
+
+@cache
+def _read() -> Synonyms:
+    packed = files("omnirl_core.rewards").joinpath(TABLE).read_bytes()
+    return Synonyms(gzip.decompress(packed).decode().splitlines())

@@ -1,0 +1,159 @@
+"""A text as the overlap metrics see it: words, stems, n-grams, computed once and remembered.
+
+Eight completions share one reference, and one completion is judged by several metrics, so what is derived from
+a text is kept with it, in a cache that holds a few groups.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
+
+from omnirl_core.rewards.stems import StemTable
+from omnirl_core.text import tokens
+
+STEMS = StemTable()
+
+Places = dict[str, list[int]]
+"""Where each word stands, in ascending order."""
+
+
+class Words:
+    """One text: `words` in order and what follows from them, each part when it is first asked for."""
+
+    def __init__(self, text: str, words: list[str]) -> None:
+        self.text = text
+        self.words = words
+        self._counts: dict[tuple[int, bool], Mapping] = {}
+        self._matched: tuple[Words | None, dict] = (None, {})
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @cached_property
+    def stems(self) -> list[str]:
+        """Stem of every word in ASCII letters; words of other scripts stay as they are."""
+        if self.text.isascii():
+            return list(map(STEMS.__getitem__, self.words))
+        return [STEMS[word] if word.isascii() else word for word in self.words]
+
+    @cached_property
+    def rouge_stems(self) -> list[str]:
+        """The same with words of up to three letters left alone, as in rouge_score."""
+        return [stem if len(word) > 3 else word for word, stem in zip(self.words, self.stems, strict=True)]
+
+    @cached_property
+    def places(self) -> Places:
+        return places_of(self.words, range(len(self.words)))
+
+    def ngrams(self, order: int, stemmed: bool) -> list:
+        """Runs of `order` words, from every place where one starts; for order 1 the words themselves."""
+        words = self.rouge_stems if stemmed else self.words
+        return words if order == 1 else list(zip(*[words[k:] for k in range(order)], strict=False))
+
+    def counts(self, order: int, stemmed: bool) -> Mapping[Any, int]:
+        """How often each n-gram of that order occurs."""
+        key = (order, stemmed)
+        if key not in self._counts:
+            self._counts[key] = Counter(self.ngrams(order, stemmed))
+        return self._counts[key]
+
+    def shared(self, gold: "Words", order: int, stemmed: bool = False) -> int:
+        """How many n-grams both texts have, each counted as often as in both.
+
+        >>> read_words("the cat the cat").shared(read_words("The cat sat."), 1)
+        2
+        """
+        partner, found = self._matched
+        if partner is not gold:  # remembers one partner: BLEU asks for four orders, ROUGE for two
+            found = {}
+            self._matched = (gold, found)
+        return self._match(gold, order, stemmed, found).shared
+
+    def _match(self, gold: "Words", order: int, stemmed: bool, found: dict) -> "Matched":
+        if (order, stemmed) not in found:
+            shorter = EVERYWHERE if order == 1 else self._match(gold, order - 1, stemmed, found)
+            found[order, stemmed] = _matched(
+                self.ngrams(order, stemmed), gold.counts(order, stemmed), shorter
+            )
+        return found[order, stemmed]
+
+    def same_text(self, other: "Words") -> bool:
+        """For texts without a single word (punctuation only): is it the same punctuation?"""
+        return self.text.split() == other.text.split()
+
+
+class Matched(NamedTuple):
+    """N-grams of a text that the gold has too: where they start, how many count, whether each is another one."""
+
+    starts: list[int] | None
+    shared: int
+    distinct: bool
+
+
+EVERYWHERE = Matched(None, 0, False)
+
+
+def _matched(grams: list, allowed: Mapping[Any, int], shorter: Matched) -> Matched:
+    """An n-gram of the gold starts only where a shorter one does, and is repeated only if a shorter one is."""
+    if shorter.starts is None:
+        starts = [i for i, gram in enumerate(grams) if gram in allowed]
+    else:
+        starts = [i for i in shorter.starts if i < len(grams) and grams[i] in allowed]
+    found = () if shorter.distinct else [grams[i] for i in starts]
+    if len(set(found)) == len(found):
+        return Matched(starts, len(starts), True)
+    surplus = sum([n - allowed[gram] for gram, n in Counter(found).items() if n > allowed[gram]])
+    return Matched(starts, len(starts) - surplus, False)
+
+
+def places_of(words: list[str], among: Iterable[int]) -> Places:
+    """Where each word stands, counting only the places `among`."""
+    found: Places = {}
+    for place in among:
+        found.setdefault(words[place], []).append(place)
+    return found
+
+
+# --- ways to cut a text into words; each is a function of the text alone ---
+
+NOT_ASCII_ALPHANUMERIC = re.compile(r"[^\sa-zA-Z0-9]")
+ROUGE_TOKEN = re.compile(r"[a-z0-9]+")
+
+
+def plain(text: str) -> list[str]:
+    return tokens(text)
+
+
+def numbered(text: str) -> list[str]:
+    return tokens(text, numbers=True)
+
+
+def rouge_score_words(text: str) -> list[str]:
+    """rouge_score's own tokens: everything outside ASCII letters and digits is a space."""
+    return ROUGE_TOKEN.findall(text.lower())
+
+
+def seed_words(text: str) -> list[str]:
+    """The original OmniRL's tokens for BLEU: punctuation deleted, case kept, split at white space."""
+    return NOT_ASCII_ALPHANUMERIC.sub("", text).split()
+
+
+Cut = Callable[[str], list[str]]
+
+
+def cut_by(numbers: bool) -> Cut:
+    return numbered if numbers else plain
+
+
+def read_words(text: str, cut: Cut = plain) -> Words:
+    """The text as words, from the cache where it was read a moment ago."""
+    if cut is rouge_score_words and text.isascii():
+        cut = plain  # the same tokens: share what is known
+    return _read_words(text, cut)
+
+
+@lru_cache(maxsize=64)
+def _read_words(text: str, cut: Cut) -> Words:
+    return Words(text, cut(text))
