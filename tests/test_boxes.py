@@ -1,7 +1,9 @@
 """Boxes: every way to write one, IoU against torchvision, sizes against transformers."""
 
+import doctest
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -264,3 +266,10 @@ def test_default_space_knows_the_families_and_asks_about_others():
     assert set(SPACE_OF_MODEL_TYPE.values()) <= set(SPACES)
     with pytest.raises(ValueError, match=r"'qwen2_5_vll' \(nearest known: 'qwen2_5_vl'\); set `space`"):
         default_space("qwen2_5_vll")
+
+
+def test_the_examples_of_the_docs_run():
+    page = Path(__file__).parents[1] / "docs" / "boxes.md"
+    result = doctest.testfile(str(page), module_relative=False)
+    assert result.attempted >= 4
+    assert result.failed == 0

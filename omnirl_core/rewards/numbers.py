@@ -10,6 +10,7 @@ from fractions import Fraction
 from omnirl_core.rewards.units import Unit, unit_at
 
 MAX_DIGITS = 100  # longer literals are refused: no answer needs them, and converting them is quadratic
+MAX_CHARACTERS = 4000  # of an answer that are searched, from the end that `pick` asks for
 MAX_REPEATS = 100  # of "the only" number
 
 
@@ -75,6 +76,10 @@ def pick_quantity(text: str, pick: str = "last") -> Quantity | None:
     ('7', '3/2')
     >>> pick_quantity("7 or 8", pick="only")
     """
+    text = text.strip()
+    if pick == "only" and len(text) > MAX_CHARACTERS:
+        return None
+    text = text[:MAX_CHARACTERS] if pick == "first" else text[-MAX_CHARACTERS:]
     text = _without_latex(half_width(text))
     matches = list(_NUMBER.finditer(text))
     if not matches and not re.search(r"\d", text):
@@ -95,6 +100,8 @@ def read_quantity(text: str) -> Quantity | None:
     >>> read_quantity("25 cm").value, read_quantity("17:45"), read_quantity("2 of 3")
     (Fraction(25, 1), None, None)
     """
+    if len(text) > MAX_CHARACTERS:
+        return None
     text = _without_latex(half_width(text)).strip()
     name = _NAME.match(text)
     match = _NUMBER.match(text, name.end() if name else 0)
