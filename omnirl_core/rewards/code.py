@@ -14,7 +14,7 @@ from typing import Any
 
 from .exercise import Exercise, Test, read_exercise
 from .jail import shim
-from .reward import on_answer
+from .reward import check_choice, on_answer
 from .sandbox import Limits, LocalSandbox, Outcome, Sandbox, cpp_compiler
 
 LABELS = {
@@ -22,7 +22,7 @@ LABELS = {
     "cpp": "cpp", "c++": "cpp", "cc": "cpp", "cxx": "cpp",
 }  # fmt: skip
 LANGUAGES = ("auto", "python", "cpp")
-LONGEST_SOURCE = 64 << 10
+LONGEST_SOURCE = 32 << 10  # characters; no exercise needs more, and a flood of text is not worth a process
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +56,7 @@ def code(
     >>> code("def double(x): return x ** 3", tests, allow_local_execution=True)
     0.0
     """
-    if language not in LANGUAGES:
-        raise ValueError(f"code: language {language!r} is none of {', '.join(LANGUAGES)}")
+    check_choice("language", language, LANGUAGES)
     sandbox = named_provider(provider) or local_sandbox(allow_local_execution, least_isolation, workers)
     exercise = read_exercise(solution)
     if exercise is None:
@@ -121,7 +120,7 @@ def program_text(prediction: str, language: str) -> tuple[str, str] | None:
     Of the fenced blocks the last one labelled as code counts, else the last one, else the whole answer.
 
     >>> program_text("First:\\n```python\\nprint(1)\\n```\\nIt prints:\\n```\\n1\\n```", "auto")
-    ('print(1)\\n\\n', 'python')
+    ('print(1)\\n', 'python')
     """
     blocks = fenced_blocks(prediction)
     labelled = [block for block in blocks if block[0] in LABELS]
@@ -143,7 +142,7 @@ def fenced_blocks(text: str) -> list[tuple[str, str]]:
             if is_fence:
                 label, body = line.strip().strip("`").strip().partition(" ")[0].lower(), []
         elif is_fence or line.rstrip().endswith("```"):  # a fence at the end of the last line closes, too
-            body.append("" if is_fence else line.rstrip().removesuffix("```"))
+            body += [] if is_fence else [line.rstrip().removesuffix("```")]
             blocks.append((label, "".join(f"{one}\n" for one in body)))
             body = None
         else:
