@@ -60,7 +60,11 @@ class StrictDecoder:
             raise
         except ValueError as error:  # an integer of more digits than Python reads
             raise json.JSONDecodeError(str(error).split(";")[0], text, start) from None
-        if text.find("\\u", start, end) >= 0 and _HALF_PAIR.search(text, start, end) and not _encodable(value):
+        if (
+            text.find("\\u", start, end) >= 0
+            and _HALF_PAIR.search(text, start, end)
+            and not _encodable(value)
+        ):
             self._faults.append("half of a surrogate pair (\\ud800 to \\udfff); write the whole character")
         return value, end, self._faults[0] if self._faults else None
 
@@ -110,7 +114,7 @@ def count_jsonl(path: str) -> int:
 
 def _parsed_line(decoder: StrictDecoder, line: int, raw: bytes) -> RawRow:
     try:
-        text = raw.decode("utf-8")
+        text = raw.decode("utf-8").rstrip(_SPACES)
         value, fault = decoder.decode(text)
     except UnicodeDecodeError as error:
         return RawRow(line, None, _not_utf8(error))
@@ -214,7 +218,7 @@ class _Window:
                     )
                     raise self.error(f"not JSON: {error.msg}, at {found}", error.pos - self._at) from None
             else:
-                if end < len(self._text) or self._ended:  # else a number could go on
+                if end + 3 <= len(self._text) or self._ended:  # else a number could go on, as 1 does in 1e+5
                     break
             self._grow()
         self.step(end)

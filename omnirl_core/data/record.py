@@ -119,9 +119,9 @@ def _question(rest: dict[str, Any]) -> tuple[str, Any]:
     """Problem and solution of a row in the seed's format, which REC annotations share."""
     missing = [key for key in ("problem", "solution") if key not in rest]
     if missing:
-        keys = ", ".join(map(repr, rest)) or "none"
+        keys = ", ".join(rest) or "none"
         fix = "; write null where no reward needs it" if missing == ["solution"] else ""
-        raise DataError(f"no {missing[0]!r} among its keys ({shown(keys, 120)}); add it{fix}")
+        raise DataError(f"no {missing[0]!r} among its keys ({keys[:120]}); add it{fix}")
     return _text(rest.pop("problem"), "problem"), rest.pop("solution")
 
 

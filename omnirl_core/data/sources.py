@@ -222,7 +222,7 @@ def _entries(path: str, problems: Problems) -> Iterator[tuple[int, dict[str, str
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise DataError(f"{path}:{line}: not YAML: {error.problem}") from None
     except yaml.YAMLError as error:  # control characters
-        raise DataError(f"{path}: not YAML: {error}") from None
+        raise DataError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
     pairs = [(key.value, value) for key, value in top.value] if isinstance(top, yaml.MappingNode) else []
     if [key for key, _ in pairs] != ["datasets"] or not isinstance(pairs[0][1], yaml.SequenceNode):
         found = f"the keys {[key for key, _ in pairs]}" if pairs else "no keys"
