@@ -48,6 +48,7 @@ def generate(
     batch_size: int = 16,
     temperature: float = 0.0,
     seed: int = 0,
+    checkpoint_settings: bool = False,
     progress: str | None = None,
 ) -> list[Generation]:
     """Return one completion per row, in the order of the rows.
@@ -56,10 +57,14 @@ def generate(
     is a list of blocks, `images` a list of paths or PIL images in the order of the image blocks.
     `temperature=0` is greedy; above it every row draws from its own random stream, made of `seed` and the
     row's `row_id` (its place in `rows` where it has none), so that a sample does not depend on the rest of
-    the batch either. `progress` is the label of a progress bar; None shows none.
+    the batch either. With `checkpoint_settings`, what the checkpoint's own generation_config says (such as
+    a repetition penalty, 1.05 for Qwen2.5-VL) applies, as where others call `generate` plainly; training
+    and this evaluation leave it out. `progress` is the label of a progress bar; None shows none.
     """
     rows = list(rows)
     batches = _batches(rows, batch_size)
+    tokenizer = getattr(processor, "tokenizer", processor)
+    config = _generation_config(model, tokenizer, max_new_tokens, checkpoint_settings)
     done: dict[int, Generation] = {}
     bar = tqdm(total=len(rows), desc=progress, unit="row", disable=progress is None)
     with bar, _evaluating(model):
@@ -67,38 +72,35 @@ def generate(
             batch = [rows[place] for place in places]
             names = [f"{seed}:{row.get('row_id') or place}" for place, row in zip(places, batch, strict=True)]
             draw = partial(_RowwiseSampling, temperature, names) if temperature > 0 else None
-            done.update(
-                zip(places, _generate_batch(model, processor, batch, max_new_tokens, draw), strict=True)
-            )
+            done.update(zip(places, _generate_batch(model, processor, batch, config, draw), strict=True))
             bar.update(len(places))
     return [done[place] for place in range(len(rows))]
 
 
 def _generate_batch(
-    model: Any, processor: Any, rows: list[dict], max_new_tokens: int, draw: Any
+    model: Any, processor: Any, rows: list[dict], config: GenerationConfig, draw: Any
 ) -> list[Generation]:
     images = [[_open(image) for image in row.get("images") or []] for row in rows]
     tokenizer = getattr(processor, "tokenizer", processor)
     inputs, resized = _encode(processor, tokenizer, rows, images, model.device)
-    ends = _end_token_ids(model, tokenizer)
-    config = _generation_config(model, tokenizer, ends, max_new_tokens)
     extra = LogitsProcessorList([draw(model.device)] if draw else [])
     with torch.no_grad():
         output = model.generate(**inputs, generation_config=config, logits_processor=extra)  # (B, P+C)
     completions = output[:, inputs["input_ids"].shape[1] :].tolist()
     return [
-        _generation(tokenizer, ids, ends, max_new_tokens, tuple(i.size for i in pictures), sizes)
+        _generation(tokenizer, ids, config, tuple(i.size for i in pictures), sizes)
         for ids, pictures, sizes in zip(completions, images, resized, strict=True)
     ]
 
 
 def _generation(
-    tokenizer: Any, ids: list[int], ends: list[int], max_new_tokens: int, sizes: tuple, resized: tuple | None
+    tokenizer: Any, ids: list[int], config: GenerationConfig, sizes: tuple, resized: tuple | None
 ) -> Generation:
-    stop = next((place for place, token in enumerate(ids) if token in ends), None)
+    stop = next((place for place, token in enumerate(ids) if token in config.eos_token_id), None)
     kept = ids if stop is None else ids[: stop + 1]
     text = tokenizer.decode(kept, skip_special_tokens=True)
-    return Generation(text, tuple(kept), stop is None and len(kept) >= max_new_tokens, sizes, resized)
+    clipped = stop is None and len(kept) >= config.max_new_tokens
+    return Generation(text, tuple(kept), clipped, sizes, resized)
 
 
 def _encode(
@@ -167,30 +169,26 @@ def _resized_sizes(processor: Any, grid: torch.Tensor | None, n_images: list[int
     return [tuple(next(sizes) for _ in range(count)) for count in n_images]
 
 
+def _generation_config(
+    model: Any, tokenizer: Any, max_new_tokens: int, checkpoint_settings: bool
+) -> GenerationConfig:
+    """Greedy settings. transformers fills what is left out from the checkpoint's own generation_config."""
+    ends = _end_token_ids(model, tokenizer)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
+    given = {"max_new_tokens": max_new_tokens, "do_sample": False, "eos_token_id": ends, "pad_token_id": pad}
+    if (
+        not checkpoint_settings
+    ):  # so each field that changes the outcome is named, with the value that does nothing
+        given |= {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_new_tokens": 0}
+        given |= {"temperature": 1.0, "top_p": 1.0, "top_k": 50}
+        given |= {"suppress_tokens": vision_token_ids(model.config, tokenizer) or None}
+    return GenerationConfig(**given, disable_compile=True)
+
+
 def _end_token_ids(model: Any, tokenizer: Any) -> list[int]:
     declared = model.generation_config.eos_token_id
     declared = declared if isinstance(declared, list) else [declared]
     return [token for token in dict.fromkeys([tokenizer.eos_token_id, *declared]) if token is not None]
-
-
-def _generation_config(model: Any, tokenizer: Any, ends: list[int], max_new_tokens: int) -> GenerationConfig:
-    # transformers fills what is left None from the checkpoint's own generation_config (repetition_penalty
-    # 1.05 for Qwen2.5-VL), which training does not use either; so each field that changes the outcome is
-    # named.
-    return GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=50,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0],
-        eos_token_id=ends,
-        suppress_tokens=vision_token_ids(model.config, tokenizer) or None,
-        disable_compile=True,
-    )
 
 
 def _batches(rows: list[dict], batch_size: int) -> list[list[int]]:

@@ -120,6 +120,28 @@ def test_checkpoints_own_generation_settings_change_nothing(tiny_checkpoint, pol
     )
 
 
+def test_checkpoints_own_settings_apply_where_they_are_asked_for(tiny_checkpoint, processor, mixed_rows):
+    """As the plain `generate` of others: oracle is that call itself, one row at a time."""
+    policy = load_policy(tiny_checkpoint)
+    policy.generation_config.repetition_penalty = 1.5
+    found = generate(
+        policy, processor, mixed_rows, max_new_tokens=LIMIT, batch_size=3, checkpoint_settings=True
+    )
+    for row, answer in zip(mixed_rows, found, strict=True):
+        pictures = iter(Image.open(path) for path in row["images"])
+        blocks = [
+            {"type": "image", "image": next(pictures)} if block["type"] == "image" else block
+            for block in row["prompt"][0]["content"]
+        ]
+        inputs = processor.apply_chat_template(
+            [{"role": "user", "content": blocks}],
+            add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+        )  # fmt: skip
+        plain = policy.generate(**inputs, max_new_tokens=LIMIT, do_sample=False)
+        assert answer.token_ids == tuple(plain[0, inputs["input_ids"].shape[1] :].tolist())
+    assert found != generate(policy, processor, mixed_rows, max_new_tokens=LIMIT)
+
+
 def test_each_module_gets_its_mode_back(tiny_checkpoint, processor, mixed_rows):
     policy = load_policy(tiny_checkpoint)
     policy.train()
