@@ -57,7 +57,7 @@ def score_rows(
     lines = []
     for place, (row, generation) in enumerate(zip(rows, generations, strict=True)):
         own = {name: column[place] for name, column in values.items()}
-        line = _describe(row, generation, place)
+        line = describe_row(row, generation, place)
         line |= {"rewards": own, "weights": weights, "score": weighted_mean(own, weights)}
         reading = next((readings[name] for name in own if own[name] is not None and readings[name]), None)
         lines.append(line | ({"boxes": reading} if reading else {}))
@@ -92,7 +92,8 @@ def _call(reward: Reward, rows: Sequence[dict], generations: Sequence[Generation
     )
 
 
-def _describe(row: dict, generation: Generation, place: int) -> dict[str, Any]:
+def describe_row(row: dict, generation: Generation, place: int) -> dict[str, Any]:
+    """Return a line without its grades: the row, the completion, and the sizes of its pictures."""
     images = row.get("images") or []
     return {
         "row_id": row.get("row_id") or f"row:{place}",
