@@ -9,13 +9,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from omnirl_core.types import Completion
 
 TAG = re.compile(r"</?(?:think|answer)>")
 ORDER = ["<think>", "</think>", "<answer>", "</answer>"]
 END_MARKERS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "<eos>", "</s>")
+
+
+class Tag(NamedTuple):
+    """One of the four tags and where it stands."""
+
+    name: str
+    start: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,11 @@ def _content_text(content: Any) -> str:
     return "".join(block if isinstance(block, str) else block.get("text") or "" for block in content)
 
 
+def find_tags(text: str) -> list[Tag]:
+    """The four tags of the format, in the order of the text."""
+    return [Tag(match.group(), match.start(), match.end()) for match in TAG.finditer(text)]
+
+
 def parse_response(text: str) -> Response:
     """Read `<think>...</think><answer>...</answer>` in one pass over the tags.
 
@@ -54,8 +67,8 @@ def parse_response(text: str) -> Response:
     >>> parse_response("<think>2 + 2</think> so 4").reason
     'no <answer>'
     """
-    text = _without_end_marker(text)
-    tags = [(match.group(), match.start(), match.end()) for match in TAG.finditer(text)]
+    text = without_end_marker(text)
+    tags = find_tags(text)
     reason = _fault(text, tags)
     return Response(_think_body(text, tags), _answer_body(text, tags), not reason, reason)
 
@@ -66,8 +79,8 @@ def answer_text(completion: Completion | None) -> str | None:
     >>> answer_text("<think>is it <answer>3</answer>?</think><answer>4</answer>")
     '4'
     """
-    text = _without_end_marker(completion_text(completion))
-    return _answer_body(text, [(match.group(), match.start(), match.end()) for match in TAG.finditer(text)])
+    text = without_end_marker(completion_text(completion))
+    return _answer_body(text, find_tags(text))
 
 
 def strip_tags(text: str) -> str:
@@ -109,52 +122,50 @@ def _gold_text(gold: Any) -> str:
     return str(gold) if readable else ""
 
 
-Tag = tuple[str, int, int]  # the tag, where it starts, where it ends
-
-
 def _fault(text: str, tags: list[Tag]) -> str:
     """First thing wrong with the format, "" when nothing is."""
-    names = [name for name, _, _ in tags]
+    names = [tag.name for tag in tags]
     for name in ORDER:
         if (count := names.count(name)) != 1:
             return f"no {name}" if count == 0 else f"{count} x {name}"
     if names != ORDER:
         return "tags out of order: " + " ".join(names)
-    outside = (text[: tags[0][1]], text[tags[1][2] : tags[2][1]], text[tags[3][2] :])
-    for place, between in zip(
-        ("before <think>", "between </think> and <answer>", "after </answer>"), outside, strict=True
-    ):
+    think, end_think, answer, end_answer = tags
+    bodies = {"<think>": text[think.end : end_think.start], "<answer>": text[answer.end : end_answer.start]}
+    outside = {
+        "before <think>": text[: think.start],
+        "between </think> and <answer>": text[end_think.end : answer.start],
+        "after </answer>": text[end_answer.end :],
+    }
+    for place, between in outside.items():
         if between.strip():
             return f"text {place}"
-    for name, opened, closed in (("<think>", tags[0], tags[1]), ("<answer>", tags[2], tags[3])):
-        if not text[opened[2] : closed[1]].strip():
-            return f"empty {name}"
-    return ""
+    return next((f"empty {name}" for name, body in bodies.items() if not body.strip()), "")
 
 
 def _think_body(text: str, tags: list[Tag]) -> str | None:
     """From the first `<think>` (or the start: a chat template may have opened it) to the last `</think>`."""
-    closed = max((start for name, start, _ in tags if name == "</think>"), default=None)
+    closed = max((tag.start for tag in tags if tag.name == "</think>"), default=None)
     if closed is None:
         return None
-    opened = min((end for name, _, end in tags if name == "<think>" and end <= closed), default=0)
+    opened = min((tag.end for tag in tags if tag.name == "<think>" and tag.end <= closed), default=0)
     return text[opened:closed].strip()
 
 
 def _answer_body(text: str, tags: list[Tag]) -> str | None:
-    thought = max((i for i, (name, _, _) in enumerate(tags) if name == "</think>"), default=-1)
+    thought = max((i for i, tag in enumerate(tags) if tag.name == "</think>"), default=-1)
     answer, opened = None, None
-    for name, start, end in tags[thought + 1 :]:
-        if name == "<think>":
+    for tag in tags[thought + 1 :]:
+        if tag.name == "<think>":
             break  # a thought that never ends: nothing in it is an answer
-        if name == "<answer>":
-            opened = end
+        if tag.name == "<answer>":
+            opened = tag.end
         elif opened is not None:
-            answer, opened = text[opened:start].strip(), None
+            answer, opened = text[opened : tag.start].strip(), None
     return answer
 
 
-def _without_end_marker(text: str) -> str:
+def without_end_marker(text: str) -> str:
     """Text without outer white space and without the end-of-turn token that some decoders keep."""
     text = text.strip()
     for marker in END_MARKERS:

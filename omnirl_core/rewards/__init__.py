@@ -1,8 +1,39 @@
-"""Rewards for GRPO that judge one sample, importable without torch."""
+"""Rewards for GRPO, each a function that judges one sample, importable without torch.
 
+    from omnirl_core.rewards import load_rewards
+    rewards = load_rewards("recipes/rewards/unified_text.yaml")   # what trl.GRPOTrainer takes as reward_funcs
+
+Scorers of boxes and answers are imported when they are first asked for; the scorer `code` is imported from the
+module of its name, omnirl_core.rewards.code.
+"""
+
+from typing import Any
+
+from omnirl_core.rewards.describe import describe_rewards
 from omnirl_core.rewards.format import think_format
-from omnirl_core.rewards.load import load_rewards
+from omnirl_core.rewards.length import length_band, repetition
+from omnirl_core.rewards.load import RewardsError, load_rewards
 from omnirl_core.rewards.overlap import bleu, meteor, overlap, rouge
-from omnirl_core.rewards.reward import Reward
+from omnirl_core.rewards.registry import SCORERS, scorer_named
+from omnirl_core.rewards.reward import Reward, on_answer
 
-__all__ = ["Reward", "bleu", "load_rewards", "meteor", "overlap", "rouge", "think_format"]
+__all__ = [
+    "Reward",
+    "RewardsError",
+    "bleu",
+    "describe_rewards",
+    "length_band",
+    "load_rewards",
+    "meteor",
+    "on_answer",
+    "overlap",
+    "repetition",
+    "rouge",
+    "think_format",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in SCORERS and name != "code":
+        return scorer_named(name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

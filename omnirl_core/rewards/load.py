@@ -1,51 +1,146 @@
-"""rewards.yaml -> list of Reward, and the registry of names."""
+"""rewards.yaml -> list of Reward.
 
-import importlib
+    rewards:
+      - {name: think_format, weight: 0.2}
+      - name: iou_at_half              # a name of your own
+        scorer: box_iou                # for a registered scorer
+        tasks: [boxes]                 # rows of other tasks get None
+        settings: {threshold: 0.5}
+      - function: my_rewards.py:brief  # your own scorer, path relative to this file
+      - {name: length_band, weight: 0.1, gated_by: overlap, gate_at: 0.5}
+
+All faults of a file are reported at once, each with its line.
+"""
+
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
+from omnirl_core.rewards.entries import Entry, Faults, RewardsError, read_entries
+from omnirl_core.rewards.file_function import FileFunction
+from omnirl_core.rewards.registry import SCORERS, scorer_named
+from omnirl_core.rewards.reward import Reward
+from omnirl_core.rewards.settings import Scorer, nearest, setting_faults
 
-from omnirl_core.rewards.reward import Reward, Scorer
+__all__ = ["SCORERS", "RewardsError", "load_rewards", "scorer_named"]
 
-SCORERS = {
-    "think_format": "omnirl_core.rewards.format:think_format",
-    "length_band": "omnirl_core.rewards.length:length_band",
-    "repetition": "omnirl_core.rewards.length:repetition",
-    "bleu": "omnirl_core.rewards.overlap:bleu",
-    "rouge": "omnirl_core.rewards.overlap:rouge",
-    "meteor": "omnirl_core.rewards.overlap:meteor",
-    "overlap": "omnirl_core.rewards.overlap:overlap",
-    "exact": "omnirl_core.rewards.answers:exact",
-    "choice": "omnirl_core.rewards.answers:choice",
-    "yes_no": "omnirl_core.rewards.answers:yes_no",
-    "number": "omnirl_core.rewards.answers:number",
-    "math": "omnirl_core.rewards.answers:math",
-    "edit_similarity": "omnirl_core.rewards.answers:edit_similarity",
-    "answer": "omnirl_core.rewards.answers:answer",
-    "box_iou": "omnirl_core.rewards.grounding:box_iou",
-    "box_f1": "omnirl_core.rewards.grounding:box_f1",
-    "box_ap": "omnirl_core.rewards.grounding:box_ap",
-    "code": "omnirl_core.rewards.code:code",
-}
-"""Name in rewards.yaml -> `module:function`, imported when it is named."""
-
-
-def scorer_named(name: str) -> Scorer:
-    """The scorer behind a registered name."""
-    module, _, function = SCORERS[name].partition(":")
-    return getattr(importlib.import_module(module), function)
+PROBE = "<think>a</think><answer>a</answer>"
+"""A completion that every scorer can be tried on, so that what a setting breaks, breaks before training."""
 
 
 def load_rewards(path: str | Path) -> list[Reward]:
-    """Rewards of a rewards.yaml, in its order."""
-    entries: list[dict[str, Any]] = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["rewards"]
+    """Rewards of a rewards.yaml, in its order; RewardsError tells every fault with its line and nearest name."""
+    path = Path(path)
+    faults = Faults(path)
+    entries = read_entries(path, faults)
+    rewards = [_reward(entry, faults) for entry in entries]
+    _check_names(entries, faults)
+    ready = [reward for reward in rewards if reward is not None]
+    if faults.found:
+        raise faults.error()
+    named = {reward.name: reward for reward in ready}
     return [
-        Reward(
-            entry["name"],
-            scorer_named(entry["name"]),
-            float(entry.get("weight", 1.0)),
-            entry.get("settings") or {},
+        replace(
+            reward, gates=tuple(named[name] for name in entry.names("gated_by")), gate_at=entry["gate_at"]
         )
-        for entry in entries
+        for entry, reward in zip(entries, ready, strict=True)
     ]
+
+
+def _reward(entry: Entry, faults: Faults) -> Reward | None:
+    """The reward of an entry, without its gates; None where the entry has a fault."""
+    before = len(faults.found)
+    scorer = _scorer(entry, faults) if entry.values else None
+    weight = _number(entry, "weight", faults)
+    _number(entry, "gate_at", faults, between=(0, 1))
+    tasks = _texts(entry, "tasks", faults)
+    _texts(entry, "gated_by", faults)
+    if entry["reads"] not in (None, "answer", "completion"):
+        faults.add(entry.line_of("reads"), f"reads: {entry['reads']!r} is neither 'answer' nor 'completion'")
+    settings = entry["settings"] or {}
+    if not isinstance(settings, dict):
+        faults.add(entry.line_of("settings"), f"settings: {settings!r} is no mapping of names to values")
+    elif scorer is not None:
+        for message in setting_faults(scorer, settings):
+            faults.add(entry.line_of("settings"), f"{entry.name}: {message}")
+    if scorer is None or len(faults.found) > before:
+        return None
+    weight = 1.0 if weight is None else weight
+    reward = Reward(entry.name, scorer, weight, settings, tasks or None, reads=entry["reads"] or "")
+    _try(reward, entry, faults)
+    return reward
+
+
+def _scorer(entry: Entry, faults: Faults) -> Scorer | None:
+    key = next((key for key in ("function", "scorer", "name") if entry[key] is not None), None)
+    if key is None:
+        faults.add(entry.line, "an entry wants a `name:` or a `function:`")
+        return None
+    if entry["function"] is not None and entry["scorer"] is not None:
+        faults.add(entry.line_of("scorer"), "an entry has a `scorer:` or a `function:`, not both")
+    try:
+        return _file_function(entry[key], faults.path) if key == "function" else scorer_named(entry[key])
+    except Exception as error:  # noqa: BLE001  the user's own file may raise anything
+        faults.add(entry.line_of(key), error.args[0] if isinstance(error, LookupError) else f"{key}: {error}")
+        return None
+
+
+def _file_function(reference: Any, yaml_path: Path) -> Scorer:
+    file, _, name = str(reference).rpartition(":")
+    if not file or not name:
+        raise ValueError(f"{reference!r} is not of the form path/to/file.py:function")
+    scorer = FileFunction((yaml_path.parent / file).resolve(), name)
+    scorer.load()
+    return scorer
+
+
+def _number(
+    entry: Entry, key: str, faults: Faults, between: tuple[float, float] | None = None
+) -> float | None:
+    value = entry[key]
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        faults.add(entry.line_of(key), f"{key}: {value!r} is not a number")
+        return None
+    if between and not between[0] <= value <= between[1]:
+        faults.add(entry.line_of(key), f"{key}: {value} is not between {between[0]} and {between[1]}")
+    return float(value)
+
+
+def _texts(entry: Entry, key: str, faults: Faults) -> tuple[str, ...]:
+    values = entry.names(key)
+    if not all(isinstance(value, str) for value in values) or entry[key] == []:
+        faults.add(entry.line_of(key), f"{key}: {entry[key]!r} is neither a name nor a list of names")
+    return tuple(values)
+
+
+def _check_names(entries: list[Entry], faults: Faults) -> None:
+    """Names must differ, and gates be other entries that have no gates themselves."""
+    named: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.name and entry.name in named:
+            remedy = f"give it a name of its own and `scorer: {entry.name}`"
+            faults.add(entry.line, f"a second reward named '{entry.name}'; {remedy}")
+        named.setdefault(entry.name, entry)
+    for entry in entries:
+        line = entry.line_of("gated_by")
+        for gate in entry.names("gated_by"):
+            others = [name for name, other in named.items() if other is not entry and not other["gated_by"]]
+            if gate not in others:
+                faults.add(
+                    line, f"gated_by: '{gate}' is no other, ungated reward here{nearest(gate, others)}"
+                )
+        if entry["gate_at"] is not None and not entry["gated_by"]:
+            faults.add(entry.line_of("gate_at"), "gate_at: there is no gated_by that it could apply to")
+
+
+def _try(reward: Reward, entry: Entry, faults: Faults) -> None:
+    """One trial on nothing in particular: a value out of range or a missing package shows now, not in step 1."""
+    if isinstance(reward.scorer, FileFunction):
+        return  # may want columns that only the batch has
+    try:
+        reward.score(PROBE, "a")
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        faults.add(entry.line_of("settings"), f"{entry.name}: {error}")

@@ -5,46 +5,21 @@ unjudgeable (no readable gold), an exception is a bug. Its first argument is the
 scorer marked `@on_answer`, the answer that `text.answer_text` finds in it.
 """
 
-import difflib
-import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
+from omnirl_core.rewards.settings import Scorer, check_choice, setting_faults, signature_of
 from omnirl_core.text import answer_text, completion_text
 from omnirl_core.types import Completion
 
-Scorer = Callable[..., float | None]
+__all__ = ["Reward", "Scorer", "check_choice", "on_answer"]
 
 
 def on_answer(scorer: Scorer) -> Scorer:
     """Mark a scorer of plain text: as a reward it is given the answer, and scores 0.0 when there is none."""
     scorer.reads = "answer"  # type: ignore[attr-defined]
     return scorer
-
-
-@dataclass(frozen=True)
-class Signature:
-    """What a scorer can be given, read from its parameters once."""
-
-    takes_solution: bool
-    keywords: tuple[str, ...]
-    takes_any: bool  # **columns
-
-
-@lru_cache(maxsize=256)
-def signature_of(scorer: Scorer) -> Signature:
-    """The second positional parameter is the solution, unless it has a default and another name."""
-    parameters = list(inspect.signature(scorer).parameters.values())
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    second = positional[1] if len(positional) > 1 else None
-    takes_solution = second is not None and (
-        second.default is second.empty or second.name in ("solution", "reference", "gold")
-    )
-    keywords = [p.name for p in positional[1 + takes_solution :]]
-    keywords += [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
-    return Signature(takes_solution, tuple(keywords), any(p.kind == p.VAR_KEYWORD for p in parameters))
 
 
 @dataclass(frozen=True)
@@ -69,7 +44,7 @@ class Reward:
     def __post_init__(self) -> None:
         if not self.reads:
             object.__setattr__(self, "reads", getattr(self.scorer, "reads", "completion"))
-        faults = unknown_settings(self.scorer, self.settings)
+        faults = setting_faults(self.scorer, self.settings)
         if faults:
             raise TypeError(f"reward '{self.name}': " + "; ".join(faults))
 
@@ -100,20 +75,20 @@ class Reward:
     def applies_to(self, task: str | None) -> bool:
         return self.tasks is None or task in self.tasks
 
-    def score(self, completion: Completion | None, solution: Any = None, **columns: Any) -> float | None:
+    def score(self, completion: Completion | None, /, solution: Any = None, **columns: Any) -> float | None:
         """Score of one completion; `columns` holds the row's other columns."""
         text = answer_text(completion) if self.reads == "answer" else completion_text(completion)
-        score = self._plain_score(text, solution, columns)
-        if not score or not self.gates:
+        score = self._ungated(text, solution, columns)
+        if score is None or not self.gates:
             return score
-        gate = self._gate_score(completion, solution, columns)
+        gate = self._gate(completion, solution, columns)
         if gate is None:
             return None
         if self.gate_at is None:
             return score * gate
         return score if gate >= self.gate_at else 0.0
 
-    def _plain_score(self, text: str | None, solution: Any, columns: Mapping[str, Any]) -> float | None:
+    def _ungated(self, text: str | None, solution: Any, columns: Mapping[str, Any]) -> float | None:
         expects = signature_of(self.scorer)
         known = columns if expects.takes_any else [name for name in expects.keywords if name in columns]
         arguments = {name: columns[name] for name in known} | dict(self.settings)
@@ -127,40 +102,13 @@ class Reward:
             return None
         return 0.0 if text is None else float(score)
 
-    def _gate_score(self, completion: Any, solution: Any, columns: Mapping[str, Any]) -> float | None:
+    def _gate(self, completion: Any, solution: Any, columns: Mapping[str, Any]) -> float | None:
         for gate in self.gates:
             if gate.applies_to(columns.get("task")):
                 score = gate.score(completion, solution, **columns)
                 if score is not None:
                     return score
         return None
-
-
-def unknown_settings(scorer: Scorer, settings: Iterable[str]) -> list[str]:
-    """One message for each setting that the scorer does not have, with the nearest one that it has."""
-    expects = signature_of(scorer)
-    if expects.takes_any:
-        return []
-    return [
-        f"unknown setting '{name}'{nearest(name, expects.keywords)}"
-        for name in settings
-        if name not in expects.keywords
-    ]
-
-
-def check_choice(setting: str, value: object, choices: Collection[object]) -> None:
-    """ValueError naming the nearest choice when a setting has none of its values."""
-    if value not in choices:
-        raise ValueError(f"{setting}: {value!r} is not a choice{nearest(value, map(str, choices))}")
-
-
-def nearest(name: object, known: Iterable[str]) -> str:
-    """Tail of an error about an unknown name: the nearest known one, or all of them."""
-    known = list(known)
-    close = difflib.get_close_matches(str(name), known, n=1)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; known: {', '.join(known)}" if known else "; it has none"
 
 
 def _row(columns: Mapping[str, Any], i: int, n: int) -> dict[str, Any]:

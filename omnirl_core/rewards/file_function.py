@@ -1,0 +1,58 @@
+"""A scorer from a user's own file, `path/to/file.py:function`, that still pickles."""
+
+import inspect
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from zlib import crc32
+
+from omnirl_core.rewards.settings import Scorer, nearest
+
+
+@dataclass(frozen=True)
+class FileFunction:
+    """Calls a function of a Python file; equal and picklable by path and name, loaded where it is called."""
+
+    path: Path
+    name: str
+
+    def load(self) -> Scorer:
+        """The function itself; the file is run once a process."""
+        found = getattr(_module(self.path), self.name, None)
+        if not callable(found):
+            known = [name for name, value in vars(_module(self.path)).items() if inspect.isfunction(value)]
+            raise AttributeError(f"no function '{self.name}' in {self.path}{nearest(self.name, known)}")
+        return found
+
+    @property
+    def reads(self) -> str:
+        return getattr(self.load(), "reads", "completion")
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.load())
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return self.load().__doc__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> float | None:
+        return self.load()(*args, **kwargs)
+
+
+@lru_cache(maxsize=64)
+def _module(path: Path) -> ModuleType:
+    """Run the file once, as a module of its own."""
+    if path.suffix != ".py" or not path.is_file():
+        raise FileNotFoundError(f"no Python file {path}")
+    name = f"omnirl_reward_{path.stem}_{crc32(str(path).encode()):08x}"
+    loader = SourceFileLoader(name, str(path))
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    sys.modules[name] = module  # dataclasses look up the module that they are defined in
+    loader.exec_module(module)
+    return module

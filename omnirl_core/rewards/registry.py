@@ -1,0 +1,39 @@
+"""The scorers that rewards.yaml can name, each imported when it is named."""
+
+import importlib
+
+from omnirl_core.rewards.settings import Scorer, nearest
+
+SCORERS = {
+    "think_format": "omnirl_core.rewards.format:think_format",
+    "length_band": "omnirl_core.rewards.length:length_band",
+    "repetition": "omnirl_core.rewards.length:repetition",
+    "bleu": "omnirl_core.rewards.overlap_bleu:bleu",
+    "rouge": "omnirl_core.rewards.overlap_rouge:rouge",
+    "meteor": "omnirl_core.rewards.overlap_meteor:meteor",
+    "overlap": "omnirl_core.rewards.overlap:overlap",
+    "exact": "omnirl_core.rewards.answers:exact",
+    "choice": "omnirl_core.rewards.answers:choice",
+    "yes_no": "omnirl_core.rewards.answers:yes_no",
+    "number": "omnirl_core.rewards.answers:number",
+    "math": "omnirl_core.rewards.answers:math",
+    "edit_similarity": "omnirl_core.rewards.answers:edit_similarity",
+    "answer": "omnirl_core.rewards.answers:answer",
+    "box_iou": "omnirl_core.rewards.grounding:box_iou",
+    "box_f1": "omnirl_core.rewards.grounding:box_f1",
+    "box_ap": "omnirl_core.rewards.grounding:box_ap",
+    "code": "omnirl_core.rewards.code:code",
+}
+"""Name -> `module:function`, so that what only one reward needs is imported only for it."""
+
+
+def scorer_named(name: str) -> Scorer:
+    """The scorer of that name; LookupError with the nearest name if there is none.
+
+    >>> scorer_named("box_iou").__name__
+    'box_iou'
+    """
+    if name not in SCORERS:
+        raise LookupError(f"no reward '{name}'{nearest(name, SCORERS)}")
+    module, _, function = SCORERS[name].partition(":")
+    return getattr(importlib.import_module(module), function)
