@@ -53,7 +53,7 @@ def set_pixel_budget(processor: Any, min_pixels: int | None, max_pixels: int | N
     """
     if min_pixels is None and max_pixels is None:
         return
-    images = getattr(processor, "image_processor", None)
+    images: Any = getattr(processor, "image_processor", None)
     kwargs = getattr(getattr(images, "valid_kwargs", None), "__annotations__", {})
     if "min_pixels" not in kwargs:
         raise ValueError(
@@ -71,7 +71,7 @@ def set_pixel_budget(processor: Any, min_pixels: int | None, max_pixels: int | N
 
 def vision_tower_name(model: nn.Module) -> str | None:
     """Dotted name of the module that turns pixels into features (`model.visual`); None for a text-only model."""
-    find = getattr(model, "get_encoder", None)
+    find: Any = getattr(model, "get_encoder", None)
     tower = find(modality="image") if find else None  # the model itself where it has no such module
     return next((name for name, module in model.named_modules() if module is tower and name), None)
 
@@ -95,7 +95,8 @@ def vision_tower(model: nn.Module) -> nn.Module | None:
 
 def base_model(model: nn.Module) -> nn.Module:
     """The model without its PEFT wrapper."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    unwrap: Any = getattr(model, "get_base_model", None)
+    return unwrap() if unwrap else model
 
 
 def freeze_vision_tower(model: nn.Module) -> int:

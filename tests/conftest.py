@@ -5,7 +5,6 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +131,5 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def _same_start() -> Iterator[None]:
+def _same_start() -> None:
     torch.manual_seed(0)
-    yield

@@ -47,7 +47,7 @@ class VisionAnchor:
             for name, value in self.inputs.items()
         }
         output = backbone.get_image_features(**inputs, return_dict=True)  # type: ignore[operator]
-        return 0.0 * sum(tensor.float().sum() for tensor in _floats(output))
+        return 0.0 * torch.stack([tensor.float().sum() for tensor in _floats(output)]).sum()
 
 
 def add_vision_anchor(model: nn.Module, processor: Any, sharded: bool) -> VisionAnchor | None:
@@ -55,7 +55,7 @@ def add_vision_anchor(model: nn.Module, processor: Any, sharded: bool) -> Vision
 
     Not a forward pre-hook: under ZeRO-3 the tower would run before DeepSpeed's own hook on the parent.
     """
-    backbone = base_model(model).base_model
+    backbone: Any = base_model(model).base_model
     tower = vision_tower_name(backbone)
     if tower is None or not hasattr(backbone, "get_image_features"):
         return None

@@ -1,9 +1,11 @@
-"""Weights back from a checkpoint of full fine-tuning."""
+"""What a resumed run needs besides what transformers restores: its weights, and the order of its rows."""
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.utils.data import Sampler
 from transformers import PreTrainedModel
 from transformers.utils import (
     SAFE_WEIGHTS_INDEX_NAME,
@@ -20,26 +22,45 @@ def has_full_weights(folder: str | os.PathLike[str] | None) -> bool:
     return folder is not None and any(os.path.isfile(os.path.join(folder, name)) for name in _FILES)
 
 
-def restore_weights(model: PreTrainedModel, folder: str | os.PathLike[str]) -> None:
+def restore_weights(model: PreTrainedModel, folder: str | os.PathLike[str] | None) -> None:
     """Load the checkpoint into the model, every parameter or an error.
 
     A checkpoint stores a vision-language model under its hub names (`visual.*`), a Trainer of transformers 5.23
     loads it under the module's names (`model.visual.*`), not strictly, and so restores nothing
     (huggingface/transformers#43701). `from_pretrained` knows both.
     """
-    loaded, info = type(model).from_pretrained(
-        folder, config=model.config, dtype=model.dtype, output_loading_info=True
-    )
+    load: Any = type(model).from_pretrained
+    loaded, info = load(folder, config=model.config, dtype=model.dtype, output_loading_info=True)
     absent = sorted(info["missing_keys"])
     if absent or info["unexpected_keys"]:
         raise ValueError(
             f"{folder} is not a checkpoint of this {type(model).__name__}: {len(absent)} weights missing "
             f"{absent[:3]}, {len(info['unexpected_keys'])} unknown {sorted(info['unexpected_keys'])[:3]}"
         )
-    copy_weights(loaded, model)
+    model.load_state_dict(loaded.state_dict(), strict=True)
 
 
-def copy_weights(source: torch.nn.Module, target: torch.nn.Module) -> None:
-    """Every parameter and buffer of the source into the target, exactly."""
-    state: dict[str, Any] = source.state_dict()
-    target.load_state_dict(state, strict=True)
+class EpochSampler(Sampler[int]):
+    """TRL's RepeatSampler, which shuffles anew each epoch, told which epoch it is in.
+
+    TRL 1.16's own always begins with the first epoch's order, so that a run resumed in its second epoch would
+    draw other rows than the uninterrupted one. An uninterrupted run draws what it draws with TRL.
+    """
+
+    def __init__(self, sampler: Any):
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Trainer, through accelerate's loader, before each epoch."""
+        generator = getattr(self.sampler, "generator", None)  # none where rows are not shuffled
+        if generator is None or self.sampler.seed is None:
+            return
+        generator.manual_seed(self.sampler.seed)
+        for _ in range(epoch):
+            torch.randperm(self.sampler.num_samples, generator=generator)

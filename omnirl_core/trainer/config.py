@@ -5,7 +5,7 @@ from typing import Any
 
 from trl import GRPOConfig
 
-_TRL = GRPOConfig.__dataclass_fields__
+_TRL: dict[str, Any] = GRPOConfig.__dataclass_fields__
 
 
 class _Unset(int):

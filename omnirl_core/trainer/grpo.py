@@ -12,8 +12,8 @@ from trl import GRPOConfig, GRPOTrainer
 from omnirl_core.models import base_model, freeze_vision_tower, vision_token_ids
 from omnirl_core.trainer.anchor import VisionAnchor, add_vision_anchor
 from omnirl_core.trainer.callbacks import RewardProgress, RunFiles, completion_lines
-from omnirl_core.trainer.checkpoints import has_full_weights, restore_weights
-from omnirl_core.trainer.mixed import Row, mixed_rows, row_images
+from omnirl_core.trainer.checkpoints import EpochSampler, has_full_weights, restore_weights
+from omnirl_core.trainer.mixed import Row, mixed_rows, row_images, text_rows
 from omnirl_core.trainer.preparation import Preparation
 from omnirl_core.trainer.quiet import silence_upstream_noise
 from omnirl_core.trainer.scales import ScaleDoctor, reward_scales, scale_metrics
@@ -28,6 +28,11 @@ class OmniGRPOTrainer(GRPOTrainer):
 
     Each override says what in TRL 1.16 it is about; tests/trainer/test_seams.py holds the signatures.
     """
+
+    model: Any
+    args: Any
+    processing_class: Any
+    _logs: dict[str, Any]
 
     def __init__(
         self,
@@ -117,7 +122,9 @@ class OmniGRPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
         """TRL 1.16 takes no mix of rows with and without pictures; see `mixed_rows`."""
-        self._rows = mixed_rows(inputs) if self._is_mixed and not self.environment_factories else inputs
+        self._rows = inputs
+        if self._is_vlm and not self.environment_factories:
+            self._rows = mixed_rows(inputs) if self._is_mixed else text_rows(inputs)
         self._images = None
         with self._without_gathering_images():
             output = super()._generate_and_score_completions(self._rows)
@@ -150,8 +157,9 @@ class OmniGRPOTrainer(GRPOTrainer):
         """Where `generate` gathers parameters module by module, ranks without pictures must encode one too."""
         ungathered = self.is_fsdp_enabled or (self._is_zero3 and not self.args.ds3_gather_for_generation)
         if self._anchor is not None and ungathered and "pixel_values" not in multimodal_fields:
+            backbone: Any = base_model(self.accelerator.unwrap_model(self.model)).base_model
             with torch.no_grad():
-                self._anchor.features(base_model(self.accelerator.unwrap_model(self.model)).base_model)
+                self._anchor.features(backbone)
         return super()._generate_single_turn(
             prompt_ids, images, multimodal_fields, num_generations, has_tool_images=has_tool_images
         )
@@ -214,6 +222,10 @@ class OmniGRPOTrainer(GRPOTrainer):
         self.run_files.write_completions(gather_object(lines), self.state)
 
     # -- checkpoints --------------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, dataset: Any = None) -> EpochSampler:
+        """TRL 1.16's sampler forgets on resume which epoch it is in."""
+        return EpochSampler(super()._get_train_sampler(dataset))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Trainer of transformers 5.23 restores no weight of a vision-language model; see `restore_weights`."""

@@ -41,6 +41,11 @@ def mixed_rows(inputs: Sequence[Row]) -> list[Row]:
     return [_mixed_row(row, opened) for row in inputs]
 
 
+def text_rows(inputs: Sequence[Row]) -> list[Row]:
+    """The rows of a run without pictures, its image columns, if it has some, in the one form that TRL 1.16 takes."""
+    return [{**row, "images": []} if "images" in row or "image" in row else row for row in inputs]
+
+
 def _mixed_row(row: Row, opened: dict[str, Image.Image]) -> Row:
     pictures = [_picture(image, opened, row.get("row_id")) for image in row_images(row)]
     prompt = row["prompt"]

@@ -1,6 +1,5 @@
 """Silences the warnings of a run that no one can act on, each with its reason; nothing else."""
 
-import logging
 import warnings
 
 

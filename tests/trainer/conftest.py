@@ -41,8 +41,9 @@ class ScriptedTrainer(OmniGRPOTrainer):
         seen: dict[tuple[int, ...], int] = {}
         completions = []
         for ids in prompt_ids:
-            place = seen[tuple(ids)] = seen.get(tuple(ids), -1) + 1
-            random = torch.Generator().manual_seed(zlib.crc32(repr((ids, place)).encode()))
+            text = tuple(token for token in ids if token != self._image_pad_token_id)
+            place = seen[text] = seen.get(text, -1) + 1
+            random = torch.Generator().manual_seed(zlib.crc32(repr((text, place)).encode()))
             length = int(torch.randint(2, 8, (1,), generator=random))
             tokens = torch.randint(0, 256, (length,), generator=random).tolist()
             completions.append([*tokens, self._tokenizer.eos_token_id])

@@ -18,6 +18,7 @@ SIGNATURES = {
         "self", "prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images",
     ],
     (GRPOTrainer, "_calculate_rewards"): ["self", "inputs", "prompts", "completions", "completion_ids_list"],
+    (GRPOTrainer, "_get_train_sampler"): ["self", "dataset"],
     (Trainer, "_load_from_checkpoint"): ["self", "resume_from_checkpoint", "model"],
     (Trainer, "_load_best_model"): ["self"],
 }  # fmt: skip

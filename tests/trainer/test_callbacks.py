@@ -1,0 +1,123 @@
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+from transformers import ProgressCallback
+
+from omnirl_core.trainer.callbacks import RewardProgress, RunFiles, completion_lines, prompt_text
+
+
+def _read(path):
+    return [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
+
+
+def _state(step, first=True):
+    return SimpleNamespace(global_step=step, is_world_process_zero=first, max_steps=5)
+
+
+def test_a_run_writes_what_it_logged_and_every_completion(trainer, rows, tmp_path):
+    worker = trainer(
+        rows, scripted=True, per_device_train_batch_size=4, max_steps=3, eval_data=rows[:2], eval_strategy="steps",
+        eval_steps=2, per_device_eval_batch_size=4,
+    )  # fmt: skip
+    worker.train()
+    metrics = _read(tmp_path / "run" / "metrics.jsonl")
+    training = [line for line in metrics if "loss" in line]
+    assert [line["step"] for line in training] == [1, 2, 3]
+    assert training[0]["reward"] == worker.state.log_history[0]["reward"]
+    assert any("eval_reward" in line for line in metrics)
+
+    lines = _read(tmp_path / "run" / "completions.jsonl")
+    assert [line["step"] for line in lines if line["phase"] == "train"] == [1] * 4 + [2] * 4 + [3] * 4
+    assert len([line for line in lines if line["phase"] == "eval"]) == 8  # after 2 and 3
+    by_step = [sum(x["rewards"]["letters"] for x in lines if x["step"] == s and x["phase"] == "train") / 4
+               for s in (1, 2, 3)]  # fmt: skip
+    assert by_step == pytest.approx([line["reward"] for line in training], abs=1e-5)
+    one = next(line for line in lines if line["row_id"] == "r:3")
+    assert one["images"] == rows[2]["images"]
+    assert one["prompt"] == "<image><image><image>Compare them."
+    assert set(one) == {"step", "phase", "row_id", "task", "images", "problem", "prompt", "solution", "completion",
+                        "rewards", "advantage"}  # fmt: skip
+    groups = {}
+    for line in lines:
+        groups.setdefault((line["step"], line["phase"], line["row_id"]), []).append(line["advantage"])
+    assert all(abs(sum(advantages)) < 1e-4 for advantages in groups.values())
+
+
+def test_files_are_left_alone_where_the_callback_is_removed(trainer, rows, tmp_path):
+    worker = trainer(rows)
+    worker.remove_callback(worker.run_files)
+    worker.train()
+    assert not list(tmp_path.glob("run/*.jsonl"))
+
+
+def test_a_new_run_puts_the_old_files_aside(tmp_path):
+    for number in (1, 2):
+        files = RunFiles(tmp_path)
+        files.on_train_begin(None, _state(0), None)
+        files.on_log(None, _state(1), None, logs={"loss": number})
+    assert [line["loss"] for line in _read(tmp_path / "metrics.jsonl")] == [2]
+    assert [line["loss"] for line in _read(tmp_path / "metrics.old.jsonl")] == [1]
+
+
+def test_a_resumed_run_drops_what_came_after_the_checkpoint(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    files = RunFiles(tmp_path)
+    files.on_train_begin(None, _state(2), None)
+    files.on_log(None, _state(3), None, logs={"loss": 1.0})
+    assert [line["step"] for line in _read(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+
+
+def test_only_the_first_rank_writes(tmp_path):
+    files = RunFiles(tmp_path / "x")
+    files.on_train_begin(None, _state(0, first=False), None)
+    files.on_log(None, _state(1, first=False), None, logs={"loss": 1.0})
+    files.write_completions([{"step": 1}], _state(1, first=False))
+    assert not (tmp_path / "x").exists()
+
+
+def test_numbers_that_json_has_not_are_null(tmp_path):
+    files = RunFiles(tmp_path)
+    files.on_log(None, _state(1), None, logs={"a": math.nan, "b": -math.inf, "c": {"d": [math.nan, 1.0]}})
+    [line] = _read(tmp_path / "metrics.jsonl")
+    assert (line["a"], line["b"], line["c"]) == (None, None, {"d": [None, 1.0]})
+
+
+def test_lines_of_any_row():
+    turns = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+    ]
+    rows = [{"prompt": "plain"}, {"prompt": turns, "image": Image.new("RGB", (2, 2)), "solution": {"a": [1]}}]
+    lines = completion_lines(
+        rows, ["x", [{"role": "assistant", "content": "y"}]], {"r": [0.1, math.nan]}, [1.0, -1.0], 4, "eval"
+    )
+    assert [line["prompt"] for line in lines] == ["plain", "system: Be kind.\nuser: Hi"]
+    assert [line["completion"] for line in lines] == ["x", "y"]
+    assert [line["images"] for line in lines] == [[], [None]]
+    assert lines[1]["solution"] == {"a": [1]}
+
+
+def test_a_text_of_two_turns_names_the_roles():
+    assert prompt_text([{"role": "user", "content": None}]) == ""
+
+
+def test_the_bar_shows_the_reward(trainer, rows, capsys):
+    worker = trainer(rows, disable_tqdm=False, max_steps=2)
+    kinds = [type(callback) for callback in worker.callback_handler.callbacks]
+    assert RewardProgress in kinds
+    assert ProgressCallback not in kinds
+    worker.train()
+    err = capsys.readouterr().err
+    assert "reward=" in err
+    assert "frac_reward_zero_std" not in err
+
+
+def test_a_bar_of_ones_own_is_kept(trainer, rows):
+    class Own(ProgressCallback):
+        pass
+
+    worker = trainer(rows, extra={"callbacks": [Own()]})
+    assert [type(c) for c in worker.callback_handler.callbacks].count(Own) == 1
