@@ -7,7 +7,7 @@ curves.png and completions.html, and the model.
 
 import dataclasses
 import json
-import logging
+import os
 import platform
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object, set_seed
+from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 from trl.models import unwrap_model_for_generation
 
@@ -22,13 +23,11 @@ from omnirl_core.data import load_dataset
 from omnirl_core.evaluation.compare import Change, compare, table
 from omnirl_core.evaluation.lines import write_lines
 from omnirl_core.evaluation.score import evaluate
-from omnirl_core.models import load_policy, load_processor
 from omnirl_core.report import plot_curves, write_completions
 from omnirl_core.rewards import load_rewards
 from omnirl_core.shapes import tiny_policy, write_dataset
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 
-logger = logging.getLogger(__name__)
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets")
 
 
@@ -76,6 +75,7 @@ def main(argv: list[str] | None = None) -> Result:
     """Run the config that `argv` (default: the command line) names."""
     parser = TrlParser((DataArguments, OmniGRPOConfig, ModelConfig))
     data, training, model_config = parser.parse_args_and_config(argv)
+    start_quietly(training)
     set_seed(training.seed)
     folder = Path(training.output_dir)
     with training.main_process_first(local=False, desc="drawing the shapes data set"):
@@ -94,6 +94,13 @@ def main(argv: list[str] | None = None) -> Result:
         show(folder, changes)
     trainer.accelerator.wait_for_everyone()
     return Result(folder, changes, trainer)
+
+
+def start_quietly(training: OmniGRPOConfig) -> None:
+    """No bar for every file that is read or written, no remark of DeepSpeed that the CPU asked for is a CPU."""
+    disable_progress_bar()
+    if training.use_cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def draw_missing(data: DataArguments) -> None:
@@ -120,33 +127,27 @@ def build(
     if data.eval_rows is not None:
         held_out = held_out.select(range(min(data.eval_rows, len(held_out))))
     training.reward_weights = [reward.weight for reward in rewards]
-    model, processor = load(model_config, training)
+    training.model_init_kwargs = model_settings(model_config)
+    name = model_config.model_name_or_path
     trainer = OmniGRPOTrainer(
-        model=model,
+        model=tiny_policy() if name == "tiny_policy" else name,
         args=training,
         reward_funcs=rewards,
         train_dataset=dataset,
-        processing_class=processor,
+        quantization_config=get_quantization_config(model_config),
         peft_config=get_peft_config(model_config),
     )
     return trainer, held_out
 
 
-def load(config: ModelConfig, training: OmniGRPOConfig) -> tuple[Any, Any]:
-    """The policy and its processor; `tiny_policy` is the one that this package ships."""
-    path = tiny_policy() if config.model_name_or_path == "tiny_policy" else config.model_name_or_path
-    source = {"revision": config.model_revision, "trust_remote_code": config.trust_remote_code}
+def model_settings(config: ModelConfig) -> dict[str, Any]:
+    """How the policy, and the reference of beta > 0, are loaded."""
     settings = {
+        "revision": config.model_revision,
         "dtype": config.dtype or "auto",
         "attn_implementation": config.attn_implementation,
-        "quantization_config": get_quantization_config(config),
     }
-    # the reference model of beta > 0 is loaded by TRL, from these
-    training.model_init_kwargs = source | {
-        name: value for name, value in settings.items() if value is not None
-    }
-    processor = load_processor(path, training.min_pixels, training.max_pixels, **source)
-    return load_policy(path, **training.model_init_kwargs), processor
+    return {key: value for key, value in settings.items() if value is not None}
 
 
 def grade(trainer: OmniGRPOTrainer, rows: Any, name: str) -> list[dict[str, Any]]:
