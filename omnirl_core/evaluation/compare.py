@@ -1,6 +1,5 @@
 """Two evaluations of the same rows, side by side: what changed, for which rows, and how sure that is."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from omnirl_core.evaluation.intervals import bootstrap_interval, mcnemar
-from omnirl_core.evaluation.lines import weighted_mean
+from omnirl_core.evaluation.lines import by_row, weighted_mean
 
 FORMAT_REWARDS = ("think_format", "length_band")
 """Rewards for how an answer is written. The accuracy part of a score is the mean of all others."""
@@ -81,26 +80,15 @@ def pair_lines(before: Sequence[Line], after: Sequence[Line]) -> list[tuple[Line
 
     Raises ValueError when the files do not hold the same rows: their figures could not be compared.
     """
-    old, new = _by_row(before), _by_row(after)
+    old, new = by_row(before), by_row(after)
     if odd := [key for key in [*old, *new] if (key in old) != (key in new)]:
-        named = ", ".join(f"{row!r}" for row, _ in odd[:10])
+        named = ", ".join(repr((old | new)[key]["row_id"]) for key in odd[:10])
         more = f" and {len(odd) - 10} more" if len(odd) > 10 else ""
         raise ValueError(
             f"compare: {len(odd)} rows are in only one of the two evaluations: {named}{more}; "
             "evaluate both on the same rows"
         )
     return [(line, new[key]) for key, line in old.items()]
-
-
-def _by_row(lines: Sequence[Line]) -> dict[tuple[Any, int], Line]:
-    """Key each line by its row and how often the row came before: samples of one row pair in order."""
-    seen: Counter = Counter()
-    keyed = {}
-    for line in lines:
-        row = line["row_id"]
-        keyed[row, seen[row]] = line
-        seen[row] += 1
-    return keyed
 
 
 def _measures(

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from omnirl_core.data.images import open_image
+from omnirl_core.evaluation.lines import by_row
 from omnirl_core.models import vision_token_ids
 
 Size = tuple[int, int]
@@ -55,13 +56,14 @@ def generate(
 
     Rows may be text-only, have one image or many, in any mix: `prompt` is a list of messages whose content
     is a list of blocks, `images` a list of paths or PIL images in the order of the image blocks.
-    `temperature=0` is greedy; above it every row draws from its own random stream, made of `seed` and the
-    row's `row_id` (its place in `rows` where it has none), so that a sample does not depend on the rest of
-    the batch either. With `checkpoint_settings`, what the checkpoint's own generation_config says (such as
+    `temperature=0` is greedy; above it every row draws from its own random stream, made of `seed` and what
+    tells the row from others (`lines.by_row`), so that a sample does not depend on the rest of the batch
+    either. With `checkpoint_settings`, what the checkpoint's own generation_config says (such as
     a repetition penalty, 1.05 for Qwen2.5-VL) applies, as where others call `generate` plainly; training
     and this evaluation leave it out. `progress` is the label of a progress bar; None shows none.
     """
     rows = list(rows)
+    keys = list(by_row(rows))
     batches = _batches(rows, batch_size)
     tokenizer = getattr(processor, "tokenizer", processor)
     config = _generation_config(model, tokenizer, max_new_tokens, checkpoint_settings)
@@ -70,7 +72,7 @@ def generate(
     with bar, _evaluating(model):
         for places in batches:
             batch = [rows[place] for place in places]
-            names = [f"{seed}:{row.get('row_id') or place}" for place, row in zip(places, batch, strict=True)]
+            names = [f"{seed}:{keys[place]}" for place in places]
             draw = partial(_RowwiseSampling, temperature, names) if temperature > 0 else None
             done.update(zip(places, _generate_batch(model, processor, batch, config, draw), strict=True))
             bar.update(len(places))

@@ -4,7 +4,8 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,29 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return value
+
+
+def by_row(lines: Iterable[Mapping[str, Any]]) -> dict[Hashable, Any]:
+    """Key each line by what tells its row from others; samples of one row are counted in their order.
+
+    `row_id` alone does not: it is `file:line`, and a JSON file may stand on a single line.
+
+    >>> list(by_row([{"row_id": "a:1", "problem": "?"}, {"row_id": "a:1", "problem": "?"}]).values())
+    [{'row_id': 'a:1', 'problem': '?'}, {'row_id': 'a:1', 'problem': '?'}]
+    """
+    seen: Counter[Hashable] = Counter()
+    keyed: dict[Hashable, Any] = {}
+    for line in lines:
+        row = row_key(line)
+        keyed[row, seen[row]] = line
+        seen[row] += 1
+    return keyed
+
+
+def row_key(line: Mapping[str, Any]) -> tuple[Hashable, ...]:
+    """What tells a row from others: where it stands, what it asks, and about which pictures."""
+    images = line.get("images") or ()
+    return line.get("row_id"), line.get("problem"), tuple(image for image in images if isinstance(image, str))
 
 
 def weighted_mean(values: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:

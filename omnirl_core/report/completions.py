@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from omnirl_core.evaluation.compare import FORMAT_REWARDS, Change, compare
-from omnirl_core.evaluation.lines import read_lines
+from omnirl_core.evaluation.lines import by_row, read_lines
 from omnirl_core.report.panels import panels, read_metrics
 from omnirl_core.report.pictures import embed
 from omnirl_core.report.sample import Group, evenly, sample_groups
@@ -86,9 +86,11 @@ def write_completions(
 
 def _changes(before: list[Line], after: list[Line], format_rewards: Sequence[str]) -> list[Change]:
     """Compare the rows that both have: an evaluation of a run that is still going may not be whole."""
-    both = {line["row_id"] for line in before} & {line["row_id"] for line in after}
-    old, new = ([line for line in lines if line["row_id"] in both] for lines in (before, after))
-    return compare(old, new, format_rewards=format_rewards) if both else []
+    old, new = by_row(before), by_row(after)
+    both = [key for key in old if key in new]
+    if not both:
+        return []
+    return compare([old[key] for key in both], [new[key] for key in both], format_rewards=format_rewards)
 
 
 def _axis(changes: Sequence[Change]) -> Callable[[float], str]:
@@ -137,9 +139,8 @@ def _tiles(changes: Sequence[Change], metrics: list[Line], n_completions: int) -
 
 def _side_by_side(before: list[Line], after: list[Line]) -> list[tuple[Line | None, Line | None]]:
     """Each row's line before and after. While a run is evaluated, one of them may not be there yet."""
-    old = {line["row_id"]: line for line in before}
-    new = {line["row_id"]: line for line in after}
-    return [(old.get(row), new.get(row)) for row in dict.fromkeys([*old, *new])]
+    old, new = by_row(before), by_row(after)
+    return [(old.get(key), new.get(key)) for key in dict.fromkeys([*old, *new])]
 
 
 def _image_paths(rows: Iterable[tuple[Line | None, Line | None]], groups: Iterable[Group]) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omnirl_core.evaluation.lines import iter_lines, line_at
+from omnirl_core.evaluation.lines import iter_lines, line_at, row_key
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ def sample_groups(path: str | Path, most_completions: int) -> tuple[list[Group],
         if not isinstance(line.get("step"), int) or not isinstance(line.get("completion"), str):
             continue
         phase = line.get("phase") or "train"
-        key = (line["step"], phase, line.get("row_id") or line.get("prompt"))
+        key = (line["step"], phase, *row_key(line), line.get("prompt"))
         groups.setdefault(key, Group(line["step"], phase)).offsets.append(offset)
         total += 1
     if not total:

@@ -102,6 +102,12 @@ def test_samples_of_one_row_pair_in_order():
     assert [(x["score"], y["score"]) for x, y in pair_lines(old, new)] == [(0.0, 1.0), (1.0, 1.0)]
 
 
+def test_rows_of_a_json_file_on_one_line_are_told_apart():
+    """All have the same `file:line`; what they ask tells them apart, in whatever order they come."""
+    old = [line("a.json:1", None, "text", exact=value) | {"problem": str(value)} for value in (0.0, 0.5, 1.0)]
+    assert all(x == y for x, y in pair_lines(old, old[::-1]))
+
+
 def test_files_of_other_rows_are_refused_by_name():
     with pytest.raises(ValueError, match=r"2 rows are in only one.*'a', 'z'.*same rows"):
         compare(BEFORE, [*AFTER[:3], line("z", None, "text", exact=1.0)])

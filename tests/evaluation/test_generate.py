@@ -52,6 +52,17 @@ def test_seed_and_temperature_change_a_sample_and_leave_torch_alone(policy, proc
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_row_asked_again_is_sampled_anew_and_rows_with_one_id_are_told_apart(policy, processor, mixed_rows):
+    """A `row_id` is `file:line`: all rows of a JSON file on a single line have the same."""
+    settings = {"max_new_tokens": LIMIT, "temperature": 1.0}
+    again = generate(policy, processor, [mixed_rows[1]] * 3, **settings)
+    assert len({answer.token_ids for answer in again}) == 3
+    assert again[0] == generate(policy, processor, mixed_rows[1:2], **settings)[0]
+    alike = [{**row, "row_id": "rows.json:1"} for row in mixed_rows]
+    backwards = generate(policy, processor, alike[::-1], **settings)[::-1]
+    assert backwards == generate(policy, processor, alike, **settings)
+
+
 def test_samples_follow_the_softmax(policy, processor, mixed_rows):
     """Frequencies of 3,000 first tokens against the policy's own probabilities."""
     question, temperature, n = mixed_rows[1], 0.7, 3000

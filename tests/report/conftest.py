@@ -62,7 +62,7 @@ def run_folder(tmp_path: Path, pictures: list[str]) -> Path:
     lines = []
     for step in range(1, 11):
         for number in range(4):
-            line = held_out(number, pictures, f"{box} {step}", number / 4)
+            line = held_out(number // 2, pictures, f"{box} {step}", number / 4)
             for name in ("boxes", "score", "weights", "clipped", "n_tokens", "modality"):
                 line.pop(name, None)
             line |= {"step": step, "phase": "train", "prompt": "?", "row_id": f"train.json:{number // 2}"}

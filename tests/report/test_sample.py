@@ -46,6 +46,13 @@ def test_training_and_evaluation_at_one_step_stay_apart(tmp_path):
     assert [(group.phase, len(group.lines)) for group in groups] == [("train", 2), ("eval", 1)]
 
 
+def test_prompts_of_a_json_file_on_one_line_stay_apart(tmp_path):
+    lines = [{"step": 1, "row_id": "a.json:1", "problem": p, "completion": "x"} for p in "aabb"]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    groups, _ = sample_groups(tmp_path / "c.jsonl", 10)
+    assert [[line["problem"] for line in group.lines] for group in groups] == [["a", "a"], ["b", "b"]]
+
+
 def test_lines_of_other_kinds_and_no_file(tmp_path):
     assert sample_groups(tmp_path / "none.jsonl", 10) == ([], 0)
     (tmp_path / "c.jsonl").write_text('{"step": 1}\n{"completion": "x"}\n{"step": 1, "completion": null}\n')
