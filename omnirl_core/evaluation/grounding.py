@@ -1,7 +1,7 @@
 """Referring expression comprehension (REC): one box per phrase, judged under a named protocol.
 
-Published figures differ because scripts differ in which box they read, whether they rescale it, and which rows they
-take. A protocol fixes all of that; docs/evaluation.md sets the three side by side.
+Published figures differ because scripts differ in which box they read, whether they rescale it, and which rows
+they take. A `Protocol` fixes all of that.
 """
 
 import random

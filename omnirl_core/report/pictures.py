@@ -12,7 +12,7 @@ from PIL import Image
 from omnirl_core.data.images import open_image
 from omnirl_core.data.record import DataError
 
-SIDES = (512, 384, 256, 160, 96)
+SIDES = (384, 288, 208, 144, 96)
 BYTES_PER_PIXEL = 0.16  # of photographs as WebP at this quality, base64 included; drawings take far less
 QUALITY = 80
 MOST_COLORS = 1024  # a photograph has more, and is never smaller as PNG

@@ -31,7 +31,7 @@ def test_photographs_are_scaled_and_keep_their_original_size_by_name(photographs
     for path in photographs:
         assert (found[path].width, found[path].height) == (640, 427)
         small = decoded(found[path].source)
-        assert small.size == (512, 342)
+        assert small.size == (384, 256)
         original = np.asarray(Image.open(path).convert("RGB").resize(small.size), dtype=float)
         assert np.abs(np.asarray(small.convert("RGB"), dtype=float) - original).mean() < 8
 
