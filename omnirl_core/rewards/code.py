@@ -50,11 +50,12 @@ def code(
     runs in a fresh process; `timeout_s` is CPU time. `provider` is a `Sandbox`, or "package.module:name" of
     one; without it the programs run here, and only with `allow_local_execution`.
 
-    >>> tests = {"tests": [{"call": "double", "args": [2], "expected": 4}]}
-    >>> code("def double(x): return 2 * x", tests, allow_local_execution=True)
-    1.0
-    >>> code("def double(x): return x ** 3", tests, allow_local_execution=True)
-    0.0
+    >>> class Remote:  # your service; without one, allow_local_execution=True
+    ...     def run(self, source, language, stdins, limits):
+    ...         return [Outcome("ok", stdout="3") for _ in stdins]
+    >>> solution = {"tests": [{"stdin": "1 2", "stdout": "3"}, {"stdin": "5 5", "stdout": "10"}]}
+    >>> code("print(sum(map(int, input().split())))", solution, provider=Remote())
+    0.5
     """
     check_choice("language", language, LANGUAGES)
     sandbox = named_provider(provider) or local_sandbox(allow_local_execution, least_isolation, workers)

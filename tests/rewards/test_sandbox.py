@@ -17,6 +17,7 @@ from omnirl_core.rewards import isolation
 from omnirl_core.rewards import sandbox as module
 from omnirl_core.rewards.isolation import LEVELS, isolation_level, probe
 from omnirl_core.rewards.jail import kernel, seccomp
+from omnirl_core.rewards.jail.launch import thread_limit
 from omnirl_core.rewards.jail.start import interpreter
 from omnirl_core.rewards.sandbox import Limits, LocalSandbox, SandboxError
 
@@ -83,6 +84,20 @@ def test_limits_hold_at_every_level():
     for level in available():
         for program, status in programs.items():
             assert run(program, level, limits=limits).status == status, (level, program)
+
+
+def test_threads_are_limited():
+    bomb = """
+import os, threading, time
+threading.stack_size(32768)
+for count in range(3000):
+    try: threading.Thread(target=time.sleep, args=(9,), daemon=True).start()
+    except RuntimeError: break
+print(count, flush=True); os._exit(0)"""
+    for level in available():
+        layers = isolation_level(level).layers
+        plan = layers.plan(Path("/"), []) | {"threads": LIMITS.threads}
+        assert int(run(bomb, level).stdout) <= thread_limit(plan) + (50 if level != "namespaces" else 0)
 
 
 def test_nothing_outlives_a_program_even_without_namespaces_and_filters():
