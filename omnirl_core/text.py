@@ -187,7 +187,8 @@ UNSPACED = ("\u0e00-\u0eff", "\u1000-\u109f", "\u1780-\u17ff")
 
 ASCII_WORDS = "".join(chr(code).lower() if chr(code).isalnum() else " " for code in range(128))
 """Translation table: letters to lower case, digits as they are, the rest to spaces."""
-NUMBER = r"(?:(?<![\w)\]])[-+\u2212])?(?:\d+(?:[.,:/]\d+)*|(?<![\w.])\.\d+)(?:e[-+]?\d+)?(?:\s?%)?"
+SIGN = rf"(?<![)\]])(?<![^\W{SOLO}])[-+\u2212]"  # after a letter or a number it is a dash
+NUMBER = rf"(?:{SIGN})?(?:\d+(?:[.,:/]\d+)*|(?<![\w.])\.\d+)(?:e[-+]?\d+)?(?:\s?%)?"
 THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 
 
@@ -204,7 +205,7 @@ def tokens(text: str, numbers: bool = False) -> list[str]:
     """
     if text.isascii():
         return _normal_numbers(_numbered_ascii().findall(text.lower())) if numbers else _ascii_words(text)
-    text = unicodedata.normalize("NFKC", text).lower()
+    text = unicodedata.normalize("NFKC", text).casefold()
     found = _word_pattern(numbers).findall(text)
     return _normal_numbers(found) if numbers else found
 

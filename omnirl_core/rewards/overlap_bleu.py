@@ -32,6 +32,8 @@ def bleu(
     if golds is None:
         return None
     check_choice("compat", compat, (None, "nltk"))
+    if max_order < 1:
+        raise ValueError(f"max_order: {max_order} must be 1 or more")
     cut = cut_by(numbers)
     predicted = read_words(prediction, cut)
     if compat == "nltk":

@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 FREE = -2
 """Partner of a word without one; not -1, which would stand next to 0 and so look like a chunk."""
 
+MOST_LOOKED_UP = 2_000
+"""Words of one text whose synonyms are looked up: a text with more without a partner scores next to nothing."""
+
 
 @on_answer
 def meteor(
@@ -44,6 +47,10 @@ def meteor(
     if golds is None:
         return None
     check_choice("compat", compat, (None, "nltk"))
+    if not (0 < alpha < 1 and beta >= 0 and 0 <= gamma <= 1):
+        raise ValueError(
+            f"alpha: {alpha}, beta: {beta}, gamma: {gamma} must lie in (0, 1), from 0 on, in [0, 1]"
+        )
     table = synonym_table(synonyms)
     cut = cut_by(numbers)
     predicted = read_words(prediction, cut)
@@ -105,6 +112,7 @@ def align(predicted: Words, gold: Words, table: Synonyms | None, as_nltk: bool =
         left = _match(partners, predicted.stems, left, free)
     if left and table:
         theirs, ours = (predicted.stems, gold.stems) if as_nltk else (predicted.words, gold.words)
+        left = left if as_nltk else left[:MOST_LOOKED_UP]
         _match_synonyms(partners, theirs, left, places_of(ours, _open_places(free)), table)
     return partners
 
