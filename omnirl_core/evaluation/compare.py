@@ -91,6 +91,27 @@ def pair_lines(before: Sequence[Line], after: Sequence[Line]) -> list[tuple[Line
     return [(line, new[key]) for key, line in old.items()]
 
 
+def extremes(
+    before: Sequence[Line], after: Sequence[Line], n: int = 5, measure: str = "score"
+) -> tuple[list[tuple[Line, Line]], list[tuple[Line, Line]]]:
+    """Return the rows that gained most and those that lost most, at most `n` each, the largest change first.
+
+    `measure` is `score` or a reward's name. Rows that did not change are in neither.
+    """
+
+    def value(line: Line) -> float | None:
+        return line["score"] if measure == "score" else line["rewards"].get(measure)
+
+    judged = [
+        (new_value - old_value, (old, new))
+        for old, new in pair_lines(before, after)
+        if (old_value := value(old)) is not None and (new_value := value(new)) is not None
+    ]
+    wins = sorted((pair for pair in judged if pair[0] > 0), key=lambda pair: -pair[0])
+    losses = sorted((pair for pair in judged if pair[0] < 0), key=lambda pair: pair[0])
+    return [pair for _, pair in wins[:n]], [pair for _, pair in losses[:n]]
+
+
 def _measures(
     pairs: list, format_rewards: Sequence[str], weights: Mapping[str, float] | None
 ) -> dict[str, Measure]:
@@ -151,13 +172,17 @@ def _change(
     )
 
 
-def table(changes: Sequence[Change], measures: Sequence[str] = ("score", "accuracy")) -> str:
+def table(
+    changes: Sequence[Change],
+    measures: Sequence[str] = ("score", "accuracy"),
+    names: tuple[str, str] = ("before", "after"),
+) -> str:
     """Lay the changes out as plain text for a terminal.
 
     `measures` are shown for each modality and task too, the others on all rows only. The last column says
     `up` or `down` where the interval excludes 0.
     """
-    head = ("", "rows", "before", "after", "change", "95 % interval", "rows up/down", "")
+    head = ("", "rows", *names, "change", "95 % interval", "rows up/down", "")
     lines: list[tuple[str, ...]] = []
     previous = None
     for change in changes:

@@ -1,7 +1,7 @@
-"""Pictures of a run: `plot_curves` and `write_completions` make them from the files in its folder."""
+"""Pictures of a run: `plot_curves` and `write_completions` read the files in its folder."""
 
 from omnirl_core.report.boxes import draw_boxes
-from omnirl_core.report.completions import write_completions
+from omnirl_core.report.completions import write_comparison, write_completions
 from omnirl_core.report.curves import plot_curves
 
-__all__ = ["draw_boxes", "plot_curves", "write_completions"]
+__all__ = ["draw_boxes", "plot_curves", "write_comparison", "write_completions"]

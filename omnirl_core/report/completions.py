@@ -1,39 +1,20 @@
 """`completions.html` of a run: one file, readable offline, with the answers, their pictures, their boxes."""
 
-import base64
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-from omnirl_core.evaluation.compare import FORMAT_REWARDS, Change, compare
+from omnirl_core.evaluation.compare import FORMAT_REWARDS, Change, compare, pair_lines
 from omnirl_core.evaluation.lines import by_row, read_lines
+from omnirl_core.report.page import write_page
 from omnirl_core.report.panels import panels, read_metrics
 from omnirl_core.report.pictures import embed
 from omnirl_core.report.sample import Group, evenly, sample_groups
-from omnirl_core.report.svg import panel_svg
 from omnirl_core.report.view import Line, View, readings
 
-HERE = Path(__file__).parent
 SECRETS = ("hub_token", "api_key", "secret", "password")
-PARTS = (
-    {
-        "id": "rows",
-        "title": "Held-out rows",
-        "lead": "Each row's answer before and after training, with its score, its rewards and its boxes.",
-    },
-    {
-        "id": "training",
-        "title": "Training completions",
-        "lead": "What the policy answered while it trained: the completions of one prompt stand together, "
-        "best first, with the advantage that each got over its group.",
-    },
-)
 
 
 def write_completions(
@@ -55,33 +36,74 @@ def write_completions(
     folder = Path(run_folder)
     before, after = read_lines(folder / "before.jsonl"), read_lines(folder / "after.jsonl")
     groups, n_completions = sample_groups(folder / "completions.jsonl", most_completions)
-    rows = _side_by_side(before, after)
-    shown = evenly(rows, most_rows)
-    pictures = embed(_image_paths(shown, groups), max_image_bytes)
-    weights: dict[str, float] = next((line["weights"] for line in before + after if line.get("weights")), {})
-    view = View(pictures, weights, readings(before + after), box_space)
-    data = {
-        "images": {picture.key: asdict(picture) for picture in pictures.values()},
-        "rows": [view.row(old, new) for old, new in shown],
-        "groups": [view.group(group) for group in groups],
-    }
-    metrics = read_metrics(folder)
+    rows = evenly(_side_by_side(before, after), most_rows)
     changes = _changes(before, after, format_rewards)
+    metrics = read_metrics(folder)
     run = _run_facts(folder)
-    page = _page(
-        name=folder.resolve().name,
+    return write_page(
+        Path(path) if path else folder / "completions.html",
+        folder.resolve().name,
+        _data(rows, groups, ("before", "after"), max_image_bytes, box_space),
         summary=_summary(run, metrics),
         tiles=_tiles(changes, metrics, n_completions),
         changes=changes,
-        at=_axis(changes),
-        panels=[(panel, Markup(panel_svg(panel))) for panel in panels(metrics)],
+        panels=panels(metrics),
         run={title: json.dumps(facts, indent=2, ensure_ascii=False) for title, facts in run.items()},
         n_completions=n_completions,
-        data=data,
     )
-    path = Path(path) if path else folder / "completions.html"
-    path.write_text(page, encoding="utf-8", errors="backslashreplace")  # text may hold half a surrogate pair
-    return path
+
+
+def write_comparison(
+    first: str | Path,
+    second: str | Path,
+    path: str | Path,
+    *,
+    names: tuple[str, str] = ("first", "second"),
+    most_rows: int = 500,
+    max_image_bytes: int = 16_000_000,
+    format_rewards: Sequence[str] = FORMAT_REWARDS,
+) -> Path:
+    """Write a page that sets two evaluations of the same rows side by side, and return its path.
+
+    `first` and `second` are files of lines (before.jsonl, predictions.jsonl). The rows that changed most come
+    first: the wins and the losses, with their pictures.
+    """
+    old, new = read_lines(first), read_lines(second)
+    changes = compare(old, new, format_rewards=format_rewards)
+    pairs = sorted(pair_lines(old, new), key=_change_of_score, reverse=True)[:most_rows]
+    return write_page(
+        Path(path),
+        f"{names[0]} and {names[1]}",
+        _data(pairs, [], names, max_image_bytes, None),
+        summary=[str(first), str(second)],
+        tiles=_tiles(changes, [], 0),
+        changes=changes,
+    )
+
+
+def _change_of_score(pair: tuple[Line, Line]) -> float:
+    old, new = (line.get("score") for line in pair)
+    return abs(new - old) if old is not None and new is not None else 0.0
+
+
+def _data(
+    rows: Sequence[tuple[Line | None, Line | None]],
+    groups: Sequence[Group],
+    names: tuple[str, str],
+    max_image_bytes: int,
+    box_space: str | None,
+) -> dict[str, Any]:
+    """What the page's script shows."""
+    lines = [line for pair in rows for line in pair if line]
+    pictures = embed(_image_paths(rows, groups), max_image_bytes)
+    weights: dict[str, float] = next((line["weights"] for line in lines if line.get("weights")), {})
+    view = View(pictures, weights, readings(lines), box_space)
+    return {
+        "names": names,
+        "images": {picture.key: asdict(picture) for picture in pictures.values()},
+        "rows": [view.row(old, new) for old, new in rows],
+        "groups": [view.group(group) for group in groups],
+    }
 
 
 def _changes(before: list[Line], after: list[Line], format_rewards: Sequence[str]) -> list[Change]:
@@ -91,13 +113,6 @@ def _changes(before: list[Line], after: list[Line], format_rewards: Sequence[str
     if not both:
         return []
     return compare([old[key] for key in both], [new[key] for key in both], format_rewards=format_rewards)
-
-
-def _axis(changes: Sequence[Change]) -> Callable[[float], str]:
-    """Place a change on the axis of the intervals: 200 units that hold 0 and the ends of all."""
-    ends = [0.0, *(end for change in changes for end in (change.low, change.high))]
-    low, reach = min(ends), (max(ends) - min(ends)) or 1.0
-    return lambda value: f"{200 * (value - low) / reach:.1f}"
 
 
 def _summary(run: dict[str, Any], metrics: list[Line]) -> list[str]:
@@ -163,34 +178,3 @@ def _without_secrets(value: Any, name: str = "") -> Any:
     if isinstance(value, list):
         return [_without_secrets(item, name) for item in value]
     return "(hidden)" if value and name.lower().endswith(SECRETS) else value
-
-
-def _page(data: dict[str, Any], **facts: Any) -> str:
-    """Fill the template. It escapes text; data goes in as JSON that no HTML parser can end early."""
-    script, style = (HERE / "page.js").read_text("utf-8"), (HERE / "page.css").read_text("utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html").render(
-        script=Markup(script),
-        script_hash=_hash(script),
-        style=Markup(style),
-        data=_island(data),
-        data_rows=len(data["rows"]),
-        parts=PARTS,
-        **facts,
-    )
-
-
-def _hash(script: str) -> str:
-    """Name the one script that the page's policy lets run: one that a completion smuggles in would not."""
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-
-
-def _island(data: dict[str, Any]) -> Markup:
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)  # ASCII: any character as \u....
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

@@ -55,12 +55,12 @@ function chips(rewards) {
 function answerBlock(title, answer, best) {
   const block = make("div", { class: best ? "answer best" : "answer" });
   if (!answer) {
-    block.append(make("div", { class: "answer-head" }, make("span", {}, title), "not answered yet"));
+    block.append(make("div", { class: "answer-head" }, make("span", { class: "title" }, title), "not answered yet"));
     return block;
   }
   block.append(
     make("div", { class: "answer-head" },
-      title && make("span", {}, title),
+      title && make("span", { class: "title" }, title),
       make("strong", { title: "score" }, number(answer.score)),
       answer.advantage !== null && make("span", { class: mood(answer.advantage) }, `advantage ${signed(answer.advantage)}`),
       answer.tokens !== null && make("span", {}, `${answer.tokens} tokens`),
@@ -71,17 +71,19 @@ function answerBlock(title, answer, best) {
 
 // --- pictures ---
 
+/** Boxes as an SVG in the picture's own pixels; `owner` marks those of one answer, for `light`. */
 function overlay(image, groups) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", `0 0 ${image.width} ${image.height}`);
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("aria-hidden", "true");
-  for (const { look, boxes } of groups) {
+  for (const { look, boxes, owner } of groups) {
     for (const [x1, y1, x2, y2] of boxes) {
       for (const name of ["halo", look]) {
         const box = document.createElementNS(SVG, "rect");
         const place = { class: name, x: x1, y: y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1) };
         for (const [key, value] of Object.entries(place)) box.setAttribute(key, value);
+        if (owner !== undefined) box.dataset.owner = owner;
         svg.append(box);
       }
     }
@@ -105,7 +107,8 @@ function pictures(row, groups) {
     list.append(frame);
   });
   if (shown.length && row.images.length) {
-    list.append(make("ul", { class: "keys" }, shown.map((group) => make("li", { class: group.look }, `▭ ${group.label}`))));
+    const keys = new Map(shown.map((group) => [group.label, group.look]));
+    list.append(make("ul", { class: "keys" }, [...keys].map(([label, look]) => make("li", { class: look }, `▭ ${label}`))));
   }
   return list;
 }
@@ -129,10 +132,10 @@ function rowCard(row) {
   const boxes = (answer) => (answer ? answer.boxes : []);
   const groups = [
     { look: "box-true", label: "true", boxes: row.boxes },
-    { look: "box-before", label: "before", boxes: boxes(row.before) },
-    { look: "box-after", label: "after", boxes: boxes(row.after) },
+    { look: "box-before", label: data.names[0], boxes: boxes(row.before) },
+    { look: "box-after", label: data.names[1], boxes: boxes(row.after) },
   ];
-  const answers = [answerBlock("Before", row.before, gain < 0), answerBlock("After", row.after, gain > 0)];
+  const answers = [answerBlock(data.names[0], row.before, gain < 0), answerBlock(data.names[1], row.after, gain > 0)];
   const change = gain === null ? null : make("b", { class: mood(gain) }, signed(gain));
   return card(row, [row.task, row.modality, change], groups, answers);
 }
@@ -141,11 +144,25 @@ function groupCard({ row, answers }) {
   const ranked = [...answers].sort((a, b) => (score(b) ?? -Infinity) - (score(a) ?? -Infinity));
   const groups = [
     { look: "box-true", label: "true", boxes: row.boxes },
-    { look: "box-answer", label: "answers", boxes: ranked.flatMap((answer) => answer.boxes) },
+    ...ranked.map((answer, owner) => ({ look: "box-answer", label: "answers", boxes: answer.boxes, owner })),
   ];
   const top = score(ranked[0]);
   const head = [`step ${row.step}`, row.phase === "train" ? null : row.phase, row.task, row.modality];
-  return card(row, head, groups, ranked.map((answer) => answerBlock("", answer, score(answer) !== null && score(answer) === top)));
+  const blocks = ranked.map((answer) => answerBlock("", answer, score(answer) !== null && score(answer) === top));
+  return light(card(row, head, groups, blocks), blocks);
+}
+
+/** While an answer is pointed at or focused, only its own boxes stay bright. */
+function light(item, blocks) {
+  const boxes = [...item.querySelectorAll("[data-owner]")];
+  const show = (owner) => boxes.forEach((box) => box.classList.toggle("dim", owner !== null && box.dataset.owner !== String(owner)));
+  if (boxes.length) {
+    blocks.forEach((block, owner) => {
+      for (const name of ["mouseenter", "focusin"]) block.addEventListener(name, () => show(owner));
+      for (const name of ["mouseleave", "focusout"]) block.addEventListener(name, () => show(null));
+    });
+  }
+  return item;
 }
 
 // --- filters ---
@@ -221,7 +238,7 @@ wire("rows", data.rows, [
   anyOf("task", "Task", unique(data.rows.map((row) => row.task))),
   anyOf("modality", "Modality", unique(data.rows.map((row) => row.modality))),
   choice("change", "Change", [["", "all"], ["up", "went up"], ["down", "went down"], ["same", "unchanged"]]),
-  measureChoice(), between("score", "Value after", "0.05"), search(),
+  measureChoice(), between("score", `Value ${data.names[1]}`, "0.05"), search(),
   choice("order", "Order", [["", "as in the data"], ["gain", "largest gain first"], ["loss", "largest loss first"], ["worst", "lowest score first"]]),
 ], filterRows, rowCard, (found, shown) => `${shown} of ${found.length} matching rows shown`);
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,8 @@ def panels(metrics: Sequence[dict[str, Any]]) -> list[Panel]:
         is_used = name != "kl" or any(value for _, value in series.points)  # beta 0: nothing to see
         found.append(Panel(title, note, _some(series) if is_used else (), percent=percent))
     spent = _some(*(_mean(metrics, name, name.removeprefix("time/")) for name in times))
-    found.append(Panel("Seconds per step", "where the time goes", spent))
+    found.append(Panel("Where the time goes", "seconds per step", spent))
+    found.append(Panel("Seconds per step", "by the clock, evaluation included", _some(_seconds(metrics))))
     return [panel for panel in found if panel.series]
 
 
@@ -136,6 +137,14 @@ def _range(metrics: Sequence[dict], mean: str, low: str, high: str) -> Series:
         tuple(line[low] for line in lines),
         tuple(line[high] for line in lines),
     )
+
+
+def _seconds(metrics: Sequence[dict]) -> Series:
+    """Time between two log lines over the steps between them; none where a resumed run had stood still."""
+    lines = list(_having(metrics, "time"))
+    pairs = [(old, new) for old, new in pairwise(lines) if new["time"] > old["time"]]
+    points = ((new["step"], (new["time"] - old["time"]) / (new["step"] - old["step"])) for old, new in pairs)
+    return Series("seconds", tuple(points))
 
 
 def _having(metrics: Sequence[dict], *names: str) -> Iterable[dict]:

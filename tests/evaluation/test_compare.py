@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from omnirl_core.evaluation.compare import Change, compare, pair_lines, table
+from omnirl_core.evaluation.compare import Change, compare, extremes, pair_lines, table
 from omnirl_core.evaluation.intervals import bootstrap_interval, mcnemar
 
 WEIGHTS = {"think_format": 0.5, "exact": 1.0, "iou": 2.0}
@@ -127,6 +127,17 @@ def test_table_shows_groups_for_the_measures_asked_for():
     assert max(map(len, lines)) <= 100
     assert all(entry == entry.rstrip() for entry in lines)
     assert "  task word" not in table(compare(BEFORE, AFTER), measures=())
+
+
+def test_extremes_are_the_largest_changes_both_ways():
+    scores = [(0.5, 0.9), (0.5, 0.6), (0.5, 0.5), (0.5, 0.1), (0.5, None), (0.9, 0.8)]
+    old = [line(str(k), None, "text", exact=before) for k, (before, _) in enumerate(scores)]
+    new = [line(str(k), None, "text", exact=after) for k, (_, after) in enumerate(scores)]
+    wins, losses = extremes(old, new, n=2)
+    assert [after["row_id"] for _, after in wins] == ["0", "1"]
+    assert [after["row_id"] for _, after in losses] == ["3", "5"]
+    assert extremes(old, new, n=1, measure="exact")[0] == [(old[0], new[0])]
+    assert extremes(old, new, measure="iou") == ([], [])
 
 
 def test_empty_table_is_its_head():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omnirl_core.report import write_completions
+from omnirl_core.report import write_comparison, write_completions
 
 VOID = {"meta", "img", "br", "input", "link", "hr"}
 
@@ -161,7 +161,7 @@ def test_each_file_may_be_missing(run_folder, missing):
 def test_empty_folder_says_so(tmp_path):
     page, data = page_of(write_completions(tmp_path))
     assert "Nothing has been written to this run's folder yet." in " ".join(page.text)
-    assert data == {"images": {}, "rows": [], "groups": []}
+    assert (data["images"], data["rows"], data["groups"]) == ({}, [], [])
 
 
 def test_run_killed_in_the_middle_of_its_last_evaluation(run_folder):
@@ -210,6 +210,27 @@ def test_long_run_stays_small(tmp_path):
     answer = data["groups"][0]["answers"][0]
     assert (len(answer["text"]), answer["cut"]) == (6000, 7998 - 6000)
     assert (data["groups"][0]["step"], data["groups"][-1]["step"]) == (1, 1000)
+
+
+def test_two_evaluations_side_by_side(run_folder, tmp_path):
+    """The rows that changed most come first, whichever way they went."""
+    lines = [json.loads(line) for line in (run_folder / "after.jsonl").read_text().splitlines()]
+    for line, score in zip(lines, (0.5, 0.1, 0.9, 0.5, 0.5, 0.2, 0.5, 0.5), strict=True):
+        line["score"] = score
+    (tmp_path / "second.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[::-1]))
+    for line in lines:
+        line["score"] = 0.5
+    (tmp_path / "first.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    files = (tmp_path / "first.jsonl", tmp_path / "second.jsonl")
+    page, data = page_of(write_comparison(*files, tmp_path / "c.html", names=("base", "tuned"), most_rows=4))
+    assert [row["id"][-1] for row in data["rows"]] == ["1", "2", "5", "0"]
+    assert [row["after"]["score"] for row in data["rows"]] == [0.1, 0.9, 0.2, 0.5]
+    text = " ".join(" ".join(page.text).split())
+    assert "Measure Rows Base Tuned Change" in text
+    assert "Base and tuned" in text
+    (tmp_path / "second.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    with pytest.raises(ValueError, match="7 rows are in only one"):
+        write_comparison(*files, tmp_path / "c.html")
 
 
 def test_page_goes_where_it_is_told(run_folder, tmp_path):

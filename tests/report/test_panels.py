@@ -15,7 +15,7 @@ def test_panels_follow_the_log(run_folder):
     found = {panel.title: panel for panel in panels(read_metrics(run_folder))}
     assert list(found) == [
         "Reward", "exact", "Completion length", "Clipped completions", "Groups without signal", "Gradient norm",
-        "Seconds per step",
+        "Where the time goes", "Seconds per step",
     ]  # fmt: skip  # no KL: beta is 0 all along. No entropy: it is NaN all along
     (reward,) = found["Reward"].series
     assert reward.points[0] == (1, 1 / 40)
@@ -26,7 +26,13 @@ def test_panels_follow_the_log(run_folder):
     )  # steps without a judged row have no point
     (length,) = found["Completion length"].series
     assert (length.low[0], length.high[0]) == (10, 30)
-    assert [series.label for series in found["Seconds per step"].series] == ["rollout", "score"]
+    assert [series.label for series in found["Where the time goes"].series] == ["rollout", "score"]
+
+
+def test_seconds_per_step_by_the_clock():
+    times = [(1, 100.0), (2, 103.0), (4, 109.0), (5, 50.0), (6, 51.0)]  # step 5 comes from another machine
+    (panel,) = panels([{"step": step, "time": time} for step, time in times])
+    assert panel.series[0].points == ((2, 3.0), (4, 3.0), (6, 1.0))
 
 
 def test_kl_is_shown_where_it_is_used():

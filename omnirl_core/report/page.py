@@ -1,0 +1,91 @@
+"""The report's HTML: a template, its style and its one script, filled into a single file."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from omnirl_core.evaluation.compare import Change
+from omnirl_core.report.panels import Panel
+from omnirl_core.report.svg import panel_svg
+
+HERE = Path(__file__).parent
+NOT_GIVEN: dict[str, Any] = {
+    "summary": [],
+    "tiles": [],
+    "changes": [],
+    "panels": [],
+    "run": {},
+    "n_completions": 0,
+}
+PARTS = (
+    {
+        "id": "rows",
+        "title": "Held-out rows",
+        "lead": "Each row with both answers, their scores, their rewards and their boxes.",
+    },
+    {
+        "id": "training",
+        "title": "Training completions",
+        "lead": "What the policy answered while it trained: the completions of one prompt stand together, "
+        "best first, with the advantage that each got over its group.",
+    },
+)
+
+
+def write_page(path: Path, name: str, data: dict[str, Any], **facts: Any) -> Path:
+    """Fill the template and write the page.
+
+    The template escapes all text; `data` goes in as JSON that no HTML parser can end early, for the script to
+    show. `data["names"]` are what the two answers of a row are called. `facts` are the template's, see NOT_GIVEN.
+    """
+    script, style = (HERE / "page.js").read_text("utf-8"), (HERE / "page.css").read_text("utf-8")
+    facts = NOT_GIVEN | facts
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    html = environment.get_template("page.html").render(
+        name=name,
+        names=data["names"],
+        at=_axis(facts["changes"]),
+        curve=_curve,
+        script=Markup(script),
+        script_hash=_hash(script),
+        style=Markup(style),
+        data=_island(data),
+        data_rows=len(data["rows"]),
+        parts=PARTS,
+        **facts,
+    )
+    path.write_text(html, encoding="utf-8", errors="backslashreplace")  # text may hold half a surrogate pair
+    return path
+
+
+def _curve(panel: Panel) -> Markup:
+    return Markup(panel_svg(panel))
+
+
+def _axis(changes: Sequence[Change]) -> Callable[[float], str]:
+    """Place a change on the axis of the intervals: 200 units that hold 0 and the ends of all."""
+    ends = [0.0, *(end for change in changes for end in (change.low, change.high))]
+    low, reach = min(ends), (max(ends) - min(ends)) or 1.0
+    return lambda value: f"{200 * (value - low) / reach:.1f}"
+
+
+def _hash(script: str) -> str:
+    """Name the one script that the page's policy lets run: one that a completion smuggles in would not."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+
+
+def _island(data: dict[str, Any]) -> Markup:
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)  # ASCII: any character as \u....
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
