@@ -58,30 +58,25 @@ def code(
     0.5
     """
     check_choice("language", language, LANGUAGES)
-    sandbox = named_provider(provider) or local_sandbox(allow_local_execution, least_isolation, workers)
+    if provider is None:
+        sandbox = local_sandbox(language, allow_local_execution, least_isolation, workers)
+    else:
+        sandbox = named_provider(provider)
     exercise = read_exercise(solution)
     if exercise is None:
         return None
     if language == "cpp" and any(test.is_call for test in exercise.tests):
         return None  # no way to call a C++ function: the tests do not fit the setting
-    if language == "cpp" and provider is None and cpp_compiler() is None:
-        raise FileNotFoundError(
-            "code: language is 'cpp' and there is no g++ on the PATH; install it or set a provider"
-        )
     program = program_text(prediction, language)
     if program is None:
         return 0.0
     seconds = max(1, math.ceil(timeout_s))
-    limits = Limits(
-        cpu_s=seconds, wall_s=2 * seconds + 2, total_s=total_timeout_s, memory_bytes=memory_bytes
-    )  # twice, and two: on a busy machine a right answer waits for its CPU seconds
-    passed = 0  # one by one: with all_or_nothing, the first failure spares the rest
+    wall_s = 2 * seconds + 2  # on a busy machine a right answer waits for its CPU seconds
+    limits = Limits(cpu_s=seconds, wall_s=wall_s, total_s=total_timeout_s, memory_bytes=memory_bytes)
     with closing(verdicts(sandbox, *program, exercise, limits, tolerance)) as judged:
-        for verdict in judged:
-            if all_or_nothing and not verdict:
-                return 0.0
-            passed += verdict
-    return passed / len(exercise.tests)
+        if all_or_nothing:
+            return float(all(judged))  # the first failure spares the rest
+        return sum(judged) / len(exercise.tests)
 
 
 # What decides where programs run is the run's own to set: no column of a data set may (rewards/reward.py).
@@ -154,14 +149,16 @@ def fenced_blocks(text: str) -> list[tuple[str, str]]:
 
 
 @functools.cache
-def local_sandbox(allow_local_execution: bool, least_isolation: str, workers: int) -> LocalSandbox:
+def local_sandbox(language: str, allowed: bool, least_isolation: str, workers: int) -> Sandbox:
     """The sandbox on this machine; refused at the first call, before any answer is looked at."""
-    sandbox = LocalSandbox(allow_local_execution, least_isolation, workers=workers)
+    sandbox = LocalSandbox(allowed, least_isolation, workers=workers)
     sandbox.isolation()
+    if language == "cpp" and cpp_compiler() is None:
+        raise FileNotFoundError("code: language is 'cpp' and there is no g++ on the PATH; install it")
     return sandbox
 
 
-def named_provider(provider: Sandbox | str | None) -> Sandbox | None:
+def named_provider(provider: Sandbox | str) -> Sandbox:
     """The sandbox behind "package.module:name"; a class is called to make one."""
     if not isinstance(provider, str):
         return provider

@@ -121,7 +121,8 @@ def limit(plan: dict, nproc: int) -> None:
     seconds = plan["cpu_s"]
     writes = plan["namespaces"] or plan["compiling"]
     limits = {
-        resource.RLIMIT_CORE: 0,
+        # 1, not 0: a core_pattern that pipes into a crash reporter ignores 0 and would start it on the host.
+        resource.RLIMIT_CORE: 1,
         resource.RLIMIT_CPU: seconds,
         resource.RLIMIT_FSIZE: plan["file_bytes"] if writes else 0,
         resource.RLIMIT_MEMLOCK: 0,
