@@ -40,28 +40,11 @@ def interpreter() -> str:
 def run_jailed(plan: Mapping[str, Any], stdin: bytes, output_bytes: int) -> Ended:
     """Run a plan's program to its end. SandboxError where a layer of the jail could not be set up."""
     status_read, status_write = os.pipe()
-    filled = {**plan, "parent": os.getpid(), "status": status_write}
     try:
-        # No preexec_fn: the caller has threads and perhaps a GPU, and nothing of ours may run between fork
-        # and exec there. The launcher does all of it, in its own process.
-        launcher = subprocess.Popen(
-            [
-                interpreter(),
-                "-I",
-                "-S",
-                "-c",
-                BOOT,
-                str(Path(__file__).parents[1]),
-                marshal.dumps(filled).hex(),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=(status_write,),
-            env={},
-            cwd="/",
-            start_new_session=True,
-        )
+        launcher = start_launcher({**plan, "parent": os.getpid(), "status": status_write})
+    except OSError as error:
+        os.close(status_read)
+        raise SandboxError(f"the sandbox did not start: {error}") from error
     finally:
         os.close(status_write)
     with os.fdopen(status_read, "rb", buffering=0) as status, launcher:
@@ -79,6 +62,24 @@ def run_jailed(plan: Mapping[str, Any], stdin: bytes, output_bytes: int) -> Ende
         told = (report or b"").decode() + stderr.decode(errors="replace")
         raise SandboxError(f"the sandbox did not start: {told.strip() or f'exit status {exit_code}'}")
     return Ended(exit_code, bytes(exchange.stdout), stderr[:STDERR_KEPT], exchange.overflowed)
+
+
+def start_launcher(plan: dict[str, Any]) -> subprocess.Popen:
+    """Start the process that shuts itself in and becomes the program.
+
+    No preexec_fn: the caller has threads and perhaps a GPU, and nothing of ours may run between fork and exec
+    there. The launcher does all of it, in its own process.
+    """
+    return subprocess.Popen(
+        [interpreter(), "-I", "-S", "-c", BOOT, str(Path(__file__).parents[1]), marshal.dumps(plan).hex()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=(plan["status"],),
+        env={},
+        cwd="/",
+        start_new_session=True,
+    )
 
 
 class Exchange:
