@@ -3,6 +3,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const PAGE = 20;
+const TALLEST = 220; // pixels that an upright picture may be high
 const SVG = "http://www.w3.org/2000/svg";
 
 /** Make an element: attributes as they are, children as nodes or text; nothing for null and false. */
@@ -20,7 +21,9 @@ function make(name, attributes, ...children) {
 const number = (value) => (value === null || value === undefined ? "–" : value.toFixed(3));
 const signed = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(3);
 const mood = (value) => (value > 1e-9 ? "up" : value < -1e-9 ? "down" : "");
-const plain = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+const isTexts = (value) => Array.isArray(value) && value.length > 0 && value.every((item) => typeof item === "string");
+const plain = (value) => (typeof value === "string" ? value : isTexts(value) ? value.join("  or  ") : JSON.stringify(value));
+const lastParts = (place) => place.split("/").slice(-2).join("/");
 const unique = (values) => [...new Set(values)].filter((value) => value !== "").sort();
 const score = (answer) => (answer && answer.score !== null ? answer.score : null);
 
@@ -103,6 +106,7 @@ function pictures(row, groups) {
     }
     const told = `Image ${place + 1} of ${row.images.length}`;
     const frame = make("div", { class: "picture" }, make("img", { src: image.source, alt: told, title: `${told}, ${image.width} × ${image.height}`, loading: "lazy" }));
+    frame.style.maxWidth = `${Math.round(Math.min(row.images.length > 1 ? 120 : 250, (TALLEST * image.width) / image.height))}px`;
     if (place === row.boxed_image && shown.length) frame.append(overlay(image, shown));
     list.append(frame);
   });
@@ -123,7 +127,7 @@ function question(row) {
 function card(row, head, groups, answers) {
   const body = make("div", {}, question(row), make("div", { class: "versus" }, answers));
   return make("li", { class: row.images.length ? "card answer-card" : "card answer-card wordy" },
-    make("div", { class: "card-head" }, head.filter(Boolean).map((part) => make("span", { class: "chip" }, part)), make("span", { class: "where" }, row.id)),
+    make("div", { class: "card-head" }, head.filter(Boolean).map((part) => make("span", { class: "chip" }, part)), make("span", { class: "where", title: row.id }, lastParts(row.id))),
     row.images.length ? pictures(row, groups) : null, body);
 }
 
