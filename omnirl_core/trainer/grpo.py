@@ -51,7 +51,7 @@ class OmniGRPOTrainer(GRPOTrainer):
         rollout_func: Any = None,
         environment_factory: Any = None,
     ):
-        silence_upstream_noise()
+        silence_upstream_noise(use_cpu=getattr(args, "use_cpu", False))
         has_environment = environment_factory is not None
         ready = Preparation(
             model, args, train_dataset, eval_dataset, processing_class, peft_config, tools, has_environment

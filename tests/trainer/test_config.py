@@ -31,16 +31,14 @@ def test_both_names_of_the_length(settings):
 
 @pytest.mark.parametrize("given", [512, 64])
 def test_two_lengths_that_differ_are_an_error(given):
-    with pytest.raises(
-        ValueError, match=f"max_output_token_length 100 and max_completion_length {given} are two names"
-    ):
+    with pytest.raises(ValueError, match=f"100 and max_completion_length {given} are two names"):
         OmniGRPOConfig(
             "x", use_cpu=True, bf16=False, max_output_token_length=100, max_completion_length=given
         )
 
 
 def test_all_faults_at_once():
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="two|above 0") as error:
         OmniGRPOConfig(
             "x", use_cpu=True, bf16=False, min_pixels=0, max_pixels=-3, max_prompt_length=1.5,  # type: ignore[arg-type]
             on_long_prompt="cut", max_output_token_length=0, num_generations=1,

@@ -85,7 +85,7 @@ def test_plain_string_and_text_only_prompts(tiny_text_checkpoint, tiny_checkpoin
 
 
 def test_error_names_the_rows(rows, length):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="r:3") as error:
         fit_prompts(Dataset.from_list(rows), length, 60, "error")
     assert str(error.value).splitlines() == [
         f"r:3: prompt has {length.count(rows[2])} tokens (3 pictures included); max_prompt_length is 60",
@@ -160,7 +160,7 @@ def test_the_budget_of_pixels_decides(trainer, rows):
 
 
 def test_all_faults_of_data_and_model_at_once(trainer, rows, tiny_text_checkpoint):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="min_pixels") as error:
         trainer(
             Dataset.from_list([{"prompt": "x" * 50}]), model=tiny_text_checkpoint, max_prompt_length=40,
             max_pixels=4096, freeze_vision_tower=True,

@@ -1,7 +1,6 @@
 """Six steps are three, a stop, and three more."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -88,9 +87,7 @@ def test_another_models_checkpoint_is_refused(tiny_checkpoint, tiny_text_checkpo
     model = load_policy(tiny_checkpoint)
     state = {k: v for k, v in model.state_dict().items() if "visual" not in k}
     model.save_pretrained(tmp_path, state_dict=state)
-    with pytest.raises(
-        ValueError, match=r"is not a checkpoint of this Qwen2_5_VLForConditionalGeneration: \d+ weights"
-    ):
+    with pytest.raises(ValueError, match=r"is not a checkpoint of this Qwen2_5_VLFor\w+: \d+ weights"):
         restore_weights(load_policy(tiny_checkpoint), tmp_path)
 
 
