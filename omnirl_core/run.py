@@ -10,6 +10,7 @@ import json
 import os
 import platform
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -180,10 +181,8 @@ def write_run_file(folder: Path, *configs: Any) -> None:
             value = getattr(part, item.name)
             if value != item.default and item.init and not item.name.startswith("_"):
                 config[item.name] = value
-    facts = {
-        "config": config,
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-    }
+    versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    facts = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "config": config, "versions": versions}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
 
