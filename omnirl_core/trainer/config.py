@@ -64,8 +64,28 @@ class OmniGRPOConfig(GRPOConfig):
         },
     )
 
+    shared_prefix: str = field(
+        default="auto",
+        metadata={
+            "help": "`auto` runs the prompt and pictures of a group once, not once a completion, wherever the model "
+            "family is verified, and says which path runs; `on` refuses a run that cannot; `off` never does.",
+            "choices": ["auto", "on", "off"],
+        },
+    )
+    verify_shared_prefix: bool = field(
+        default=False,
+        metadata={
+            "help": "Check the first log-probabilities of a run with shared prefixes against TRL's own pass."
+        },
+    )
+
     def __post_init__(self) -> None:
-        faults = [*self._length_faults(), *self._pixel_faults(), *self._prompt_faults()]
+        faults = [
+            *self._length_faults(),
+            *self._pixel_faults(),
+            *self._prompt_faults(),
+            *self._prefix_faults(),
+        ]
         if self.activation_checkpointing is None:
             # TRL 1.16 sets the name that transformers 5.23 has deprecated, and every run would warn of it
             self.activation_checkpointing = self.gradient_checkpointing
@@ -105,6 +125,13 @@ class OmniGRPOConfig(GRPOConfig):
         if self.on_long_prompt not in ("error", "drop"):
             faults.append(f"on_long_prompt {self.on_long_prompt!r} is neither 'error' nor 'drop'")
         return faults
+
+    def _prefix_faults(self) -> list[str]:
+        if isinstance(self.shared_prefix, bool):  # what YAML makes of a bare on or off
+            self.shared_prefix = "on" if self.shared_prefix else "off"
+        if self.shared_prefix not in ("auto", "on", "off"):
+            return [f"shared_prefix {self.shared_prefix!r} is neither 'auto', 'on' nor 'off'"]
+        return []
 
 
 def _not_positive(name: str, value: Any) -> list[str]:

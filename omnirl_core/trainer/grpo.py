@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object, is_peft_model
 from transformers import ProgressCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
 from omnirl_core.models import base_model, freeze_vision_tower, vision_token_ids
 from omnirl_core.trainer.anchor import VisionAnchor, add_vision_anchor
@@ -17,9 +17,10 @@ from omnirl_core.trainer.mixed import Row, mixed_rows, row_images, text_rows
 from omnirl_core.trainer.preparation import Preparation
 from omnirl_core.trainer.quiet import silence_upstream_noise
 from omnirl_core.trainer.scales import ScaleDoctor, reward_scales, scale_metrics
+from omnirl_core.trainer.shared_prefix_trainer import SharedPrefixTrainer
 
 
-class OmniGRPOTrainer(GRPOTrainer):
+class OmniGRPOTrainer(SharedPrefixTrainer):
     """Drop-in for `trl.GRPOTrainer`: what works there works here, unchanged.
 
     Besides: rows with and without pictures in one batch and across ranks, pictures given as paths, pixel
@@ -154,9 +155,13 @@ class OmniGRPOTrainer(GRPOTrainer):
         num_generations: int,
         has_tool_images: bool = False,
     ) -> Any:
-        """Where `generate` gathers parameters module by module, ranks without pictures must encode one too."""
+        """Where `generate` gathers parameters module by module, ranks without pictures must encode one too.
+
+        A shared prefill is a forward as any other, which has the anchor in it.
+        """
         ungathered = self.is_fsdp_enabled or (self._is_zero3 and not self.args.ds3_gather_for_generation)
-        if self._anchor is not None and ungathered and "pixel_values" not in multimodal_fields:
+        alone = ungathered and not self._shares_rollout
+        if self._anchor is not None and alone and "pixel_values" not in multimodal_fields:
             backbone: Any = base_model(self.accelerator.unwrap_model(self.model)).base_model
             with torch.no_grad():
                 self._anchor.features(backbone)

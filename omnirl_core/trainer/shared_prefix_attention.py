@@ -73,7 +73,7 @@ class PackMask(Tensor):
         mask.spans = tuple(spans)
         return mask
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, **kwargs: Any) -> str:  # type: ignore[override]
         return f"PackMask({', '.join(map(str, self.spans))})"
 
     @classmethod
@@ -121,13 +121,13 @@ def _branch_attention(
 ) -> Tensor:
     """(1, heads, branch tokens, head size): every branch over its prompt and itself."""
     q, k, v = (_folded(states, span) for states in (query, key, value))  # (n, heads, longest, size)
-    seen = [
+    k, v = (
         torch.cat([states[:, :, span.start : span.split].expand(len(span.branches), -1, -1, -1), own], 2)
         for states, own in ((key, k), (value, v))
-    ]  # (n, heads, P + longest, size)
+    )  # (n, heads, P + longest, size)
     # token j of a branch sees the prompt and j + 1 tokens of its own; padding comes after all tokens
     mask = causal_lower_right(span.longest, span.prompt + span.longest)
-    output = F.scaled_dot_product_attention(q, *seen, attn_mask=mask, **settings)
+    output = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **settings)
     output = output.transpose(0, 1).flatten(1, 2)  # (heads, n*longest, size)
     return (output.index_select(1, span.kept.to(output.device)) if span.is_ragged else output)[None]
 

@@ -1,0 +1,196 @@
+"""Rollout with a shared prefix: prompts are prefilled once, and their keys and values are held and read once.
+
+TRL's rollout hands every prompt G times to `generate`. Here the distinct prompts run first, without their last
+token; `generate` then starts from that cache with the last token of every row. The logits are those of plain
+generation, and random numbers are drawn in the same order, so a seed gives the same completions up to rounding.
+"""
+
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from omnirl_core.models import base_model
+
+
+@contextmanager
+def shared_prefill(model: Any, prompt_of_row: Sequence[int]) -> Iterator[None]:
+    """While it lasts, `model.generate` runs each distinct prompt once.
+
+    `prompt_of_row` numbers the distinct prompts from 0 in the order of their first rows. `input_ids` and
+    `attention_mask` come for all rows, padded on the left; everything about pictures for the distinct prompts only.
+    """
+    model.generate = functools.partial(_generate, model, model.generate, tuple(prompt_of_row))
+    try:
+        yield
+    finally:
+        del model.generate
+
+
+def _generate(
+    model: Any,
+    plain: Any,
+    prompt_of_row: tuple[int, ...],
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    generation_config: Any,
+    **fields: Any,
+) -> Tensor:
+    rows = torch.tensor(prompt_of_row, device=input_ids.device)  # (B*G,)
+    first_rows = [prompt_of_row.index(i) for i in range(max(prompt_of_row) + 1)]
+    first = torch.tensor(first_rows, device=input_ids.device)  # (B,)
+    prompts, mask = input_ids[first], attention_mask[first]  # (B, P)
+    positions = base_model(model)._prepare_position_ids_for_generation(  # type: ignore[operator]
+        prompts, {**fields, "attention_mask": mask}
+    )  # (B, P), or (4, B, P): in the text, then time, height and width
+    if prompts.shape[1] > 1:
+        pictures = {name: value for name, value in fields.items() if name != "mm_token_type_ids"}
+        cache = model(
+            input_ids=prompts[:, :-1],
+            attention_mask=mask[:, :-1],
+            position_ids=positions[..., :-1],
+            use_cache=True,
+            logits_to_keep=1,
+            **pictures,
+        ).past_key_values
+        fields = {"past_key_values": PrefixCache(cache, mask[:, :-1], prompt_of_row)}
+    return plain(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        position_ids=positions.index_select(-2, rows),
+        generation_config=generation_config,
+        **fields,
+    )
+
+
+class PrefixCache(Cache):
+    """Keys and values of each distinct prompt once, and of the tokens that every row has generated since."""
+
+    def __init__(self, prefilled: Any, mask: Tensor, prompt_of_row: Sequence[int]):
+        block, prompt_of_block = blocks(prompt_of_row)
+        owners = torch.tensor(prompt_of_block, device=mask.device)  # (blocks,)
+        hidden = None if bool(mask.all()) else mask[owners][:, None, None] == 0  # (blocks, 1, 1, P)
+        is_one_each = prompt_of_block == list(range(len(mask)))
+        layers: list[Any] = []
+        for layer in prefilled.layers:
+            keys, values = (x if is_one_each else x[owners] for x in (layer.keys, layer.values))
+            layers.append(PrefixLayer(keys, values, hidden, block))
+        super().__init__(layers=layers)
+
+
+def blocks(prompt_of_row: Sequence[int]) -> tuple[int, list[int]]:
+    """The largest blocks of equal size, side by side, whose rows have one prompt; and the prompt of each block.
+
+    >>> blocks([0, 0, 0, 0, 1, 1])
+    (2, [0, 0, 1])
+    """
+    cuts = [i for i in range(1, len(prompt_of_row)) if prompt_of_row[i] != prompt_of_row[i - 1]]
+    size = math.gcd(len(prompt_of_row), *cuts)
+    return size, list(prompt_of_row[::size])
+
+
+class PrefixLayer(CacheLayerMixin):
+    """One layer of it: `keys` and `values` of the prompts, (blocks, kv heads, P, size), and room for what follows."""
+
+    is_sliding = False
+    keys: Any
+    values: Any
+
+    def __init__(self, keys: Tensor, values: Tensor, hidden: Tensor | None, block: int):
+        super().__init__()
+        self.keys, self.values, self.hidden, self.block = keys, values, hidden, block
+        self.is_initialized = True
+        self.n_prefix, self.n_own = keys.shape[2], 0
+        self.n_rows, self.n_heads, self.size = keys.shape[0] * block, keys.shape[1], keys.shape[3]
+        self.own_keys, self.own_values = (self._room(32), self._room(32))  # (rows, kv heads, room, size)
+
+    def _room(self, n_tokens: int) -> Tensor:
+        return self.keys.new_empty(self.n_rows, self.n_heads, n_tokens, self.size)
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing is left to do."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        end = self.n_own + key_states.shape[2]
+        if end > self.own_keys.shape[2]:  # twice the room, so that a token is copied once on average
+            self.own_keys = torch.cat([self.own_keys, torch.empty_like(self.own_keys)], 2)
+            self.own_values = torch.cat([self.own_values, torch.empty_like(self.own_values)], 2)
+        self.own_keys[:, :, self.n_own : end] = key_states
+        self.own_values[:, :, self.n_own : end] = value_states
+        self.n_own = end
+        return PrefixedKeys.of(self), self.own_values[:, :, :end]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.n_prefix + self.n_own
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class PrefixedKeys(Tensor):
+    """Stands for the keys of a layer towards `scaled_dot_product_attention`, which computes with the layer itself."""
+
+    layer: PrefixLayer
+
+    @staticmethod
+    def of(layer: PrefixLayer) -> "PrefixedKeys":
+        shape = layer.n_rows, layer.n_heads, layer.get_seq_length(), layer.size
+        keys = layer.own_keys[:, :, :1].expand(shape).as_subclass(PrefixedKeys)  # no storage of its own
+        keys.layer = layer
+        return keys
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return _decode(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in ("__get__", "size", "dim"):
+            return super().__torch_function__(func, types, args, kwargs)
+        raise NotImplementedError(f"{getattr(func, '__name__', func)} of the keys of a shared-prefix cache")
+
+
+def _decode(
+    query: Tensor,
+    key: PrefixedKeys,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Attention of one new token a row: (rows, heads, 1, size), or heads folded as (rows, kv heads, n, size).
+
+    Its mask hides padding before prompts only, which the layer knows (`hidden`). Scores are small, one query a row,
+    and are computed by plain products: the queries of a block share each read of their prompt's keys.
+    """
+    layer, shape = key.layer, query.shape
+    query = query.reshape(layer.n_rows, layer.n_heads, -1, shape[-1])
+    query = query * (shape[-1] ** -0.5 if scale is None else scale)
+    n = query.shape[2]  # queries on one kv head
+
+    def by_block(x: Tensor) -> Tensor:  # (rows, kv heads, n, ...) -> (blocks, kv heads, block*n, ...)
+        return x.unflatten(0, (-1, layer.block)).transpose(1, 2).flatten(2, 3)
+
+    def by_row(x: Tensor) -> Tensor:  # and back
+        return x.unflatten(2, (layer.block, n)).transpose(1, 2).flatten(0, 1)
+
+    prefix = by_block(query) @ layer.keys.transpose(-1, -2)  # (blocks, kv heads, block*n, P)
+    if layer.hidden is not None:
+        prefix = prefix.masked_fill(layer.hidden, -math.inf)
+    own = query @ layer.own_keys[:, :, : layer.n_own].transpose(-1, -2)  # (rows, kv heads, n, tokens so far)
+    weights = torch.cat([by_row(prefix), own], -1).softmax(-1, dtype=torch.float32).to(value.dtype)
+    output = by_row(by_block(weights[..., : layer.n_prefix]) @ layer.values)
+    return (output + weights[..., layer.n_prefix :] @ value).reshape(shape)

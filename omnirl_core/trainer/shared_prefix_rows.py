@@ -1,0 +1,102 @@
+"""The rows of a generation batch by the prompt that they share, as TRL is to see them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from trl.data_utils import prepare_multimodal_messages
+
+from omnirl_core.trainer.mixed import row_images
+from omnirl_core.trainer.shared_prefix import Prompt
+
+Row = Mapping[str, Any]
+
+
+@dataclass
+class SharedRows:
+    """Rows of a rank, each distinct prompt with its pictures once.
+
+    TRL 1.16 carries pictures in every row: it copies, processes (twice), gathers and stores them G times. So it is
+    shown `placeholder_rows`, and the pictures wait here until the model needs them.
+    """
+
+    rows: Sequence[Row]
+    prompts: list[Any] = field(init=False)
+    """Of each row, with the pictures in their blocks, as TRL gives them to rewards."""
+    prompt_of_row: list[int] = field(init=False)
+    """Numbers of the distinct prompts, in the order of their first rows."""
+    encoded: list[Prompt] = field(default_factory=list)
+    """The distinct prompts, once they are tokenized."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """What the processor gave for them besides token ids."""
+
+    def __post_init__(self) -> None:
+        self.prompts = [_with_pictures(row) for row in self.rows]
+        self.prompt_of_row = []
+        for i, prompt in enumerate(self.prompts):
+            last = self.prompt_of_row[-1] if i else -1
+            is_same = i > 0 and _is_same(prompt, self.prompts[i - 1])
+            self.prompt_of_row.append(last if is_same else last + 1)
+
+    @property
+    def placeholder_rows(self) -> list[dict[str, Any]]:
+        """The rows without pictures; in their prompts, blocks that say where pictures go."""
+        return [
+            {
+                **{k: v for k, v in row.items() if k not in ("image", "images")},
+                "prompt": _placeholders(prompt),
+            }
+            for row, prompt in zip(self.rows, self.prompts, strict=True)
+        ]
+
+    @property
+    def distinct_prompts(self) -> list[Any]:
+        first = [self.prompt_of_row.index(i) for i in range(self.prompt_of_row[-1] + 1)]
+        return [self.prompts[row] for row in first]
+
+    def of_rows(self, values: Sequence[Any]) -> list[Any]:
+        """Values of the distinct prompts, for every row."""
+        return [values[i] for i in self.prompt_of_row]
+
+    def row_fields(self) -> dict[str, Any]:
+        """`fields` as the processor would give them for all rows."""
+        fields: dict[str, Any] = {**picture_tensors(self.of_rows(self.encoded))}
+        if self.fields.get("mm_token_type_ids") is not None:
+            fields["mm_token_type_ids"] = self.of_rows(self.fields["mm_token_type_ids"])
+        return fields
+
+
+def picture_tensors(prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+    """What the model takes for the pictures of these prompts, one after the other; {} where there are none."""
+    names = dict.fromkeys(name for prompt in prompts for name in prompt.images)
+    return {name: torch.cat([prompt.images[name] for prompt in prompts if prompt.images]) for name in names}
+
+
+def _with_pictures(row: Row) -> Any:
+    images = row_images(row)
+    return prepare_multimodal_messages(row["prompt"], images=images) if images else row["prompt"]
+
+
+def _placeholders(prompt: Any) -> Any:
+    if isinstance(prompt, str):
+        return prompt
+    return [
+        {**message, "content": [_placeholder(block) for block in message["content"]]}
+        if isinstance(message.get("content"), list)
+        else message
+        for message in prompt
+    ]
+
+
+def _placeholder(block: Any) -> Any:
+    return {"type": "image"} if isinstance(block, Mapping) and block.get("type") == "image" else block
+
+
+def _is_same(prompt: Any, other: Any) -> bool:
+    """Words and pictures: pictures opened once are one object, others are compared by every pixel."""
+    try:
+        return bool(prompt == other)
+    except (ValueError, RuntimeError):  # arrays and tensors compare item by item
+        return False
