@@ -145,7 +145,7 @@ def model_settings(config: ModelConfig) -> dict[str, Any]:
     """How the policy, and the reference of beta > 0, are loaded."""
     settings = {
         "revision": config.model_revision,
-        "dtype": config.dtype or "auto",
+        "dtype": config.dtype,
         "attn_implementation": config.attn_implementation,
     }
     return {key: value for key, value in settings.items() if value is not None}
