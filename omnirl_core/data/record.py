@@ -117,11 +117,11 @@ def shown(value: Any, limit: int = 80) -> str:
 
 def _question(rest: dict[str, Any]) -> tuple[str, Any]:
     """Problem and solution of a row in the seed's format, which REC annotations share."""
-    missing = [key for key in ("problem", "solution") if key not in rest]
-    if missing:
+    if "problem" not in rest or "solution" not in rest:
+        missing = "solution" if "problem" in rest else "problem"
         keys = ", ".join(rest) or "none"
-        fix = "; write null where no reward needs it" if missing == ["solution"] else ""
-        raise DataError(f"no {missing[0]!r} among its keys ({keys[:120]}); add it{fix}")
+        fix = "; write null where no reward needs it" if missing == "solution" else ""
+        raise DataError(f"no {missing!r} among its keys ({keys[:120]}); add it{fix}")
     return _text(rest.pop("problem"), "problem"), rest.pop("solution")
 
 

@@ -1,5 +1,6 @@
 """What the trainer takes: rows drawn from the data set, in any order, by any reader."""
 
+import gc
 import json
 import pickle
 
@@ -187,7 +188,6 @@ def test_select_shuffle_split_filter_and_slices_keep_rows_whole(mixed):
         rows.shard(3, 1),
         split["train"],
         split["test"],
-        rows.sort("row") if "row" in rows.column_names else rows,
     ]
     for view in views:
         assert len(view) > 0
@@ -243,3 +243,18 @@ def test_rows_are_whole_across_the_chunks_of_the_store(write_rows, monkeypatch, 
     rows = load_dataset(write_rows([{"problem": f"Q{i}", "solution": i} for i in range(n_rows)]))
     assert rows.data.column("row").num_chunks == -(-n_rows // 4)
     assert rows[:]["solution"] == [row["solution"] for row in rows] == list(range(n_rows))
+
+
+def test_the_collector_is_left_as_it_was(write_rows):
+    good, bad = write_rows([{"problem": "Q", "solution": 1}], "good.jsonl"), write_rows([{}], "bad.jsonl")
+    load_dataset(good)
+    assert gc.isenabled()
+    with pytest.raises(DataError):
+        load_dataset(bad)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        load_dataset(good)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
