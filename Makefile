@@ -20,7 +20,7 @@ demo: setup  ## train the tiny policy on mixed rows on the CPU (ten minutes) and
 	$(RUN) --config_file accelerate_configs/cpu.yaml recipes/grpo.py --config recipes/mixed/demo.yaml
 
 test: setup lint  ## lint, types, import rules, then every test
-	HF_HUB_OFFLINE=1 $(BIN)/pytest
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto --dist loadfile
 
 lint: setup  ## ruff, mypy and import-linter
 	$(BIN)/ruff check .
