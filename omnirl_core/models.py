@@ -4,7 +4,6 @@ import copy
 import re
 from typing import Any
 
-import torch
 from peft import PeftConfig
 from torch import nn
 from transformers import (
@@ -19,17 +18,23 @@ from transformers import (
 from transformers.image_utils import SizeDict
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
+TOWER_NAMES = ("vision_tower", "visual", "vision_model", "vision_encoder", "image_tower")
+"""What models of transformers 5 call their vision tower (PreTrainedModel.get_encoder)."""
 _NAMES_A_PICTURE = re.compile(r"vision|image|video|^</?img>$|img_context", re.IGNORECASE)
 _CONFIG_KEY = re.compile(r"(image|video|vision|boi|eoi)\w*_token_(id|index)")
 
 
 def load_policy(path: str, **model_init_kwargs: Any) -> PreTrainedModel:
     """The checkpoint as a model that answers: vision-language where its config says so, else text-only."""
-    trusted = {"trust_remote_code": model_init_kwargs.get("trust_remote_code", False)}
-    config = AutoConfig.from_pretrained(path, **trusted)
-    sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    sees = has_vision(path, model_init_kwargs.get("trust_remote_code", False))
     architecture = AutoModelForImageTextToText if sees else AutoModelForCausalLM
     return architecture.from_pretrained(path, **model_init_kwargs)
+
+
+def has_vision(path: str, trust_remote_code: bool = False) -> bool:
+    """Whether the checkpoint's config is a vision-language model's; no weight is read."""
+    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    return type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 
 def load_processor(
@@ -76,16 +81,6 @@ def vision_tower_name(model: nn.Module) -> str | None:
     return next((name for name, module in model.named_modules() if module is tower and name), None)
 
 
-def planned_vision_tower_name(path: str, trust_remote_code: bool = False) -> str | None:
-    """The name that the checkpoint's model will have for it, without loading a weight."""
-    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        return None
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
-    return vision_tower_name(model)
-
-
 def vision_tower(model: nn.Module) -> nn.Module | None:
     """The module itself, for a bare or PEFT-wrapped model."""
     base = base_model(model)
@@ -111,16 +106,19 @@ def freeze_vision_tower(model: nn.Module) -> int:
     return frozen
 
 
-def without_vision(peft_config: PeftConfig, tower_name: str) -> PeftConfig:
+def without_vision(peft_config: PeftConfig) -> PeftConfig:
     """A copy of the adapter config that leaves the tower alone, by name: its layers share names with the text's.
 
     >>> from peft import LoraConfig
-    >>> without_vision(LoraConfig(target_modules="all-linear"), "model.visual").exclude_modules
-    '(?:model\\\\.visual(?:\\\\..*)?)'
+    >>> config = without_vision(LoraConfig(target_modules=["gate_proj"]))
+    >>> re.fullmatch(config.exclude_modules, "model.visual.blocks.0.mlp.gate_proj") is not None
+    True
+    >>> re.fullmatch(config.exclude_modules, "model.language_model.layers.0.mlp.gate_proj") is not None
+    False
     """
     if not hasattr(peft_config, "exclude_modules"):
         return peft_config
-    patterns = [rf"{re.escape(tower_name)}(?:\..*)?"]
+    patterns = [rf"(?:.*\.)?(?:{'|'.join(TOWER_NAMES)})(?:\..*)?"]
     given = peft_config.exclude_modules
     if isinstance(given, str):
         patterns.append(given)

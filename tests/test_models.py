@@ -71,7 +71,7 @@ def test_freezing_freezes_the_tower_and_nothing_else(tiny_checkpoint, tiny_text_
 def test_lora_leaves_the_tower_alone_by_name(tiny_checkpoint, targets, excluded):
     model = load_policy(tiny_checkpoint)
     config = LoraConfig(target_modules=targets, exclude_modules=excluded)
-    adapted = get_peft_model(model, without_vision(config, vision_tower_name(model)))
+    adapted = get_peft_model(model, without_vision(config))
     trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
     assert trained
     assert not [name for name in trained if "visual" in name or "lm_head" in name]

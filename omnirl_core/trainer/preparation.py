@@ -7,14 +7,7 @@ from peft import PeftConfig
 from trl import GRPOConfig
 from trl.trainer.utils import get_config_model_id
 
-from omnirl_core.models import (
-    base_model,
-    load_processor,
-    planned_vision_tower_name,
-    set_pixel_budget,
-    vision_tower_name,
-    without_vision,
-)
+from omnirl_core.models import has_vision, load_processor, set_pixel_budget, vision_tower, without_vision
 from omnirl_core.trainer.mixed import may_have_images
 from omnirl_core.trainer.prompt_length import PromptLength, fit_prompts
 
@@ -70,15 +63,15 @@ class Preparation:
         if not self._setting("freeze_vision_tower"):
             return
         if isinstance(self.model, str):
-            name = planned_vision_tower_name(self.model, self._setting("trust_remote_code"))
+            sees = has_vision(self.model, self._setting("trust_remote_code"))
         else:
-            name = vision_tower_name(base_model(self.model))
-        if name is None:
+            sees = vision_tower(self.model) is not None
+        if not sees:
             raise ValueError(
                 f"freeze_vision_tower: {self._model_path} has no vision tower; remove the setting"
             )
         if self.peft_config is not None:
-            self.peft_config = without_vision(self.peft_config, name)
+            self.peft_config = without_vision(self.peft_config)
 
     def _settle_prompts(self) -> None:
         limit = self._setting("max_prompt_length")

@@ -70,6 +70,7 @@ def config(tmp_path) -> Callable[..., OmniGRPOConfig]:
             output_dir=str(tmp_path / "run"), use_cpu=True, bf16=False, gradient_checkpointing=False,
             report_to="none", disable_tqdm=True, save_strategy="no", logging_steps=1, max_steps=1, seed=1,
             num_generations=2, per_device_train_batch_size=2, max_completion_length=8, learning_rate=1e-3,
+            shared_prefix="off",
         )  # fmt: skip
         return OmniGRPOConfig(**{**defaults, **settings})
 

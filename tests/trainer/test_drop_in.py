@@ -11,9 +11,8 @@ from trl.chat_template_utils import qwen3_chat_template
 from omnirl_core.models import load_policy, load_processor, vision_token_ids
 from omnirl_core.trainer import OmniGRPOTrainer
 
-PLAIN = [
-    {"prompt": f"Say {word} ", "answer": word} for word in "one two three four five six seven eight".split()
-]
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
+PLAIN = [{"prompt": f"Say {word} ", "answer": word} for word in WORDS]
 CHAT = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in PLAIN]
 
 

@@ -37,7 +37,9 @@ def run(trainer, rows, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("settings", [{}, {"beta": 0.1}, {"gradient_accumulation_steps": 2}, {"lora": True}])
+@pytest.mark.parametrize(
+    "settings", [{"beta": 0.1}, {"gradient_accumulation_steps": 2, "shared_prefix": "auto"}, {"lora": True}]
+)
 def test_resumed_is_uninterrupted(run, settings, tmp_path):
     whole = run("whole", **settings)
     assert torch.equal(

@@ -119,7 +119,8 @@ def test_any_composition_trains_and_evaluates(trainer, rows, order):
     assert len(evaluated) == 2
 
 
-def test_rewards_find_the_sizes_of_pictures(trainer, rows):
+@pytest.mark.parametrize("shared_prefix", ["off", "auto"])
+def test_rewards_find_the_sizes_of_pictures(trainer, rows, shared_prefix):
     seen = []
 
     def reward(completions, images, image_sizes, resized_sizes, solution, row_id, **columns):
@@ -128,7 +129,7 @@ def test_rewards_find_the_sizes_of_pictures(trainer, rows):
         )
         return [0.0] * len(completions)
 
-    trainer(rows, reward, per_device_train_batch_size=12).train()
+    trainer(rows, reward, per_device_train_batch_size=12, shared_prefix=shared_prefix).train()
     found = {name: (sizes, resized) for name, sizes, resized, _ in seen}
     assert found["r:1"] == ([], [])
     assert found["r:2"] == ([(32, 32)], [(32, 32)])
@@ -148,7 +149,8 @@ def test_pictures_decoded_by_datasets_train_too(trainer, rows, pictures):
     assert {line["row_id"]: line["images"] for line in lines}["r:2"] == pictures[:1]
 
 
-def test_each_picture_is_opened_once_a_generation_batch(trainer, rows, pictures, monkeypatch):
+@pytest.mark.parametrize("shared_prefix", ["off", "auto"])
+def test_each_picture_is_opened_once_a_generation_batch(trainer, rows, monkeypatch, shared_prefix):
     from PIL import Image as Pillow
 
     opened = []
@@ -158,16 +160,18 @@ def test_each_picture_is_opened_once_a_generation_batch(trainer, rows, pictures,
     )
     worker = trainer(
         [rows[1], rows[2]], num_generations=4, per_device_train_batch_size=2, gradient_accumulation_steps=4,
-        num_iterations=2, max_steps=4,
+        num_iterations=2, max_steps=4, shared_prefix=shared_prefix,
     )  # fmt: skip
     worker.train()
     assert len(opened) == 2 * len({*rows[1]["images"], *rows[2]["images"]})  # two generation batches
 
 
-def test_logging_pictures_and_text_in_one_table(trainer, rows):
+@pytest.mark.parametrize("shared_prefix", ["off", "auto"])
+def test_logging_pictures_and_text_in_one_table(trainer, rows, shared_prefix):
     """TRL 1.16: `cannot mix list and non-list, non-null values` for the prompt column."""
     worker = trainer(
         rows, eval_data=[rows[0], rows[2]], per_device_train_batch_size=4, log_completions=True, max_steps=2,
+        shared_prefix=shared_prefix,
         eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=2,
     )  # fmt: skip
     worker.train()
