@@ -1,0 +1,119 @@
+"""Which path runs and what is said about it: auto, on, off, and the check on the first batch."""
+
+import logging
+
+import pytest
+from datasets import Dataset
+from peft import PrefixTuningConfig
+from transformers import GPT2Config, GPT2LMHeadModel
+from trl import GRPOConfig
+
+from omnirl_core.models import load_policy, load_processor
+from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer, shared_prefix_trainer
+
+EIGHT_ROWS = {"num_generations": 4, "per_device_train_batch_size": 8, "max_steps": 1}
+
+
+def test_auto_shares_and_says_so_once(trainer, rows, caplog):
+    with caplog.at_level(logging.INFO, "omnirl_core"):
+        worker = trainer(rows, shared_prefix="auto", **EIGHT_ROWS)
+        worker.train()
+    assert OmniGRPOConfig.__dataclass_fields__["shared_prefix"].default == "auto"
+    assert worker._shares
+    said = [record.getMessage() for record in caplog.records if "shared_prefix" in record.getMessage()]
+    assert said == [
+        "shared_prefix: prompts of a group run once (rollout and log-probabilities), qwen2_5_vl is verified"
+    ]
+
+
+def test_a_plain_trl_config_leaves_trl_as_it_is(tiny_text_checkpoint, tmp_path):
+    data = Dataset.from_dict({"prompt": ["a"] * 4})
+    config = GRPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none", num_generations=2)
+    worker = OmniGRPOTrainer(
+        tiny_text_checkpoint, lambda completions, **_: [0.0] * len(completions), config, data
+    )
+    assert not worker._shares
+
+
+@pytest.fixture
+def unverified(tmp_path, tiny_text_checkpoint):
+    tokenizer = load_processor(tiny_text_checkpoint)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=128,
+        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    return str(tmp_path / "gpt2")
+
+
+def test_an_unverified_family_runs_plainly_under_auto_and_is_named_under_on(trainer, unverified, caplog):
+    data = Dataset.from_dict({"prompt": ["a", "b", "c", "d"]})
+    with caplog.at_level(logging.INFO, "omnirl_core"):
+        worker = trainer(data, model=unverified, shared_prefix="auto", **EIGHT_ROWS)
+    assert not worker._shares
+    assert "because family 'gpt2' is not verified" in caplog.text
+    with pytest.raises(ValueError, match="shared_prefix: on, but family 'gpt2' is not verified"):
+        trainer(data, model=unverified, shared_prefix="on", **EIGHT_ROWS)
+
+
+def test_what_stands_in_the_way_is_said(trainer, tiny_checkpoint, rows):
+    def refusal(model=None, **changes):
+        extra = {
+            name: changes.pop(name) for name in ("tools", "rollout_func", "peft_config") if name in changes
+        }
+        with pytest.raises(ValueError, match="shared_prefix: on, but") as error:
+            trainer(rows, model=model, shared_prefix="on", extra=extra, **EIGHT_ROWS, **changes)
+        return str(error.value)
+
+    eager = load_policy(tiny_checkpoint, attn_implementation="eager")
+    assert "attn_implementation is 'eager', not 'sdpa'" in refusal(model=eager)
+    assert "rollout_func" in refusal(rollout_func=lambda prompts, trainer: {})
+    assert "torch_compile" in refusal(torch_compile=True)
+    prefix = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    assert "a prompt of its own" in refusal(peft_config=prefix)
+
+
+def test_a_rollout_with_another_cache_is_plain_and_training_is_shared(trainer, rows):
+    settings = {**EIGHT_ROWS, "gradient_accumulation_steps": 2}
+    runs = []
+    for shared in ("on", "off"):
+        worker = trainer(
+            [rows[2], rows[0], rows[1], rows[3]],
+            shared_prefix=shared,
+            cache_implementation="dynamic",
+            **settings,
+        )
+        assert (worker._shares, worker._shares_rollout) == (shared == "on", False)
+        worker.train()
+        runs.append(worker.state.log_history[0])
+    assert runs[0]["reward"] == runs[1]["reward"]
+    assert runs[0]["grad_norm"] == pytest.approx(runs[1]["grad_norm"], rel=1e-5)
+
+
+def test_verification_refuses_a_path_that_is_wrong(trainer, rows, monkeypatch):
+    right = shared_prefix_trainer.encode_prompts
+
+    def shifted(*args):
+        return [
+            type(prompt)(
+                prompt.token_ids, prompt.position_ids * 2, prompt.images, prompt.n_images, prompt.token_types
+            )
+            for prompt in right(*args)
+        ]
+
+    monkeypatch.setattr(shared_prefix_trainer, "encode_prompts", shifted)
+    with pytest.raises(
+        ValueError, match=r"from the plain path's in the mean, above 0\.0001; set shared_prefix: off"
+    ):
+        trainer(rows, shared_prefix="on", verify_shared_prefix=True, **EIGHT_ROWS).train()
+
+
+@pytest.mark.parametrize(("given", "kept"), [(True, "on"), (False, "off"), ("auto", "auto")])
+def test_yaml_reads_on_and_off_as_booleans(config, given, kept):
+    assert config(shared_prefix=given).shared_prefix == kept
+
+
+def test_another_word_is_refused(config):
+    with pytest.raises(ValueError, match="shared_prefix 'yes' is neither 'auto', 'on' nor 'off'"):
+        config(shared_prefix="yes")

@@ -1,0 +1,79 @@
+"""How often the vision tower, the processor and the collectives meet a picture when prefixes are shared."""
+
+from omnirl_core.models import vision_tower
+from omnirl_core.trainer.shared_prefix_trainer import PROMPTS
+
+EIGHT_ROWS = {"num_generations": 4, "per_device_train_batch_size": 8, "max_steps": 1}
+
+
+class Counted:
+    """Pictures per call of a model's vision tower, in order."""
+
+    def __init__(self, model):
+        self.calls = []
+        vision_tower(model).register_forward_hook(self, with_kwargs=True)
+
+    def __call__(self, module, args, kwargs, output):
+        self.calls.append(len(kwargs["grid_thw"]))
+
+
+def test_the_tower_runs_once_a_distinct_prompt_in_rollout_and_in_each_pass(trainer, rows):
+    data = [rows[2], rows[1]]  # three pictures and one
+    worker = trainer(data, shared_prefix="on", beta=0.1, num_iterations=2, **EIGHT_ROWS)
+    policy, reference = Counted(worker.model), Counted(worker.accelerator.unwrap_model(worker.ref_model))
+    worker.train()
+    assert policy.calls == [4, 4, 4]  # rollout, old log-probabilities, training
+    assert reference.calls == [4]
+    plain = trainer(data, shared_prefix="off", beta=0.1, num_iterations=2, **EIGHT_ROWS)
+    policy = Counted(plain.model)
+    plain.train()
+    assert policy.calls == [16, 16, 16]
+
+
+def test_scoring_runs_a_prompt_once_even_where_training_splits_its_group(trainer, rows):
+    settings = {
+        **EIGHT_ROWS,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 4,
+        "max_steps": 1,
+    }
+    worker = trainer([rows[2], rows[1]], shared_prefix="on", beta=0.1, num_iterations=2, **settings)
+    policy, reference = Counted(worker.model), Counted(worker.accelerator.unwrap_model(worker.ref_model))
+    worker.train()
+    assert policy.calls[:3] == [4, 3, 1] or policy.calls[:3] == [4, 1, 3]
+    assert sorted(policy.calls[3:]) == [1, 1, 3, 3]  # half a group a micro-batch
+    assert sorted(reference.calls) == [1, 3]
+
+
+def test_pictures_are_processed_once_and_buffered_once(trainer, rows):
+    worker = trainer([rows[2], rows[1]], shared_prefix="on", **EIGHT_ROWS)
+    processed = []
+    plain = worker.processing_class.image_processor._preprocess
+
+    def preprocess(images, *args, **kwargs):
+        processed.append(len(images))
+        return plain(images, *args, **kwargs)
+
+    worker.processing_class.image_processor._preprocess = preprocess
+    worker.train()
+    assert sum(processed) == 4
+    [batch] = worker._buffered_inputs
+    assert len(set(batch[PROMPTS])) == 2
+    assert "pixel_values" not in batch
+    assert len(batch[PROMPTS]) == len(batch["completion_ids"]) == 8
+
+
+def test_no_picture_goes_through_a_collective(trainer, rows, monkeypatch):
+    gathered = []
+    monkeypatch.setattr(
+        "trl.trainer.grpo_trainer.gather_object", lambda values: gathered.extend(values) or values
+    )
+    worker = trainer([rows[2], rows[1]], shared_prefix="on", **EIGHT_ROWS)
+    worker.train()
+    prompts = [value for value in gathered if isinstance(value, list) and value and "content" in value[0]]
+    blocks = [
+        block for prompt in prompts for message in prompt for block in message["content"] if "type" in block
+    ]
+    pictures = [block for block in blocks if block["type"] == "image"]
+    assert len(pictures) == 16
+    assert all(block == {"type": "image"} for block in pictures)
