@@ -191,7 +191,7 @@ def make_example(task: str, rng: random.Random, split: str) -> Example:
     """The next example of a task and split from a random stream.
 
     >>> make_example("text", random.Random(1), "train").problem
-    'Tell me the larger of 42 and 18.'
+    'Tell me the sum of 2 and 5.'
     """
     while True:
         example = ASK[task](draw_scenes(task, rng), rng)
