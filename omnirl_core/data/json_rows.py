@@ -26,6 +26,17 @@ class RawRow(NamedTuple):
     line: int
     value: Any
     fault: str | None = None
+    nth: int = 1
+    """Which of the elements that start on this line it is: a list is often dumped on one line."""
+
+    @property
+    def place(self) -> str:
+        """`line`, or `line#nth` for a further element on the line: every row of a file has its own.
+
+        >>> RawRow(7, {}).place, RawRow(7, {}, nth=3).place
+        ('7', '7#3')
+        """
+        return f"{self.line}#{self.nth}" if self.nth > 1 else str(self.line)
 
 
 class StrictDecoder:
@@ -169,6 +180,7 @@ class _Window:
         self._text = ""
         self._at = 0
         self._line = 1
+        self._nth, self._line_of_nth = 0, 0
         self._ended = False
 
     def __enter__(self) -> "_Window":
@@ -206,6 +218,8 @@ class _Window:
     def element(self) -> RawRow:
         self.next_char()
         line = self._line
+        self._nth = self._nth + 1 if line == self._line_of_nth else 1
+        self._line_of_nth = line
         while True:
             try:
                 value, end, fault = self._json.decode_at(self._text, self._at)
@@ -222,7 +236,7 @@ class _Window:
                     break
             self._grow()
         self.step(end)
-        return RawRow(line, value, fault)
+        return RawRow(line, value, fault, self._nth)
 
     def _may_be_cut(self, error: json.JSONDecodeError) -> bool:
         """Whether the end of the window, and no mistake in the file, can be what stopped the decoder."""

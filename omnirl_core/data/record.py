@@ -45,7 +45,9 @@ class Problems:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One checked row. `images` are absolute paths; `source` is `file:line`; `extra` holds all other keys.
+    """One checked row. `images` are absolute paths; `extra` holds all other keys.
+
+    `source` is `file:line`, and `file:line#3` for the third row of one line.
 
     >>> Record("What colour is it?", "red", images=("/data/1.png",), source="train.jsonl:1").task is None
     True

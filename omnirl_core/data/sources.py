@@ -114,7 +114,7 @@ def _source_records(
     n_rows = 0
     for row in _sampled_rows(source, seed):
         n_rows += 1
-        where = f"{source.place}:{row.line}"
+        where = f"{source.place}:{row.place}"
         try:
             if row.fault:
                 raise DataError(f"{where}: {row.fault}")
