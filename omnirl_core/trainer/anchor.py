@@ -36,6 +36,10 @@ class VisionAnchor:
         tower = backbone.get_submodule(self.tower)
         return torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())
 
+    def added(self, embeddings: Tensor, backbone: nn.Module) -> Tensor:
+        zero = self.features(backbone)
+        return embeddings + zero.to(embeddings.device, embeddings.dtype)  # (B, P+C, hidden)
+
     def features(self, backbone: nn.Module) -> Tensor:
         """Zero, as a sum of everything that the tower gives for the smallest picture."""
         parameter = next(backbone.parameters())
@@ -47,7 +51,7 @@ class VisionAnchor:
             for name, value in self.inputs.items()
         }
         output = backbone.get_image_features(**inputs, return_dict=True)  # type: ignore[operator]
-        return 0.0 * torch.stack([tensor.float().sum() for tensor in _floats(output)]).sum()
+        return 0.0 * torch.stack([tensor.float().sum() for tensor in _used(output)]).sum()
 
 
 def add_vision_anchor(model: nn.Module, processor: Any, sharded: bool) -> VisionAnchor | None:
@@ -82,10 +86,9 @@ def _anchored(backbone: Any, kwargs: dict[str, Any]) -> Any:
     # with a cache it is generation: pictures, if any, were encoded before
     if kwargs.get("past_key_values") is not None or not anchor.needed(backbone):
         return plain(**kwargs)
-    zero = anchor.features(backbone)
     if kwargs.get("inputs_embeds") is not None:
-        return plain(**{**kwargs, "inputs_embeds": _plus(kwargs["inputs_embeds"], zero)})
-    with _added_to_embeddings(backbone.get_input_embeddings(), zero):
+        return plain(**{**kwargs, "inputs_embeds": anchor.added(kwargs["inputs_embeds"], backbone)})
+    with _added_to_embeddings(backbone, anchor):
         return plain(**kwargs)
 
 
@@ -107,17 +110,17 @@ def _without_empty_pictures(kwargs: dict[str, Any], anchor: VisionAnchor) -> dic
 
 
 @contextmanager
-def _added_to_embeddings(embeddings: nn.Module, zero: Tensor) -> Iterator[None]:
-    # the model embeds the ids itself: without input_ids Qwen would reuse the last batch's rope_deltas
-    handle = embeddings.register_forward_hook(lambda module, args, output: _plus(output, zero))
+def _added_to_embeddings(backbone: Any, anchor: VisionAnchor) -> Iterator[None]:
+    """Where models with pictures run the tower too: after the embeddings. Ranks must gather in one order.
+
+    The model embeds the ids itself: without input_ids Qwen would reuse the last batch's rope_deltas.
+    """
+    embeddings = backbone.get_input_embeddings()
+    handle = embeddings.register_forward_hook(lambda module, args, output: anchor.added(output, backbone))
     try:
         yield
     finally:
         handle.remove()
-
-
-def _plus(embeddings: Tensor, zero: Tensor) -> Tensor:
-    return embeddings + zero.to(embeddings.device, embeddings.dtype)  # (B, P+C, hidden)
 
 
 def _smallest_picture(backbone: Any, processor: Any) -> dict[str, Tensor]:
@@ -132,14 +135,12 @@ def _smallest_picture(backbone: Any, processor: Any) -> dict[str, Tensor]:
     return {name: value for name, value in black.items() if name in takes}
 
 
-def _floats(output: Any) -> Iterator[Tensor]:
-    """Every feature tensor in a model's output: deep-stacked features are beside the pooled ones."""
-    if isinstance(output, Tensor):
-        if output.is_floating_point():
-            yield output
-    elif isinstance(output, dict):
-        for value in output.values():
-            yield from _floats(value)
-    elif isinstance(output, list | tuple):
-        for value in output:
-            yield from _floats(value)
+def _used(output: Any) -> Iterator[Tensor]:
+    """The features that models put among the embeddings: pooled ones, and deep-stacked ones beside them.
+
+    Not the tower's other outputs: DeepSpeed counts which outputs take part in the backward pass, rank by rank.
+    """
+    for name in ("pooler_output", "deepstack_features"):
+        features = getattr(output, name, None)
+        if features is not None:
+            yield from [features] if isinstance(features, Tensor) else features

@@ -143,3 +143,24 @@ def test_forward_takes_embeddings_and_positional_arguments(trainer, rows):
     backbone.zero_grad()
     out.sum().backward()
     assert backbone.visual.patch_embed.proj.weight.grad is not None
+
+
+def test_modules_and_gradients_come_in_the_order_of_a_forward_with_pictures(trainer, rows):
+    """Under ZeRO-3 ranks gather parameters as modules run, and reduce gradients as they come, in one order."""
+    worker = trainer(rows, scripted=True, per_device_train_batch_size=4)
+    names = {module: name for name, module in worker.model.named_modules()}
+    came = []
+    for module in worker.model.modules():
+        if next(module.parameters(recurse=False), None) is not None:
+            module.register_forward_pre_hook(lambda module, args: came.append(names[module]))
+    for name, parameter in worker.model.named_parameters():
+        parameter.register_post_accumulate_grad_hook(
+            lambda parameter, name=name: came.append(f"gradient of {name}")
+        )
+    orders = []
+    for batch in (_text(rows), [rows[1], rows[5]]):
+        came.clear()
+        _step(worker, batch)
+        orders.append(list(came))
+    assert orders[0] == orders[1]
+    assert "gradient of model.visual.patch_embed.proj.weight" in orders[0]
