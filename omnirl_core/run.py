@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object, set_seed
+from datasets import Dataset
 from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 from trl.models import unwrap_model_for_generation
@@ -25,7 +26,7 @@ from omnirl_core.evaluation.compare import Change, compare, table
 from omnirl_core.evaluation.lines import write_lines
 from omnirl_core.evaluation.score import evaluate
 from omnirl_core.report import plot_curves, write_completions
-from omnirl_core.rewards import load_rewards
+from omnirl_core.rewards import Reward, load_rewards
 from omnirl_core.shapes import tiny_policy, write_dataset
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 
@@ -74,21 +75,21 @@ class Result:
 
 def main(argv: list[str] | None = None) -> Result:
     """Run the config that `argv` (default: the command line) names."""
-    parser = TrlParser((DataArguments, OmniGRPOConfig, ModelConfig))
+    parser = TrlParser([DataArguments, OmniGRPOConfig, ModelConfig])  # type: ignore[list-item]  # TRL types it so
     data, training, model_config = parser.parse_args_and_config(argv)
     start_quietly(training)
     set_seed(training.seed)
     folder = Path(training.output_dir)
     with training.main_process_first(local=False, desc="drawing the shapes data set"):
         draw_missing(data)
-    trainer, held_out = build(data, training, model_config)
+    trainer, rewards, held_out = build(data, training, model_config)
     if trainer.accelerator.is_main_process:
         write_run_file(folder, data, training, model_config)
 
-    before = grade(trainer, held_out, "before")
+    before = grade(trainer, rewards, held_out, "before")
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     trainer.save_model()
-    after = grade(trainer, held_out, "after")
+    after = grade(trainer, rewards, held_out, "after")
 
     changes = compare(before, after) if before else []
     if trainer.accelerator.is_main_process:
@@ -106,9 +107,9 @@ def start_quietly(training: OmniGRPOConfig) -> None:
 
 def draw_missing(data: DataArguments) -> None:
     """Write the drawn rows that `draw_shapes` asks for, unless their files are there."""
-    if not data.draw_shapes:
-        return
     shapes = data.draw_shapes
+    if not isinstance(shapes, dict):
+        return
     for split, name in (("train", data.dataset_name), ("test", data.eval_dataset_name)):
         if name and not Path(name).exists():
             write_dataset(Path(name).parent, shapes["task"], shapes[split], shapes.get("seed", 0), split)
@@ -116,16 +117,16 @@ def draw_missing(data: DataArguments) -> None:
 
 def build(
     data: DataArguments, training: OmniGRPOConfig, model_config: ModelConfig
-) -> tuple[OmniGRPOTrainer, list]:
-    """The trainer, and the held-out rows."""
+) -> tuple[OmniGRPOTrainer, list[Reward], Dataset | None]:
+    """The trainer, its rewards, and the held-out rows."""
     reading: dict[str, Any] = {
         "image_root": data.image_root, "templates": data.templates, "system_prompt": data.system_prompt,
         "on_bad_sample": data.on_bad_sample, "seed": training.seed,
     }  # fmt: skip
     rewards = load_rewards(data.rewards)
     dataset = load_dataset(data.dataset_name, **reading)
-    held_out = load_dataset(data.eval_dataset_name, **reading) if data.eval_dataset_name else []
-    if data.eval_rows is not None:
+    held_out = load_dataset(data.eval_dataset_name, **reading) if data.eval_dataset_name else None
+    if held_out is not None and data.eval_rows is not None:
         held_out = held_out.select(range(min(data.eval_rows, len(held_out))))
     training.reward_weights = [reward.weight for reward in rewards]
     training.model_init_kwargs = model_settings(model_config)
@@ -138,7 +139,7 @@ def build(
         quantization_config=get_quantization_config(model_config),
         peft_config=get_peft_config(model_config),
     )
-    return trainer, held_out
+    return trainer, rewards, held_out
 
 
 def model_settings(config: ModelConfig) -> dict[str, Any]:
@@ -151,9 +152,11 @@ def model_settings(config: ModelConfig) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value is not None}
 
 
-def grade(trainer: OmniGRPOTrainer, rows: Any, name: str) -> list[dict[str, Any]]:
+def grade(
+    trainer: OmniGRPOTrainer, rewards: list[Reward], rows: Dataset | None, name: str
+) -> list[dict[str, Any]]:
     """Answer the held-out rows greedily, each process its share; write `<name>.jsonl`; return every line everywhere."""
-    if not len(rows):
+    if rows is None:
         return []
     accelerator, args = trainer.accelerator, trainer.args
     share = rows.select(range(accelerator.process_index, len(rows), accelerator.num_processes))
@@ -162,7 +165,7 @@ def grade(trainer: OmniGRPOTrainer, rows: Any, name: str) -> list[dict[str, Any]
             model,
             trainer.processing_class,
             share,
-            trainer.reward_funcs,
+            rewards,
             max_new_tokens=args.max_completion_length,
             batch_size=args.per_device_eval_batch_size,
             progress=f"{name} training" if accelerator.is_main_process else None,
@@ -182,7 +185,11 @@ def write_run_file(folder: Path, *configs: Any) -> None:
             if value != item.default and item.init and not item.name.startswith("_"):
                 config[item.name] = value
     versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-    facts = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "config": config, "versions": versions}
+    facts = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": config,
+        "versions": versions,
+    }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
 

@@ -90,8 +90,10 @@ class Reward:
 
     def _ungated(self, text: str | None, solution: Any, columns: Mapping[str, Any]) -> float | None:
         expects = signature_of(self.scorer)
+        # a row of the data must not decide what only the YAML may: whether code runs on this machine
+        closed = getattr(self.scorer, "settings_only", ())
         known = columns if expects.takes_any else [name for name in expects.keywords if name in columns]
-        arguments = {name: columns[name] for name in known} | dict(self.settings)
+        arguments = {name: columns[name] for name in known if name not in closed} | dict(self.settings)
         gold = (solution,) if expects.takes_solution else ()
         try:
             score = self.scorer("" if text is None else text, *gold, **arguments)

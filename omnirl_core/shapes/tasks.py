@@ -9,6 +9,7 @@ import random
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from .scenes import COLORS, SHAPES, Scene, Shape, random_scene
 
@@ -30,7 +31,7 @@ class Example:
     task: str
     template: int
     problem: str
-    solution: str | int | list
+    solution: Any  # str, int, [x1, y1, x2, y2], or a list of references
     thought: str
     scenes: tuple[Scene, ...] = ()
     key: str = ""

@@ -12,10 +12,16 @@ import argparse
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Qwen2_5_VLProcessor, get_cosine_schedule_with_warmup, set_seed
+from transformers import (
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    get_cosine_schedule_with_warmup,
+    set_seed,
+)
 
 from omnirl_core.boxes import from_pixels
 
@@ -67,7 +73,8 @@ class Pool:
 
     def box(self, i: int, box: Sequence[float]) -> list[int]:
         """A box of the scene in pixels of the resized picture, which is what Qwen2.5-VL answers in."""
-        moved = from_pixels(tuple(box), "resized", self.scenes[i].size, self.resized(i))
+        x1, y1, x2, y2 = box
+        moved = from_pixels((x1, y1, x2, y2), "resized", self.scenes[i].size, self.resized(i))
         return [round(v) for v in moved]
 
 
@@ -94,10 +101,12 @@ def cell_labels(pool: Pool, i: int) -> Tensor:
     return torch.tensor(rows)
 
 
-def train_vision(model: nn.Module, pool: Pool, steps: int, batch_size: int = 96) -> None:
+def train_vision(
+    model: Qwen2_5_VLForConditionalGeneration, pool: Pool, steps: int, batch_size: int = 96
+) -> None:
     """Teach the vision tower by three linear read-outs that are thrown away afterwards."""
     tower = model.model.visual
-    width = model.config.text_config.hidden_size
+    width = model.lm_head.in_features
     read = nn.Linear(width, len(COLORS) + 1 + len(SHAPES) + 1 + 4)
     parameters = [*tower.parameters(), *read.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.01)
@@ -196,9 +205,8 @@ def collate(
         scenes = [pool.index[scene] for scene in example.scenes]
         which += scenes
         content = [*({"type": "image"} for _ in scenes), {"type": "text", "text": example.problem}]
-        text = processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True
-        )
+        turns: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        text = processor.apply_chat_template(turns, add_generation_prompt=True)
         for i in scenes:
             tokens = int(pool.grids[i].prod()) // 4
             text = text.replace("<|image_pad|>", "<|placeholder|>" * tokens, 1)

@@ -8,6 +8,7 @@ import pytest
 from omnirl_core.rewards.code import code, fenced_blocks, program_text
 from omnirl_core.rewards.exercise import read_exercise, same_text, same_value
 from omnirl_core.rewards.isolation import isolation_level
+from omnirl_core.rewards.reward import Reward
 from omnirl_core.rewards.sandbox import Outcome, SandboxError
 
 pytestmark = pytest.mark.timeout(120)  # the watchdog
@@ -243,3 +244,16 @@ def test_values_nested_deeper_than_the_stack():
     for _ in range(100_000):
         deep = [deep]
     assert same_value(deep, deep, 0.0)
+
+
+def test_a_column_of_the_data_cannot_allow_what_only_the_yaml_may():
+    reward = Reward("code", code, settings={"allow_local_execution": False})
+    bare = Reward("code", code)
+    for each in (reward, bare):
+        with pytest.raises(PermissionError, match="allow_local_execution"):
+            each(
+                prompts=["p"],
+                completions=["<think>t</think><answer>print(1)</answer>"],
+                solution=[{"tests": [{"stdin": "", "stdout": "1"}]}],
+                allow_local_execution=[True],
+            )
