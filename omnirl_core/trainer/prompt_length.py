@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import datasets
@@ -15,6 +16,7 @@ from trl.data_utils import prepare_multimodal_messages
 
 from omnirl_core.data import image_size
 from omnirl_core.trainer.mixed import Row, mixed_rows, row_images, without_none
+from omnirl_core.types import Message
 
 logger = get_logger(__name__)
 
@@ -30,6 +32,8 @@ class PromptLength:
     processor: Any
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     tools: list[Any] | None = None
+    _frames: dict[str, int] = field(default_factory=dict, repr=False)
+    _sizes: dict[str, tuple[int, int]] = field(default_factory=dict, repr=False)
 
     def count(self, row: Row) -> int:
         """Number of prompt tokens, exact (test_prompt_length.py compares it with what the trainer feeds)."""
@@ -40,22 +44,42 @@ class PromptLength:
         n_tokens = len(
             self._tokenizer(text, add_special_tokens=self._adds_special_tokens(row, text))["input_ids"]
         )
-        return n_tokens + sum(
-            self._image_tokens(_size(image)) - 1 for image in images
-        )  # one is its placeholder
+        return n_tokens + self._all_image_tokens(images) - len(images)  # of which one each is its placeholder
 
-    def bound(self, row: Row) -> float:
-        """Never less than the count, and quicker: no tokenizing, no file touched."""
+    def exceeds(self, row: Row, limit: int) -> bool:
+        """Whether the count is above the limit; most rows are settled without a file or the tokenizer."""
+        images = prompt_images(row)
+        if not images or self._has_grid:
+            if self.bound(row) <= limit:
+                return False
+            if images and self._text_bound(row) + self._all_image_tokens(images) <= limit:
+                return False
+        return self.count(row) > limit
+
+    def bound(self, row: Row) -> int:
+        """Never less than the count of a row whose pictures become grids: the pixel budget bounds them."""
         n_images = len(prompt_images(row))
-        if n_images and not self._has_grid:
-            return math.inf
-        text = self._text(row)
-        others = 0 if text.isascii() else sum(not char.isascii() for char in text)
-        # a token is at least a byte; normalising to NFC makes at most three times as many bytes
-        n_bytes = (
-            len(text) if not others else len(text) - others + 3 * (len(text.encode()) - len(text) + others)
-        )
-        return n_bytes + 16 + (n_images * self._most_image_tokens() if n_images else 0)
+        return self._text_bound(row) + (n_images * self._most_image_tokens if n_images else 0)
+
+    def _text_bound(self, row: Row) -> int:
+        prompt = row["prompt"]
+        if isinstance(prompt, str):
+            return _most_tokens(prompt) + 16
+        contents = [message.get("content") for message in prompt]
+        texts = [block.get("text") for content in contents if isinstance(content, list) for block in content]
+        texts += [content for content in contents if isinstance(content, str)]
+        return sum(_most_tokens(text) for text in texts if text) + self._frame(prompt) + 16
+
+    def _frame(self, prompt: Sequence[Message]) -> int:
+        """Bytes of what the template puts around the texts; the same for all prompts of one structure."""
+        bare = [_without_text(message) for message in prompt]
+        key = repr(bare)
+        if key not in self._frames:
+            n_images = sum(
+                b["type"] == "image" for m in bare if isinstance(m["content"], list) for b in m["content"]
+            )
+            self._frames[key] = len(self._text({"prompt": bare, "images": [None] * n_images}).encode())
+        return self._frames[key]
 
     @property
     def _tokenizer(self) -> Any:
@@ -85,10 +109,22 @@ class PromptLength:
         bos = self._tokenizer.bos_token
         return isinstance(self.processor, ProcessorMixin) and not (bos and text.startswith(bos))
 
-    def _image_tokens(self, size: tuple[int, int]) -> int:
+    def _all_image_tokens(self, pictures: Sequence[Any]) -> int:
+        if not pictures:
+            return 0
         images = self.processor.image_processor
-        return images.get_number_of_image_patches(size[1], size[0], {}) // images.merge_size**2
+        sizes = [self._size(picture) for picture in pictures]
+        patches = [images.get_number_of_image_patches(height, width, {}) for width, height in sizes]
+        return sum(n // images.merge_size**2 for n in patches)
 
+    def _size(self, picture: Any) -> tuple[int, int]:
+        if not isinstance(picture, str):
+            return _size(picture)
+        if picture not in self._sizes:
+            self._sizes[picture] = image_size(picture)
+        return self._sizes[picture]
+
+    @cached_property
     def _most_image_tokens(self) -> int:
         images = self.processor.image_processor
         pixels = (images.patch_size * images.merge_size) ** 2
@@ -137,7 +173,7 @@ def fit_prompts(data: Any, length: PromptLength, limit: int, on_long: str, split
     long = [
         (place, _fault(row, place, length.count(row), limit, split))
         for place, row in enumerate(_light_rows(data))
-        if length.bound(row) > limit and length.count(row) > limit
+        if length.exceeds(row, limit)
     ]
     if not long:
         return data
@@ -156,9 +192,9 @@ class _StreamFilter:
 
     def __call__(self, row: Row) -> bool:
         self.seen += 1
-        if self.length.bound(row) <= self.limit or (n_tokens := self.length.count(row)) <= self.limit:
+        if not self.length.exceeds(row, self.limit):
             return True
-        fault = _fault(row, self.seen - 1, n_tokens, self.limit, self.split)
+        fault = _fault(row, self.seen - 1, self.length.count(row), self.limit, self.split)
         if self.on_long == "error":
             raise ValueError(_listed([fault]))
         self.dropped += 1
@@ -195,6 +231,23 @@ def _light_rows(data: datasets.Dataset) -> Iterator[Row]:
         columns = data[start : start + _BATCH]
         for values in zip(*columns.values(), strict=True):
             yield dict(zip(columns, values, strict=True))
+
+
+def _most_tokens(text: str) -> int:
+    """A token is at least a byte; normalising to NFC makes at most three times as many bytes of what is not ASCII."""
+    if text.isascii():
+        return len(text)
+    n_ascii = sum(map(str.isascii, text))
+    return n_ascii + 3 * (len(text.encode()) - n_ascii)
+
+
+def _without_text(message: Message) -> Message:
+    content = message.get("content")
+    if isinstance(content, list):
+        content = [
+            {"type": "text", "text": ""} if b["type"] == "text" else {"type": b["type"]} for b in content
+        ]
+    return {**message, "content": "" if isinstance(content, str) else content}
 
 
 def _undecoded(feature: Any) -> Any:

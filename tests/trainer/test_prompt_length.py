@@ -54,6 +54,8 @@ def test_count_and_bound_for_any_size(tiny_checkpoint, tmp_path, budget):
         fed = len(processor(images=[Pillow.open(path)], text=[rendered])["input_ids"][0])
         assert length.count(row) == fed
         assert fed <= length.bound(row)
+        assert not length.exceeds(row, fed)
+        assert length.exceeds(row, fed - 1)
 
 
 def test_no_pixel_is_decoded(rows, length, monkeypatch):
