@@ -110,7 +110,7 @@ def align(predicted: Words, gold: Words, table: Synonyms | None, as_nltk: bool =
     if left:
         free = places_of(gold.stems, _open_places(free))
         left = _match(partners, predicted.stems, left, free)
-    if left and table:
+    if left and table is not None:  # an unused table is empty
         theirs, ours = (predicted.stems, gold.stems) if as_nltk else (predicted.words, gold.words)
         left = left if as_nltk else left[:MOST_LOOKED_UP]
         _match_synonyms(partners, theirs, left, places_of(ours, _open_places(free)), table)
@@ -136,11 +136,11 @@ def _match(partners: list[int], words: list[str], left: Iterable[int], free: Pla
 def _match_synonyms(
     partners: list[int], words: list[str], left: list[int], free: Places, table: Synonyms
 ) -> None:
+    open_words = free.keys()
     for place in left:
-        near = table.of(words[place])
-        if free.keys().isdisjoint(near):
-            continue
-        word = max(free.keys() & near, key=lambda candidate: free[candidate][-1])
-        partners[place] = free[word].pop()
-        if not free[word]:
-            del free[word]
+        near = table[words[place]]
+        if not open_words.isdisjoint(near):
+            word = max(open_words & near, key=lambda candidate: free[candidate][-1])
+            partners[place] = free[word].pop()
+            if not free[word]:
+                del free[word]

@@ -32,43 +32,39 @@ NOT_A_NAME = "!"  # the lemma is written with a capital, so it is no synonym of 
 NONE: frozenset[str] = frozenset()
 
 
-class Synonyms:
+class Synonyms(dict[str, frozenset[str]]):
     """word -> the words that share a synset with one of its base forms, itself included.
 
-    Reading changes nothing but a memo of finished sets, so threads and forked workers may share one table.
+    Each entry is made when it is first asked for, and nothing else ever changes, so threads and forked workers may
+    share one table.
     """
 
     def __init__(self, lines: list[str], most_words: int = 100_000) -> None:
         split = lines.index("#")
-        self._lemmas = dict(
-            line.partition(" ")[::2] for line in lines[:split]
-        )  # "nbike" -> "bicycle cycle wheel"
-        self._irregular = dict(line.partition(" ")[::2] for line in lines[split + 1 :])  # "nmice" -> "mouse"
-        self._memo: dict[str, frozenset[str]] = {}
+        # "nbike" -> "bicycle cycle wheel", and "nmice" -> "mouse"
+        self._lines = dict(line.partition(" ")[::2] for line in lines[:split])
+        self._irregular = dict(line.partition(" ")[::2] for line in lines[split + 1 :])
         self._most_words = most_words
 
-    def lemmas(self) -> set[str]:
-        return {entry[1:] for entry in self._lemmas}
-
-    def of(self, word: str) -> frozenset[str]:
-        """Synonyms of a lower-case word, itself included.
-
-        >>> sorted(wordnet().of("bikes"))
+    def __missing__(self, word: str) -> frozenset[str]:
+        """
+        >>> sorted(wordnet()["bikes"])
         ['bicycle', 'bike', 'bikes', 'cycle', 'motorcycle', 'pedal', 'wheel']
         """
-        found = self._memo.get(word)
-        if found is None:
-            found = self._look_up(word)
-            if len(self._memo) >= self._most_words:
-                self._memo = {}
-            self._memo[word] = found
+        if len(self) >= self._most_words:
+            self.clear()
+        found = self[word] = self._look_up(word)
         return found
+
+    def lemmas(self) -> set[str]:
+        """Every word that the table has a line for."""
+        return {entry[1:] for entry in self._lines}
 
     def _look_up(self, word: str) -> frozenset[str]:
         names = {word}
         for part in PARTS_OF_SPEECH:
             for form in self._base_forms(part, word):
-                line = self._lemmas.get(part + form)
+                line = self._lines.get(part + form)
                 if line is not None:
                     shared = line.split()
                     names.update(shared[1:] if line.startswith(NOT_A_NAME) else [form, *shared])

@@ -1,7 +1,7 @@
 """A text as the overlap metrics see it: words, stems, n-grams, computed once and remembered.
 
 Eight completions share one reference, and one completion is judged by several metrics, so what is derived from
-a text is kept with it, in a cache that holds a few groups.
+a text is kept with it, in a cache that holds one group.
 """
 
 import re
@@ -26,7 +26,7 @@ class Words:
         self.text = text
         self.words = words
         self._counts: dict[tuple[int, bool], Mapping] = {}
-        self._matched: tuple[Words | None, dict] = (None, {})
+        self._shared: tuple[Words | None, dict] = (None, {})
 
     def __len__(self) -> int:
         return len(self.words)
@@ -47,10 +47,10 @@ class Words:
     def places(self) -> Places:
         return places_of(self.words, range(len(self.words)))
 
-    def ngrams(self, order: int, stemmed: bool) -> list:
+    def ngrams(self, order: int, stemmed: bool) -> Iterable:
         """Runs of `order` words, from every place where one starts; for order 1 the words themselves."""
         words = self.rouge_stems if stemmed else self.words
-        return words if order == 1 else list(zip(*[words[k:] for k in range(order)], strict=False))
+        return words if order == 1 else zip(*[words[k:] for k in range(order)], strict=False)
 
     def counts(self, order: int, stemmed: bool) -> Mapping[Any, int]:
         """How often each n-gram of that order occurs."""
@@ -65,16 +65,16 @@ class Words:
         >>> read_words("the cat the cat").shared(read_words("The cat sat."), 1)
         2
         """
-        partner, found = self._matched
+        partner, found = self._shared
         if partner is not gold:  # remembers one partner: BLEU asks for four orders, ROUGE for two
             found = {}
-            self._matched = (gold, found)
-        return self._match(gold, order, stemmed, found).shared
+            self._shared = (gold, found)
+        return self._share(gold, order, stemmed, found).counted
 
-    def _match(self, gold: "Words", order: int, stemmed: bool, found: dict) -> "Matched":
+    def _share(self, gold: "Words", order: int, stemmed: bool, found: dict) -> "Shared":
         if (order, stemmed) not in found:
-            shorter = EVERYWHERE if order == 1 else self._match(gold, order - 1, stemmed, found)
-            found[order, stemmed] = _matched(
+            shorter = WORDS if order == 1 else self._share(gold, order - 1, stemmed, found)
+            found[order, stemmed] = _intersect(
                 self.ngrams(order, stemmed), gold.counts(order, stemmed), shorter
             )
         return found[order, stemmed]
@@ -84,28 +84,25 @@ class Words:
         return self.text.split() == other.text.split()
 
 
-class Matched(NamedTuple):
-    """N-grams of a text that the gold has too: where they start, how many count, whether each is another one."""
+class Shared(NamedTuple):
+    """N-grams that two texts share: how many, and whether any occurs twice in the first."""
 
-    starts: list[int] | None
-    shared: int
-    distinct: bool
-
-
-EVERYWHERE = Matched(None, 0, False)
+    counted: int
+    repeated: bool
 
 
-def _matched(grams: list, allowed: Mapping[Any, int], shorter: Matched) -> Matched:
-    """An n-gram of the gold starts only where a shorter one does, and is repeated only if a shorter one is."""
-    if shorter.starts is None:
-        starts = [i for i, gram in enumerate(grams) if gram in allowed]
-    else:
-        starts = [i for i in shorter.starts if i < len(grams) and grams[i] in allowed]
-    found = () if shorter.distinct else [grams[i] for i in starts]
-    if len(set(found)) == len(found):
-        return Matched(starts, len(starts), True)
-    surplus = sum([n - allowed[gram] for gram, n in Counter(found).items() if n > allowed[gram]])
-    return Matched(starts, len(starts) - surplus, False)
+WORDS = Shared(1, True)  # before the first order is known: there may be some, and any may be repeated
+
+
+def _intersect(grams: Iterable, allowed: Mapping[Any, int], shorter: Shared) -> Shared:
+    """Where no shorter n-gram is shared, no longer one is; where none is repeated, no longer one is."""
+    if not shorter.counted:
+        return shorter
+    found = list(filter(allowed.__contains__, grams))
+    if not shorter.repeated or len(set(found)) == len(found):
+        return Shared(len(found), False)
+    surplus = sum([n - allowed[gram] for gram, n in Counter(found).items() if n > 1 and n > allowed[gram]])
+    return Shared(len(found) - surplus, True)
 
 
 def places_of(words: list[str], among: Iterable[int]) -> Places:
@@ -154,6 +151,12 @@ def read_words(text: str, cut: Cut = plain) -> Words:
     return _read_words(text, cut)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)  # a group and its references; small enough to stay near the processor
 def _read_words(text: str, cut: Cut) -> Words:
     return Words(text, cut(text))
+
+
+def forget() -> None:
+    """Empty the caches of texts and stems."""
+    _read_words.cache_clear()
+    STEMS.clear()

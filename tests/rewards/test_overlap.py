@@ -40,7 +40,7 @@ class OurTable:
         self.word = word
 
     def lemmas(self):
-        return [Name(name) for name in wordnet().of(self.word)]
+        return [Name(name) for name in wordnet()[self.word]]
 
 
 class Name(str):
@@ -80,10 +80,11 @@ def original_accuracy(prediction, solution):
     return (two_grams + one_word) / 2
 
 
-WORDS = tokens("""
-    the a cat cats big large dog dogs ran running runs quickly fast on in of bicycle bike automobile car cars picture
-    image photo 12 twelve relational conditions happily sky skies dying
-""") + ["3.14", "it's", "U.S.", "Paris", "re-run,", "(happy)"]
+WORDS = tokens(
+    "the a cat cats big large dog dogs ran running runs quickly fast on in of bicycle bike automobile car cars "
+    "picture image photo 12 twelve relational conditions happily sky skies dying"
+)
+WORDS += ["3.14", "it's", "U.S.", "Paris", "re-run,", "(happy)"]
 ascii_texts = st.one_of(
     st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join),
     st.text(st.characters(max_codepoint=127), max_size=60),
@@ -320,6 +321,12 @@ def test_synonyms_are_looked_up_for_words_and_not_for_stems():
     assert meteor("a big dog ran fast", "a large dog ran quickly", compat="nltk") == pytest.approx(
         0.5111, abs=1e-4
     )
+
+
+def test_the_first_text_of_a_run_has_its_synonyms_too():
+    wordnet().clear()
+    read_words.__globals__["_read_words"].cache_clear()
+    assert meteor("a large dog", "a big dog") == 1.0
 
 
 def test_one_whole_chunk_is_not_fragmented():

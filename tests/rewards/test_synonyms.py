@@ -42,19 +42,17 @@ def build_synonyms():
     ],
 )
 def test_synonyms_of_base_forms(word, synonyms):
-    assert synonyms | {word} <= wordnet().of(word)
+    assert synonyms | {word} <= wordnet()[word]
 
 
 @pytest.mark.parametrize("word", ["xyzzy", "", "我", "café", "#", "!", "paris_", "n", "ing", "s"])
 def test_a_word_is_always_its_own_synonym(word):
-    assert word in wordnet().of(word)
+    assert word in wordnet()[word]
 
 
 def test_names_with_a_capital_are_no_synonyms():
-    assert all(
-        name == name.lower() and name != "!" for name in wordnet().of("paris") | wordnet().of("turkey")
-    )
-    assert "paris" in wordnet().of("paris")
+    assert all(name == name.lower() and name != "!" for name in wordnet()["paris"] | wordnet()["turkey"])
+    assert "paris" in wordnet()["paris"]
 
 
 def test_threads_and_forked_workers_share_one_table():
@@ -64,18 +62,18 @@ def test_threads_and_forked_workers_share_one_table():
         files("omnirl_core.rewards").joinpath("wordnet30_synonyms.gz").read_bytes()
     ).decode()
     fresh = Synonyms(lines.splitlines())
-    wanted = [wordnet().of(word) for word in words]
+    wanted = [wordnet()[word] for word in words]
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(fresh.of, words)) == wanted
+        assert list(pool.map(fresh.__getitem__, words)) == wanted
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        assert pool.map(wordnet().of, words, chunksize=200) == wanted
+        assert pool.map(wordnet().__getitem__, words, chunksize=200) == wanted
 
 
 def test_the_memo_of_a_table_stays_small():
     table = Synonyms(["ncat feline", "nfeline cat", "#"], most_words=3)
     for word in ("cat", "cats", "feline", "dog", "cow", "cat"):
-        assert table.of(word) == table._look_up(word)
-    assert len(table._memo) <= 3
+        assert table[word] == table._look_up(word)
+    assert len(table) <= 3
 
 
 def test_the_licence_goes_where_the_table_goes():
@@ -133,9 +131,9 @@ def test_the_script_builds_the_table_from_wordnets_files(build_synonyms, tiny_wo
 
 def test_a_table_that_was_built_is_a_table_that_is_read(build_synonyms, tiny_wordnet):
     table = Synonyms(build_synonyms.build(tiny_wordnet).splitlines())
-    assert table.of("dogs") == {"dogs", "dog", "hound"}
-    assert table.of("comics") == {"comics", "funnies"}
-    assert table.of("paris") == {"paris"}
+    assert table["dogs"] == {"dogs", "dog", "hound"}
+    assert table["comics"] == {"comics", "funnies"}
+    assert table["paris"] == {"paris"}
 
 
 def test_importing_the_rewards_imports_no_torch_and_no_nltk():
@@ -151,4 +149,4 @@ def test_importing_the_rewards_imports_no_torch_and_no_nltk():
 
 
 def test_tables_pickle():
-    assert pickle.loads(pickle.dumps(Synonyms(["ncat", "#"]))).of("cats") == {"cat", "cats"}
+    assert pickle.loads(pickle.dumps(Synonyms(["ncat", "#"])))["cats"] == {"cat", "cats"}
