@@ -19,6 +19,9 @@ from omnirl_core.trainer.quiet import silence_upstream_noise
 from omnirl_core.trainer.scales import ScaleDoctor, reward_scales, scale_metrics
 from omnirl_core.trainer.shared_prefix_trainer import SharedPrefixTrainer
 
+ANCHORED_WHOLE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+"""Families of whose trainable parameters every one takes part in every anchored forward."""
+
 
 class OmniGRPOTrainer(SharedPrefixTrainer):
     """Drop-in for `trl.GRPOTrainer`: what works there works here, unchanged.
@@ -54,6 +57,7 @@ class OmniGRPOTrainer(SharedPrefixTrainer):
     ):
         silence_upstream_noise(use_cpu=getattr(args, "use_cpu", False))
         has_environment = environment_factory is not None
+        looks_for_unused = getattr(args, "ddp_find_unused_parameters", None)
         ready = Preparation(
             model, args, train_dataset, eval_dataset, processing_class, peft_config, tools, has_environment
         )
@@ -83,6 +87,13 @@ class OmniGRPOTrainer(SharedPrefixTrainer):
         if getattr(args, "freeze_vision_tower", False):
             freeze_vision_tower(self.model)
         self._anchor = self._add_anchors() if self._is_mixed else None
+        if (
+            self._anchor is not None
+            and looks_for_unused is None
+            and self.model.config.model_type in ANCHORED_WHOLE
+        ):
+            # TRL 1.16 has DDP search for what a text-only batch leaves out; now nothing is, and DDP would warn so
+            self.args.ddp_find_unused_parameters = False
         if self._is_vlm:
             self._suppress_vision_tokens()
         self._add_callbacks()

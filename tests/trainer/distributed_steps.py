@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--beta", type=float, default=0.0)
+    parser.add_argument("--shared_prefix", default="off")
     args = parser.parse_args()
 
     images = {"T": [], "I": args.pictures[:1], "M": args.pictures[1:4]}
@@ -29,7 +30,7 @@ def main() -> None:
         disable_tqdm=True, save_strategy="no", logging_steps=1, max_steps=2, seed=1, shuffle_dataset=False,
         num_generations=2, per_device_train_batch_size=2, gradient_accumulation_steps=4 // args.processes,
         max_completion_length=8, optim="sgd", learning_rate=0.1, lr_scheduler_type="constant", max_grad_norm=0.0,
-        beta=args.beta, ddp_find_unused_parameters=False, log_completions=True,
+        beta=args.beta, log_completions=True, shared_prefix=args.shared_prefix,
     )  # fmt: skip
     trainer = ScriptedTrainer(args.checkpoint, letters, config, lazily(rows))
     assert trainer.accelerator.num_processes == args.processes

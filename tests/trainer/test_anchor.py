@@ -164,3 +164,18 @@ def test_modules_and_gradients_come_in_the_order_of_a_forward_with_pictures(trai
         orders.append(list(came))
     assert orders[0] == orders[1]
     assert "gradient of model.visual.patch_embed.proj.weight" in orders[0]
+
+
+@pytest.mark.parametrize("asked", [None, True, False])
+def test_ddp_need_not_look_for_unused_parameters(trainer, rows, asked):
+    assert trainer(rows, ddp_find_unused_parameters=asked).args.ddp_find_unused_parameters is bool(asked)
+    text = Dataset.from_list(_text(rows))
+    assert trainer(text, ddp_find_unused_parameters=asked).args.ddp_find_unused_parameters is (
+        asked is not False
+    )
+
+
+def test_every_parameter_takes_part_in_every_forward(trainer, rows):
+    worker = trainer(rows, scripted=True, per_device_train_batch_size=4)
+    for batch in (_text(rows), [rows[1], rows[5]], [rows[0], rows[2]]):
+        assert all(gradient is not None for gradient in _step(worker, batch).values())
