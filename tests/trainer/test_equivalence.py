@@ -1,7 +1,10 @@
 """A row alone is the row in any batch: log-probabilities, generation."""
 
 import pytest
+import skimage.data
 import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
 from transformers import GenerationConfig
 from trl.data_utils import prepare_multimodal_messages
 
@@ -12,8 +15,8 @@ TOLERANCE = 1e-5
 def scored(trainer, rows):
     """Log-probabilities of each row's completions by row id, for rows generated together and passed in chunks."""
 
-    def score(names, chunk, padding=0, change=lambda row: row):
-        batch = [change(row) for row in rows if row["row_id"] in names]
+    def score(names, chunk, padding=0, change=lambda row: row, source=rows):
+        batch = [change(row) for row in source if row["row_id"] in names]
         batch.sort(key=lambda row: names.index(row["row_id"]))
         worker = trainer(batch, scripted=True, per_device_train_batch_size=2 * len(batch))
         inputs = worker._generate_and_score_completions([row for row in batch for _ in range(2)])
@@ -102,3 +105,41 @@ def test_greedy_generation_alone_is_generation_in_a_batch(trainer, rows):
     for row, ids in zip(rows, together, strict=True):
         assert _greedy(worker, [row]) == [ids], row["row_id"]
     assert _greedy(worker, rows[::-1]) == together[::-1]
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Rows over real photographs, JPEG and PNG, of many sizes, colour and grey, alone and several to a row."""
+    folder = tmp_path_factory.mktemp("photographs")
+    china, flower = load_sample_images().images
+    sources = {
+        "china": china,
+        "flower": flower,
+        "cat": skimage.data.chelsea(),
+        "camera": skimage.data.camera(),
+    }
+    sizes = [None, (640, 480), (37, 211), (300, 20), (1, 40)]
+    paths = []
+    for name, pixels in sources.items():
+        for place, size in enumerate(sizes):
+            image = Image.fromarray(pixels)
+            path = folder / f"{name}{place}.{'jpg' if place % 2 else 'png'}"
+            (image if size is None else image.resize(size)).save(path)
+            paths.append(str(path))
+
+    def row(place, images):
+        content = [*({"type": "image"} for _ in images), {"type": "text", "text": f"Photograph {place}?"}]
+        return {"prompt": [{"role": "user", "content": content}], "images": images, "row_id": f"p:{place}"}
+
+    groups = [paths[:1], paths[5:8], [], paths[11:12], paths[12:17], [], paths[18:20], paths[3:4]]
+    return [row(place, images) for place, images in enumerate(groups)]
+
+
+def test_real_photographs(scored, trainer, photographs):
+    names = [row["row_id"] for row in photographs]
+    together = scored(names, 3, source=photographs)
+    for name in names:
+        assert _difference(together[name], scored([name], 2, source=photographs)[name]) <= TOLERANCE, name
+    worker = trainer(photographs, per_device_train_batch_size=4, max_steps=4, num_generations=2)
+    worker.train()
+    assert all(torch.isfinite(parameter).all() for parameter in worker.model.parameters())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset, Image, List
+from datasets import Dataset, Image, IterableDataset, List
 
 
 def _weights(worker):
@@ -179,3 +179,19 @@ def test_logging_pictures_and_text_in_one_table(trainer, rows, shared_prefix):
     assert worker.log_multimodal is True
     assert len(worker._logs["images"]) == len(worker._logs["prompt"])
     assert list(Path(worker.args.output_dir, "completions").glob("*.parquet"))
+
+
+def test_streams_whose_rows_have_different_columns(trainer, rows):
+    """TRL 1.16 looks for image columns in the first row of a batch only."""
+    text = {"prompt": "Say a word.", "solution": "S"}
+    text["prompt"] = [{"role": "user", "content": text["prompt"]}]
+    picture = {key: rows[1][key] for key in ("prompt", "images", "solution")}
+    seen = []
+
+    def reward(completions, images, **columns):
+        seen.extend(len(pictures) for pictures in images)
+        return [0.5] * len(completions)
+
+    stream = IterableDataset.from_generator(lambda: iter([text, picture] * 4))
+    trainer(stream, reward, per_device_train_batch_size=4, max_steps=2).train()
+    assert sorted(set(seen)) == [0, 1]
