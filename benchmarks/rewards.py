@@ -277,10 +277,10 @@ def main(argv: list[str] | None = None) -> int:
     section = report(arguments.repeats)
     print(section)
     if arguments.write:
-        kept = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else "# Results of the benchmarks\n\n"
+        kept = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else "# Benchmark results\n\n"
         before, found, rest = kept.partition(START)
-        after = rest.partition(END)[2] if found else "\n"
-        RESULTS.write_text(before + section + after, encoding="utf-8")
+        before = before if found else before.rstrip() + "\n\n"
+        RESULTS.write_text(before + section + (rest.partition(END)[2] or "\n"), encoding="utf-8")
     return 0
 
 

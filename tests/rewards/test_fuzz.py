@@ -95,7 +95,11 @@ def reward_named(name):
 def test_any_completion_with_any_solution_is_scored_or_unjudgeable(name):
     reward = reward_named(name)
 
-    @settings(max_examples=round(SLOW.get(name, 1) * EXAMPLES), deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=round(SLOW.get(name, 1) * EXAMPLES),
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(completions, solutions)
     def check(completion, solution):
         columns = {
