@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$(shell nproc 2>/dev/null || echo 2) $(BIN)/accelerate launch
 
-.PHONY: help setup demo test lint fmt bench
+.PHONY: help setup demo test lint fmt notebooks bench
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -16,7 +16,7 @@ $(BIN)/.complete: pyproject.toml constraints.txt
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: setup  ## train the tiny policy on mixed rows on the CPU (ten minutes) and show what it learned
+demo: setup  ## train the tiny policy on mixed rows on the CPU (about three minutes) and show what it learned
 	$(RUN) --config_file accelerate_configs/cpu.yaml recipes/grpo.py --config recipes/mixed/demo.yaml
 
 test: setup lint  ## lint, types, import rules, then every test
@@ -31,6 +31,10 @@ lint: setup  ## ruff, mypy and import-linter
 fmt: setup  ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+notebooks: setup  ## run every tutorial notebook from top to bottom
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[notebooks]'
+	if ls notebooks/*.ipynb >/dev/null 2>&1; then $(BIN)/pytest --nbval notebooks; else echo "no notebooks yet"; fi
 
 bench: setup  ## measure against the libraries; the figures of benchmarks/RESULTS.md
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
