@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 FREE = -2
 """Partner of a word without one; not -1, which would stand next to 0 and so look like a chunk."""
 
-MOST_LOOKED_UP = 2_000
+MOST_LOOKED_UP = 1_000
 """Words of one text whose synonyms are looked up: a text with more without a partner scores next to nothing."""
 
 

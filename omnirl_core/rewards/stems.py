@@ -55,9 +55,19 @@ STEP_4 = {  # removed where m > 1
         "ize": "",
     },
 }
-STEP_2_LAST = {ending[-1] for ending in STEP_2}
-STEP_3_LAST = {ending[-1] for ending in STEP_3}
-TOUCHED = STEP_2_LAST | STEP_3_LAST | {ending[-1] for ending in STEP_4} | set("sdgyel")
+Endings = dict[str, list[tuple[str, str]]]
+"""Last two letters -> (ending, its replacement), longest first."""
+
+
+def _by_tail(endings: dict[str, str]) -> Endings:
+    tails: Endings = {}
+    for ending in sorted(endings, key=len, reverse=True):
+        tails.setdefault(ending[-2:], []).append((ending, endings[ending]))
+    return tails
+
+
+STEP_2_TAILS, STEP_3_TAILS, STEP_4_TAILS = _by_tail(STEP_2), _by_tail(STEP_3), _by_tail(STEP_4)
+TOUCHED = {ending[-1] for ending in (*STEP_2, *STEP_3, *STEP_4)} | set("sdgyel")
 """Last letters that some step changes; a word that ends otherwise is its own stem."""
 
 
@@ -133,23 +143,21 @@ def _derived(word: str) -> str:
     """Step 2."""
     if word.endswith("alli") and _measure(word[:-4]) > 0:
         word = word[:-2]
-    for size in (7, 6, 5, 4, 3):
-        ending = word[-size:]
-        if ending in STEP_2:
-            stem = word[:-size]
+    for ending, new in STEP_2_TAILS.get(word[-2:], ()):
+        if word.endswith(ending):
+            stem = word[: -len(ending)]
             counted = stem + "l" if ending == "logi" else stem  # geology like archaeology
-            return stem + STEP_2[ending] if _measure(counted) > 0 else word
+            return stem + new if _measure(counted) > 0 else word
     return word
 
 
-def _without(word: str, endings: dict[str, str], above: int) -> str:
+def _without(word: str, tails: Endings, above: int) -> str:
     """Steps 3 and 4: replace the longest ending that fits, where it leaves a measure above `above`."""
-    for size in (5, 4, 3, 2):
-        ending = word[-size:]
-        if ending in endings:
-            stem = word[:-size]
+    for ending, new in tails.get(word[-2:], ()):
+        if word.endswith(ending):
+            stem = word[: -len(ending)]
             fits = _measure(stem) > above and (ending != "ion" or stem[-1] in "st")
-            return stem + endings[ending] if fits else word
+            return stem + new if fits else word
     return word
 
 
@@ -172,12 +180,8 @@ def porter(word: str) -> str:
         return IRREGULAR[word]
     if len(word) <= 2 or word[-1] not in TOUCHED:
         return word
-    word = _final_y(_past(_plural(word)))
-    if word[-1] in STEP_2_LAST:
-        word = _derived(word)
-    if word[-1] in STEP_3_LAST:
-        word = _without(word, STEP_3, above=0)
-    return _final_e(_without(word, STEP_4, above=1))
+    word = _derived(_final_y(_past(_plural(word))))
+    return _final_e(_without(_without(word, STEP_3_TAILS, above=0), STEP_4_TAILS, above=1))
 
 
 class StemTable(dict[str, str]):
