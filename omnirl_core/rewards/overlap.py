@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from omnirl_core.rewards.overlap_bleu import bleu, nltk_bleu, smoothed_bleu
 from omnirl_core.rewards.overlap_meteor import aligned_score, meteor, synonym_table
-from omnirl_core.rewards.overlap_rouge import Variant, rouge, rouge_f
+from omnirl_core.rewards.overlap_rouge import ORDER, Variant, rouge, rouge_f
 from omnirl_core.rewards.reward import check_choice, on_answer
 from omnirl_core.rewards.words import cut_by, read_words, rouge_score_words, seed_words
 from omnirl_core.text import references
@@ -49,6 +49,7 @@ def overlap(
     if golds is None:
         return None
     check_choice("preset", preset, (None, "seed"))
+    check_choice("variant", variant, ORDER)
     if power <= 0:
         raise ValueError(f"power: {power} must be above 0")
     if preset == "seed":

@@ -298,6 +298,8 @@ def test_overlap_weighs_its_three_views():
     ("call", "message"),
     [
         (lambda: overlap("a", "a", preset="sead"), "did you mean 'seed'"),
+        (lambda: overlap("a", "a", variant="rouge"), "did you mean 'rouge"),
+        (lambda: overlap("a", "a", power=0), "power"),
         (lambda: overlap("a", "a", weights={"blue": 1}), "blue"),
         (lambda: overlap("a", "a", weights={"bleu": 0}), "none below 0"),
         (lambda: overlap("a", "a", weights={"bleu": 2, "rouge": -1}), "none below 0"),
