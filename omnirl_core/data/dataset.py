@@ -53,7 +53,9 @@ def load_dataset(
     unused = set(templates or {}) - store.tasks - {"default"}
     if unused:
         logger.warning("no row of %s has a task named %s, for which a template is set", path, sorted(unused))
-    return store.dataset().with_transform(RowTransform(prompts, tuple(sorted(store.extras))))
+    return store.dataset().with_transform(
+        RowTransform(prompts, tuple(sorted(store.extras)), store.has_images)
+    )
 
 
 @contextmanager
@@ -74,6 +76,8 @@ class RowTransform:
 
     prompts: PromptFormat
     extras: tuple[str, ...] = ()
+    has_images: bool = True
+    """Whether any row has a picture; a run without any pays nothing for a mixed one's safety."""
 
     def __call__(self, batch: Mapping[str, list[str]]) -> dict[str, list[Any]]:
         rows = [self._row(*json.loads(text)) for text in batch[_COLUMN]]
@@ -100,6 +104,7 @@ class _Store:
     def __init__(self) -> None:
         self.tasks: set[str | None] = set()
         self.extras: set[str] = set()
+        self.has_images = False
         self._lines: list[str] = []
         self._chunks: list[pa.Array] = []
         self._digest = hashlib.blake2b(digest_size=8)
@@ -109,6 +114,7 @@ class _Store:
         self._lines.append(_encode(row))
         self.tasks.add(record.task)
         self.extras.update(record.extra)
+        self.has_images = self.has_images or bool(record.images)
         if len(self._lines) == _BATCH:
             self._pack()
 

@@ -133,6 +133,10 @@ _LEAD_IN = re.compile(
 )
 
 
+_BOTH = re.compile(r"\byes\s*(?:or|/|\|)\s*no\b|\bno\s*(?:or|/|\|)\s*yes\b|是\s*(?:或|/|还是)\s*否")
+"""Both answers offered at once."""
+
+
 def read_yes_no(text: str) -> bool | None:
     """What an answer says, in English or Chinese; None where it says neither, or both.
 
@@ -142,7 +146,10 @@ def read_yes_no(text: str) -> bool | None:
     [True, False, None, None]
     """
     said: set[bool] = set()
-    for i, clause in enumerate(_CLAUSE.split(half_width(text[:MAX_CHARACTERS]).lower())):
+    plain = half_width(text[:MAX_CHARACTERS]).lower()
+    if _BOTH.search(plain):  # an echo of "Answer yes or no." chooses nothing
+        return None
+    for i, clause in enumerate(_CLAUSE.split(plain)):
         words = _WORD.findall(_LEAD_IN.sub(" ", clause))
         verdicts = [_verdict(word, begins=i == k == 0) for k, word in enumerate(words)]
         if None not in verdicts:

@@ -83,7 +83,8 @@ class PackMask(Tensor):
         if func is F.scaled_dot_product_attention:
             return _attention(*args, **(kwargs or {}))
         if getattr(func, "__name__", "") in ("__get__", "size", "dim", "is_floating_point", "is_complex"):
-            return super().__torch_function__(func, types, args, kwargs)
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **(kwargs or {}))
         raise NotImplementedError(
             f"{getattr(func, '__name__', func)} of the mask of a shared-prefix pack: only "
             "scaled_dot_product_attention knows it; load the model with attn_implementation: sdpa"

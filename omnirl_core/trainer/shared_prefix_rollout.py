@@ -118,7 +118,7 @@ class PrefixLayer(CacheLayerMixin):
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Any, Tensor]:
         end = self.n_own + key_states.shape[2]
         if end > self.own_keys.shape[2]:  # twice the room, so that a token is copied once on average
             self.own_keys = torch.cat([self.own_keys, torch.empty_like(self.own_keys)], 2)
@@ -126,7 +126,7 @@ class PrefixLayer(CacheLayerMixin):
         self.own_keys[:, :, self.n_own : end] = key_states
         self.own_values[:, :, self.n_own : end] = value_states
         self.n_own = end
-        return PrefixedKeys.of(self), self.own_values[:, :, :end]
+        return PrefixedKeys(self), self.own_values[:, :, :end]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0
@@ -138,17 +138,12 @@ class PrefixLayer(CacheLayerMixin):
         return -1
 
 
-class PrefixedKeys(Tensor):
+class PrefixedKeys:
     """Stands for the keys of a layer towards `scaled_dot_product_attention`, which computes with the layer itself."""
 
-    layer: PrefixLayer
-
-    @staticmethod
-    def of(layer: PrefixLayer) -> "PrefixedKeys":
-        shape = layer.n_rows, layer.n_heads, layer.get_seq_length(), layer.size
-        keys = layer.own_keys[:, :, :1].expand(shape).as_subclass(PrefixedKeys)  # no storage of its own
-        keys.layer = layer
-        return keys
+    def __init__(self, layer: PrefixLayer):
+        self.layer = layer
+        self.shape = (layer.n_rows, layer.n_heads, layer.get_seq_length(), layer.size)
 
     @classmethod
     def __torch_function__(
@@ -156,8 +151,6 @@ class PrefixedKeys(Tensor):
     ) -> Any:
         if func is F.scaled_dot_product_attention:
             return _decode(*args, **(kwargs or {}))
-        if getattr(func, "__name__", "") in ("__get__", "size", "dim"):
-            return super().__torch_function__(func, types, args, kwargs)
         raise NotImplementedError(f"{getattr(func, '__name__', func)} of the keys of a shared-prefix cache")
 
 

@@ -258,3 +258,12 @@ def test_the_collector_is_left_as_it_was(write_rows):
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_a_data_set_says_whether_it_has_pictures(tmp_path):
+    text, mixed = tmp_path / "text.jsonl", tmp_path / "mixed.jsonl"
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    text.write_text('{"problem": "a", "solution": 1}\n')
+    mixed.write_text('{"problem": "a", "solution": 1}\n{"problem": "b", "solution": 2, "image": "a.png"}\n')
+    for file, expected in ((text, False), (mixed, True)):
+        assert load_dataset(file).format["format_kwargs"]["transform"].has_images is expected

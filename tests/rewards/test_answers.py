@@ -155,6 +155,12 @@ def test_yes_no(prediction, says):
     assert yes_no(prediction, False) == float(says is False)
 
 
+def test_an_echo_of_the_choice_chooses_nothing():
+    for echo in ("Is there a dog? Answer yes or no.", "yes / no", "是或否", "No or yes?"):
+        assert yes_no(echo, "no") == 0.0
+        assert yes_no(echo, "yes") == 0.0
+
+
 @pytest.mark.parametrize("solution", [None, "", "maybe", "a cat", 5, []])
 def test_yes_no_abstains_on_other_golds(solution):
     assert yes_no("yes", solution) is None
