@@ -64,6 +64,15 @@ class OmniGRPOConfig(GRPOConfig):
         },
     )
 
+    balance: str | None = field(
+        default=None,
+        metadata={
+            "help": "`gdpo` normalises each reward within its group before they are summed, so that no scale drowns "
+            "another: TRL's `multi_objective_aggregation: normalize_then_sum` (arXiv 2601.05242).",
+            "choices": ["gdpo"],
+        },
+    )
+
     shared_prefix: str = field(
         default="auto",
         metadata={
@@ -85,6 +94,7 @@ class OmniGRPOConfig(GRPOConfig):
             *self._pixel_faults(),
             *self._prompt_faults(),
             *self._prefix_faults(),
+            *self._balance_faults(),
         ]
         if self.activation_checkpointing is None:
             # TRL 1.16 sets the name that transformers 5.23 has deprecated, and every run would warn of it
@@ -119,6 +129,13 @@ class OmniGRPOConfig(GRPOConfig):
         if not faults and low is not None and high is not None and low > high:
             faults.append(f"min_pixels {low:,} is above max_pixels {high:,}")
         return faults
+
+    def _balance_faults(self) -> list[str]:
+        if self.balance not in (None, "gdpo"):
+            return [f"balance {self.balance!r} is not 'gdpo'; leave it out for a plain weighted sum"]
+        if self.balance == "gdpo":
+            self.multi_objective_aggregation = "normalize_then_sum"
+        return []
 
     def _prompt_faults(self) -> list[str]:
         faults = _not_positive("max_prompt_length", self.max_prompt_length)
