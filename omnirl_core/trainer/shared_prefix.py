@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -35,6 +36,15 @@ class Prompt:
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+    @cached_property
+    def _after(self) -> int:
+        return int(self.position_ids.max()) + 1
+
+    def following_positions(self, n_tokens: int) -> Tensor:
+        """Position ids of tokens after the prompt, (n,) or (3, n): on from the largest of all axes."""
+        positions = torch.arange(self._after, self._after + n_tokens, device=self.position_ids.device)
+        return positions.expand(*self.position_ids.shape[:-1], -1)
 
 
 def encode_prompts(
@@ -135,35 +145,27 @@ def pack(prompts: Sequence[Prompt], completion_ids: Tensor, completion_mask: Ten
     tokens: list[Tensor] = []
     positions: list[Tensor] = []
     spans: list[Span] = []
-    first: dict[int, int] = {}  # of a row: the place of its branch
-    end = 0
+    predictors: list[list[int]] = [[] for _ in prompts]
     for prompt, rows in groups.items():
-        branches = [row for row in rows if lengths[row] > 1]
-        spans.append(Span(end, len(prompt), tuple(lengths[row] - 1 for row in branches)))
-        place = end + len(prompt)
-        following = prompt.position_ids.amax(-1, keepdim=True) + 1  # (1,) or (3, 1)
-        following = following.amax(0, keepdim=True).expand_as(following)
-        tokens.append(prompt.token_ids)
-        positions.append(prompt.position_ids)
-        for row in branches:
-            n_tokens = lengths[row] - 1
-            tokens.append(completion_ids[row, :n_tokens])
-            positions.append(following + torch.arange(n_tokens, device=completion_ids.device))
-            first[row], place = place, place + n_tokens
-        end = place
-    last = {prompt: span.split - 1 for prompt, span in zip(groups, spans, strict=True)}
-    predictors = [
-        place
-        for row, prompt in enumerate(prompts)
-        if lengths[row]
-        for place in (last[prompt], *range(first.get(row, 0), first.get(row, 0) + lengths[row] - 1))
-    ]
+        branches = {row: lengths[row] - 1 for row in rows if lengths[row] > 1}
+        span = Span(spans[-1].end if spans else 0, len(prompt), tuple(branches.values()))
+        tokens += [prompt.token_ids, *(completion_ids[row, :n] for row, n in branches.items())]
+        positions += [prompt.position_ids, *map(prompt.following_positions, branches.values())]
+        place = span.split
+        for row in rows:
+            if lengths[row]:
+                n_tokens = branches.get(row, 0)
+                predictors[row] = [span.split - 1, *range(place, place + n_tokens)]
+                place += n_tokens
+        spans.append(span)
     return Pack(
         prompts=tuple(groups),
         input_ids=torch.cat(tokens)[None],
         position_ids=torch.cat(positions, -1).unsqueeze(-2),
         spans=tuple(spans),
-        predictors=torch.tensor(predictors, dtype=torch.long, device=completion_ids.device),
+        predictors=torch.tensor(
+            list(chain.from_iterable(predictors)), dtype=torch.long, device=completion_ids.device
+        ),
         labels=completion_ids[completion_mask.bool()],
         scored=completion_mask.bool(),
     )

@@ -37,6 +37,7 @@ def training_obstacle(trainer: Any) -> str | None:
         "torch_compile is on": args.torch_compile,
         "Liger kernels are on": args.use_liger_kernel,
         "a sequence is split across devices": is_parallel,
+        "parameters are sharded by FSDP, where it is not verified": trainer.is_fsdp_enabled,
         "the adapter learns a prompt of its own": any(
             isinstance(config, PromptLearningConfig) for config in getattr(model, "peft_config", {}).values()
         ),

@@ -82,12 +82,13 @@ class SharedPrefixTrainer(GRPOTrainer):
         backbone, device = self._backbone(self.model), self.accelerator.device
         shared.encoded, shared.fields = encode_prompts(backbone, token_ids, fields, n_images, device), fields
         self._prompts = shared.of_rows(shared.encoded)
-        has_images = any(n_images)
-        grid = shared.row_fields().get("image_grid_thw") if has_images else None
+        grids = [
+            prompt.images["image_grid_thw"] for prompt in self._prompts if "image_grid_thw" in prompt.images
+        ]
         return (
             shared.of_rows(token_ids),
-            shared.of_rows(images) if has_images else None,
-            {} if grid is None else {"image_grid_thw": grid},
+            shared.of_rows(images) if any(n_images) else None,
+            {"image_grid_thw": torch.cat(grids)} if grids else {},
         )
 
     def _generate_single_turn(
@@ -154,7 +155,7 @@ class SharedPrefixTrainer(GRPOTrainer):
         compute_aux_loss: bool = False,
         **fields: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Packs where the rows' prompts are known; a chunk holds whole groups, so that each prompt runs once."""
+        """Packs where the rows' prompts are known."""
         prompts = self._prompts
         if prompts is None:
             return super()._get_per_token_logps_and_entropies(
@@ -167,22 +168,32 @@ class SharedPrefixTrainer(GRPOTrainer):
                 compute_aux_loss=compute_aux_loss,
                 **fields,
             )
-        n_rows, group = len(input_ids), self.num_generations
-        chunk = n_rows if batch_size is None else -(-batch_size // group) * group
         completions = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:]
-        log_probs, entropies = [], []
-        for start in range(0, n_rows, chunk):
-            rows = slice(start, start + chunk)
-            packed = pack(prompts[rows], *(tensor[rows] for tensor in completions))
-            with self.accelerator.autocast():
-                values, entropy = packed_log_probs(model, self._backbone(model), packed)
-            log_probs.append(values)
-            entropies.append(entropy)
-        result = torch.cat(log_probs)
+        values, entropies = self._packed_pass(model, prompts, *completions, batch_size)
         if self._to_verify:
             self._to_verify = False
-            self._verify(model, prompts, input_ids, attention_mask, logits_to_keep, result)
-        return result, torch.cat(entropies) if compute_entropy else None, None  # type: ignore[arg-type]
+            self._verify(model, prompts, input_ids, attention_mask, logits_to_keep, values)
+        return values, entropies if compute_entropy else None, None
+
+    def _packed_pass(
+        self,
+        model: Any,
+        prompts: Sequence[Prompt],
+        completion_ids: Tensor,
+        completion_mask: Tensor,
+        batch_size: int | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities and entropies, (B, C), in chunks of whole groups of at least `batch_size` rows."""
+        n_rows, group = len(completion_ids), self.num_generations
+        chunk = n_rows if batch_size is None else -(-batch_size // group) * group
+        found = []
+        for start in range(0, n_rows, chunk):
+            rows = slice(start, start + chunk)
+            packed = pack(prompts[rows], completion_ids[rows], completion_mask[rows])
+            with self.accelerator.autocast():
+                found.append(packed_log_probs(model, self._backbone(model), packed))
+        entropies = [entropy for _, entropy in found if entropy is not None]
+        return torch.cat([values for values, _ in found]), torch.cat(entropies) if entropies else None
 
     def _backbone(self, model: Any) -> Any:
         return base_model(self.accelerator.unwrap_model(model)).base_model
