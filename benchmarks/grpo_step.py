@@ -309,7 +309,8 @@ def main(argv: list[str] | None = None) -> int:
             measure(which, folder, warm_up, arguments.preset, seed=0)
         for cell in cells:
             lines.append(compare(folder, cell, arguments.preset, arguments.repeats))
-            print(json.dumps(lines[-1]), flush=True)
+            print(json.dumps(lines[-1]), file=sys.stderr, flush=True)
+    lines.sort(key=lambda line: (line["kind"], line["group"], line["prompt"], line["completion"]))
     section = report(lines, arguments.repeats, arguments.preset)
     print(section)
     if arguments.write:

@@ -75,7 +75,8 @@ class PrefixCache(Cache):
     def __init__(self, prefilled: Any, mask: Tensor, prompt_of_row: Sequence[int]):
         block, prompt_of_block = blocks(prompt_of_row)
         owners = torch.tensor(prompt_of_block, device=mask.device)  # (blocks,)
-        hidden = None if bool(mask.all()) else mask[owners][:, None, None] == 0  # (blocks, 1, 1, P)
+        heads = prefilled.layers[0].keys.shape[1]
+        hidden = None if bool(mask.all()) else (mask[owners] == 0).repeat_interleave(heads, 0)[:, None]
         is_one_each = prompt_of_block == list(range(len(mask)))
         layers: list[Any] = []
         for layer in prefilled.layers:
@@ -96,7 +97,10 @@ def blocks(prompt_of_row: Sequence[int]) -> tuple[int, list[int]]:
 
 
 class PrefixLayer(CacheLayerMixin):
-    """One layer of it: `keys` and `values` of the prompts, (blocks, kv heads, P, size), and room for what follows."""
+    """One layer of it: `keys` and `values` of the prompts, and room for what the rows generate.
+
+    Heads are folded into rows, (blocks*heads, P, size) and (rows*heads, room, size), as `torch.bmm` takes them.
+    """
 
     is_sliding = False
     keys: Any
@@ -104,14 +108,12 @@ class PrefixLayer(CacheLayerMixin):
 
     def __init__(self, keys: Tensor, values: Tensor, hidden: Tensor | None, block: int):
         super().__init__()
-        self.keys, self.values, self.hidden, self.block = keys, values, hidden, block
-        self.is_initialized = True
-        self.n_prefix, self.n_own = keys.shape[2], 0
-        self.n_rows, self.n_heads, self.size = keys.shape[0] * block, keys.shape[1], keys.shape[3]
-        self.own_keys, self.own_values = (self._room(32), self._room(32))  # (rows, kv heads, room, size)
-
-    def _room(self, n_tokens: int) -> Tensor:
-        return self.keys.new_empty(self.n_rows, self.n_heads, n_tokens, self.size)
+        self.n_blocks, self.n_heads, self.n_prefix, self.size = keys.shape
+        self.keys, self.values = keys.flatten(0, 1), values.flatten(0, 1)
+        self.hidden, self.block, self.n_rows = hidden, block, self.n_blocks * block
+        self.is_initialized, self.n_own = True, 0
+        room = self.n_rows * self.n_heads, 32, self.size
+        self.own_keys, self.own_values = keys.new_empty(room), values.new_empty(room)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing is left to do."""
@@ -120,13 +122,13 @@ class PrefixLayer(CacheLayerMixin):
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Any, Tensor]:
         end = self.n_own + key_states.shape[2]
-        if end > self.own_keys.shape[2]:  # twice the room, so that a token is copied once on average
-            self.own_keys = torch.cat([self.own_keys, torch.empty_like(self.own_keys)], 2)
-            self.own_values = torch.cat([self.own_values, torch.empty_like(self.own_values)], 2)
-        self.own_keys[:, :, self.n_own : end] = key_states
-        self.own_values[:, :, self.n_own : end] = value_states
+        if end > self.own_keys.shape[1]:  # twice the room, so that a token is copied once on average
+            self.own_keys = torch.cat([self.own_keys, torch.empty_like(self.own_keys)], 1)
+            self.own_values = torch.cat([self.own_values, torch.empty_like(self.own_values)], 1)
+        self.own_keys[:, self.n_own : end] = key_states.flatten(0, 1)
+        self.own_values[:, self.n_own : end] = value_states.flatten(0, 1)
         self.n_own = end
-        return PrefixedKeys(self), self.own_values[:, :, :end]
+        return PrefixedKeys(self), value_states
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0
@@ -136,6 +138,35 @@ class PrefixLayer(CacheLayerMixin):
 
     def get_max_length(self) -> int:
         return -1
+
+    def attention(self, query: Tensor) -> Tensor:
+        """Of n scaled queries on each kv head of each row, (rows*heads, n, size), over all that the row sees.
+
+        Scores are small, one new token a row, and computed by plain products: the queries of a block share each
+        read of their prompt's keys and values.
+        """
+        n, n_prefix = query.shape[1], self.n_prefix
+        own = torch.bmm(
+            query, self.own_keys[:, : self.n_own].transpose(1, 2)
+        )  # (rows*heads, n, tokens so far)
+        prefix = torch.bmm(self._by_block(query), self.keys.transpose(1, 2))  # (blocks*heads, block*n, P)
+        if self.hidden is not None:
+            prefix = prefix.masked_fill(self.hidden, -math.inf)
+        weights = torch.cat([self._by_row(prefix, n), own], -1).softmax(-1, dtype=torch.float32)
+        weights = weights.to(query.dtype)
+        output = torch.bmm(self._by_block(weights[..., :n_prefix]), self.values)
+        own_values = self.own_values[:, : self.n_own]
+        return torch.baddbmm(self._by_row(output, n), weights[..., n_prefix:], own_values)
+
+    def _by_block(self, x: Tensor) -> Tensor:
+        """(rows*heads, n, ...) to (blocks*heads, block*n, ...)"""
+        apart = x.reshape(self.n_blocks, self.block, self.n_heads, *x.shape[1:])
+        return apart.transpose(1, 2).reshape(self.n_blocks * self.n_heads, -1, x.shape[-1])
+
+    def _by_row(self, x: Tensor, n: int) -> Tensor:
+        """And back."""
+        apart = x.view(self.n_blocks, self.n_heads, self.block, n, x.shape[-1])
+        return apart.transpose(1, 2).reshape(-1, n, x.shape[-1])
 
 
 class PrefixedKeys:
@@ -166,24 +197,8 @@ def _decode(
 ) -> Tensor:
     """Attention of one new token a row: (rows, heads, 1, size), or heads folded as (rows, kv heads, n, size).
 
-    Its mask hides padding before prompts only, which the layer knows (`hidden`). Scores are small, one query a row,
-    and are computed by plain products: the queries of a block share each read of their prompt's keys.
+    Its mask hides padding before prompts only, which the layer knows, and its values are in the layer as well.
     """
-    layer, shape = key.layer, query.shape
-    query = query.reshape(layer.n_rows, layer.n_heads, -1, shape[-1])
-    query = query * (shape[-1] ** -0.5 if scale is None else scale)
-    n = query.shape[2]  # queries on one kv head
-
-    def by_block(x: Tensor) -> Tensor:  # (rows, kv heads, n, ...) -> (blocks, kv heads, block*n, ...)
-        return x.unflatten(0, (-1, layer.block)).transpose(1, 2).flatten(2, 3)
-
-    def by_row(x: Tensor) -> Tensor:  # and back
-        return x.unflatten(2, (layer.block, n)).transpose(1, 2).flatten(0, 1)
-
-    prefix = by_block(query) @ layer.keys.transpose(-1, -2)  # (blocks, kv heads, block*n, P)
-    if layer.hidden is not None:
-        prefix = prefix.masked_fill(layer.hidden, -math.inf)
-    own = query @ layer.own_keys[:, :, : layer.n_own].transpose(-1, -2)  # (rows, kv heads, n, tokens so far)
-    weights = torch.cat([by_row(prefix), own], -1).softmax(-1, dtype=torch.float32).to(value.dtype)
-    output = by_row(by_block(weights[..., : layer.n_prefix]) @ layer.values)
-    return (output + weights[..., layer.n_prefix :] @ value).reshape(shape)
+    layer, size = key.layer, query.shape[-1]
+    scaled = query.reshape(layer.n_rows * layer.n_heads, -1, size) * (size**-0.5 if scale is None else scale)
+    return layer.attention(scaled).view(query.shape)

@@ -36,6 +36,7 @@ class SharedPrefixTrainer(GRPOTrainer):
         super().__init__(*args, **kwargs)
         self._shares, self._shares_rollout = self._choose_paths()
         self._to_verify = self._shares and self.args.verify_shared_prefix
+        self._reference: Any = None
         self._shared_rows: SharedRows | None = None
         self._prompts: list[Prompt] | None = None
         """Of the rows in the pass at hand."""
@@ -108,7 +109,7 @@ class SharedPrefixTrainer(GRPOTrainer):
         if not self._shares_rollout:
             fields = {} if self.use_vllm else shared.row_fields()
             return super()._generate_single_turn(prompt_ids, images, fields, num_generations)
-        with shared_prefill(self.accelerator.unwrap_model(self.model_wrapped), shared.prompt_of_row):
+        with shared_prefill(self.model, shared.prompt_of_row):
             return super()._generate_single_turn(prompt_ids, images, shared.fields, num_generations)
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
@@ -196,7 +197,15 @@ class SharedPrefixTrainer(GRPOTrainer):
         return torch.cat([values for values, _ in found]), torch.cat(entropies) if entropies else None
 
     def _backbone(self, model: Any) -> Any:
-        return base_model(self.accelerator.unwrap_model(model)).base_model
+        """Of the policy, which `self.model` holds unwrapped, or of the reference model.
+
+        Accelerate's `unwrap_model` walks through all modules, which takes as long as a decoding step.
+        """
+        if self.ref_model is None or model is not self.ref_model:
+            return base_model(self.model).base_model
+        if self._reference is None:
+            self._reference = base_model(self.accelerator.unwrap_model(model)).base_model
+        return self._reference
 
     # -- the plain path, to compare with ------------------------------------------------------------------------
 
