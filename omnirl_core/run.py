@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +18,10 @@ from typing import Any
 from accelerate.utils import gather_object, set_seed
 from datasets import Dataset
 from transformers.utils.logging import disable_progress_bar
-from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+from trl import ModelConfig, get_peft_config, get_quantization_config
 from trl.models import unwrap_model_for_generation
 
+from omnirl_core.arguments import DataArguments, parse
 from omnirl_core.data import load_dataset
 from omnirl_core.evaluation.compare import Change, compare, table
 from omnirl_core.evaluation.lines import write_lines
@@ -31,37 +32,6 @@ from omnirl_core.shapes import tiny_policy, write_dataset
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets")
-
-
-@dataclass
-class DataArguments:
-    """What to train on and what to reward. Paths are relative to the folder that the command runs in."""
-
-    dataset_name: str = field(metadata={"help": "JSON, JSONL or YAML mixture of training rows, or a hub id"})
-    rewards: str = field(metadata={"help": "rewards.yaml"})
-    eval_dataset_name: str | None = field(
-        default=None, metadata={"help": "held-out rows, answered greedily before and after training"}
-    )
-    eval_rows: int | None = field(default=None, metadata={"help": "use only the first N held-out rows"})
-    image_root: str | None = field(default=None, metadata={"help": "folder that image paths are relative to"})
-    templates: dict | str | None = field(
-        default=None, metadata={"help": "prompt template per task (docs/data.md)"}
-    )
-    system_prompt: str | None = field(default=None, metadata={"help": "system turn before every prompt"})
-    on_bad_sample: str = field(
-        default="error", metadata={"help": "what a bad row does", "choices": ["error", "skip"]}
-    )
-    draw_shapes: dict | str | None = field(
-        default=None,
-        metadata={
-            "help": "{task, train, test, seed}: draw dataset_name and eval_dataset_name where they are missing"
-        },
-    )
-
-    def __post_init__(self) -> None:
-        for name in ("templates", "draw_shapes"):  # on the command line a mapping is JSON
-            if isinstance(getattr(self, name), str):
-                setattr(self, name, json.loads(getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -75,8 +45,7 @@ class Result:
 
 def main(argv: list[str] | None = None) -> Result:
     """Run the config that `argv` (default: the command line) names."""
-    parser = TrlParser([DataArguments, OmniGRPOConfig, ModelConfig])  # type: ignore[list-item]  # TRL types it so
-    data, training, model_config = parser.parse_args_and_config(argv)
+    data, training, model_config = parse(argv)
     start_quietly(training)
     set_seed(training.seed)
     folder = Path(training.output_dir)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from trl import ModelConfig, TrlParser
+from trl import ModelConfig
 
+from omnirl_core.arguments import DataArguments, parse
 from omnirl_core.rewards import load_rewards
-from omnirl_core.run import DataArguments
 from omnirl_core.trainer import OmniGRPOConfig
 
 ROOT = Path(__file__).parents[2]
@@ -29,8 +29,7 @@ def test_there_are_recipes():
 @pytest.mark.parametrize("path", RUNS, ids=ids)
 def test_run_configs_parse_and_name_files_that_exist(path, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
-    parser = TrlParser((DataArguments, OmniGRPOConfig, ModelConfig))
-    data, training, model = parser.parse_args_and_config(
+    data, training, model = parse(
         ["--config", str(path), "--output_dir", str(tmp_path), "--bf16", "false", "--use_cpu", "true"]
     )
     assert Path(data.rewards).exists()
