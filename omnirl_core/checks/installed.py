@@ -1,0 +1,54 @@
+"""Which packages are installed, and whether their versions are ones that this package and TRL were made for."""
+
+import re
+from importlib.metadata import PackageNotFoundError, requires, version
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from omnirl_core.checks.finding import BROKEN, WARNING, Finding
+
+OPTIONAL = {
+    "deepspeed": "deepspeed", "bitsandbytes": "bitsandbytes", "math-verify": "math", "vllm": "vllm",
+}  # fmt: skip
+"""Package -> the extra of this one that brings it."""
+OTHERS = ("flash-attn", "tensorboard", "wandb", "trackio")
+"""Packages that a config may ask for, installed by hand."""
+
+
+def installed(package: str) -> str | None:
+    """Its version, None if it is not installed; nothing is imported.
+
+    >>> installed("no-such-package") is None
+    True
+    """
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def required() -> dict[str, Requirement]:
+    """What this package requires: name -> requirement, extras included."""
+    found: dict[str, Requirement] = {}
+    for line in requires("omnirl") or ():
+        requirement = Requirement(re.sub(r"\s*;.*", "", line))
+        name = canonicalize_name(requirement.name)
+        if "extra" not in line or name in OPTIONAL:
+            found[name] = requirement
+    return found
+
+
+def version_findings() -> list[Finding]:
+    """Required packages that are missing, and installed ones of a version outside the range."""
+    findings = []
+    for name, requirement in required().items():
+        have = installed(name)
+        level = WARNING if name in OPTIONAL else BROKEN
+        if have is None:
+            if name not in OPTIONAL:
+                findings.append(Finding(BROKEN, f"{name} is not installed", f"pip install '{requirement}'"))
+        elif not requirement.specifier.contains(have, prereleases=True):
+            what = f"{name} {have} is outside {requirement.specifier}, which this version was tested with"
+            findings.append(Finding(level, what, f"pip install '{requirement}'", "pyproject.toml"))
+    return findings

@@ -1,0 +1,125 @@
+"""`omnirl doctor`: known-bad combinations, what a config needs, and a broken package found by importing it."""
+
+from dataclasses import replace
+
+import pytest
+
+from omnirl_core.checks.finding import BROKEN
+from omnirl_core.checks.installed import required
+from omnirl_core.checks.known_bad import TABLE, known_bad
+from omnirl_core.checks.machine import Machine
+from omnirl_core.checks.needs import needs
+from omnirl_core.checks.probe import probe
+from omnirl_core.cli import main
+
+H100 = {"name": "H100", "free": 70, "total": 80, "capability": [9, 0]}
+T4 = {"name": "T4", "free": 14, "total": 15, "capability": [7, 5]}
+TORCH = {"version": "2.14.1", "cuda": "13.0", "hip": None, "devices": [H100], "attention": ["eager", "sdpa"]}
+VERSIONS = {"python": "3.11", "torch": "2.14.1", "torchvision": "0.29.1", "trl": "1.16.0"}
+SOUND = Machine(VERSIONS, {"torch": TORCH}, driver="580.95")
+
+
+def with_(machine=SOUND, *, imports=(), versions=(), torch=(), **changes):
+    imports = {"torch": {**TORCH, **dict(torch)}, **dict(imports)}
+    return replace(machine, versions={**VERSIONS, **dict(versions)}, imports=imports, **changes)
+
+
+NMS = {"torchvision": {"error": "RuntimeError: operator torchvision::nms does not exist"}}
+FLASH = {"flash-attn": {"error": "ImportError: undefined symbol: _ZN3c10"}}
+BNB = {"bitsandbytes": {"error": "no CUDA 13"}}
+BAD = {
+    "torchvision": (with_(imports=NMS), "operator torchvision::nms does not exist", "torch==2.14.1 torchvision"),
+    "flash-attn": (
+        with_(imports=FLASH, versions={"flash-attn": "2.8"}),
+        "flash-attn 2.8 does not load beside torch 2.14.1",
+        "sdpa",
+    ),
+    "bitsandbytes": (with_(imports=BNB, versions={"bitsandbytes": "0.50"}), "no CUDA 13", "--upgrade bitsandbytes"),
+    "old driver": (
+        with_(torch={"devices": [], "remarks": ["The NVIDIA driver on your system is too old"]}),
+        "too old",
+        "update the driver",
+    ),
+    "cpu build": (with_(torch={"devices": [], "cuda": None}), "a build for the CPU", "CUDA build"),
+    "vllm": (with_(versions={"vllm": "0.40.1"}), "installed is 0.40.1", "vllm>=0.22,<=0.31"),
+    "bf16": (with_(torch={"devices": [T4]}), "bf16", "fp16: true"),
+    "flash on T4": (
+        with_(torch={"devices": [T4]}, settings={"attn_implementation": "flash_attention_2", "bf16": False}),
+        "flash_attention_2",
+        "sdpa",
+    ),
+    "colocate": (with_(settings={"use_vllm": True}), "expands them again", "vllm_mode: server"),
+}  # fmt: skip
+
+
+def test_a_sound_machine_has_none_of_the_table():
+    assert known_bad(SOUND) == []
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_each_known_bad_combination_is_told_with_its_fix_and_source(name):
+    machine, what, fix = BAD[name]
+    [finding] = known_bad(machine)
+    assert what in finding.what
+    assert fix in finding.fix
+    assert finding.source
+
+
+def test_every_row_of_the_table_has_a_case_here():
+    told = {known_bad(machine)[0].source for machine, _, _ in BAD.values()}
+    assert told == {row.source for row in TABLE}
+
+
+def test_a_config_needs_what_its_settings_name():
+    settings = {
+        "load_in_4bit": True, "use_vllm": True, "attn_implementation": "flash_attention_2", "report_to": ["wandb"],
+        "optim": "adamw_8bit", "bf16": True,
+    }  # fmt: skip
+    bare = with_(torch={"devices": []}, settings=settings)
+    faults = [need.fault for need in needs(bare)]
+    assert all(fault and fault.level == BROKEN for fault in faults)
+    assert {fault.what.split(":")[0] for fault in faults} == {
+        "load_in_4bit", "use_vllm", "attn_implementation", "report_to", "optim", "bf16",
+    }  # fmt: skip
+    there = with_(
+        torch={"attention": ["sdpa", "flash_attention_2"]},
+        versions={"bitsandbytes": "0.50", "vllm": "0.30", "wandb": "0.20"},
+        settings=settings,
+    )
+    assert [need.fault for need in needs(there)] == [None] * 6
+    assert needs(with_(torch={"devices": []}, settings={"use_cpu": True, "bf16": False})) == []
+
+
+def test_required_packages_are_those_of_the_metadata():
+    assert {"torch", "trl", "transformers", "deepspeed"} <= set(required())
+    assert "pytest" not in required()
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("raise RuntimeError('operator torchvision::nms does not exist')", "operator torchvision::nms"),
+        ("import os; os.abort()", "ended with code"),
+        ("import time; time.sleep(60)", "did not end within 2 s"),
+    ],
+)
+def test_a_package_that_raises_crashes_or_hangs_is_told(tmp_path, monkeypatch, body, told):
+    (tmp_path / "broken_one.py").write_text(body)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    assert told in probe("broken_one", timeout_s=2 if "sleep" in body else 60)["error"]
+
+
+def test_doctor_of_a_torchvision_for_another_torch(tmp_path, monkeypatch, capsys):
+    """The whole command, on a torchvision that fails as the mismatched one does."""
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert "broken   torch 2" in out
+    assert "do not fit: RuntimeError: operator torchvision::nms does not exist" in out
+    assert "fix: install both in one command" in out
+
+
+def test_a_config_that_cannot_be_read_is_exit_code_2(tmp_path, capsys):
+    assert main(["doctor", str(tmp_path / "none.yaml")]) == 2
+    assert "none.yaml: No such file" in capsys.readouterr().err
