@@ -42,4 +42,4 @@ class DataArguments:
 def parse(argv: list[str] | None = None) -> tuple[DataArguments, OmniGRPOConfig, ModelConfig]:
     """Read `--config FILE` and what overrides it; `argv` is the command line by default."""
     parser = TrlParser([DataArguments, OmniGRPOConfig, ModelConfig])  # type: ignore[list-item]  # TRL types it so
-    return parser.parse_args_and_config(argv)
+    return parser.parse_args_and_config(argv)  # type: ignore[return-value]  # its own annotation is wider

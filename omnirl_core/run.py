@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> Result:
     data, training, model_config = parse(argv)
     start_quietly(training)
     set_seed(training.seed)
-    folder = Path(training.output_dir)
+    folder = Path(str(training.output_dir))
     with training.main_process_first(local=False, desc="drawing the shapes data set"):
         draw_missing(data)
     trainer, rewards, held_out = build(data, training, model_config)
