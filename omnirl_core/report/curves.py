@@ -2,18 +2,16 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from omnirl_core.report.panels import Panel, Series, panels, read_metrics, smoothed, thinned
+from omnirl_core.report.figures import BLUE, COLORS, GRID, INK, PAPER, QUIET, draw_curve
+from omnirl_core.report.panels import Panel, Series, panels, read_metrics, thinned
 
-REWARD, HEALTH = "#2f6fbf", "#5b6b7f"
-LINES = ("#2f6fbf", "#d9772b", "#2f9468", "#8b62c8", "#c94f5d", "#1f98a6", "#a8862a", "#7a828c")
-INK, QUIET, GRID, PAPER = "#24292f", "#6a737d", "#e4e7eb", "#ffffff"
+REWARD, HEALTH = BLUE, "#5b6b7f"
 MOST_POINTS = 1000
 
 
@@ -44,7 +42,9 @@ def plot_curves(run_folder: str | Path, path: str | Path | None = None) -> Path:
 
 def _draw(axes: Axes, panel: Panel) -> None:
     for place, series in enumerate(panel.series):
-        color = LINES[place % len(LINES)] if len(panel.series) > 1 else REWARD if panel.is_reward else HEALTH
+        color = (
+            COLORS[place % len(COLORS)] if len(panel.series) > 1 else REWARD if panel.is_reward else HEALTH
+        )
         _draw_series(axes, thinned(series, MOST_POINTS), color)
     axes.set_title(panel.title, loc="left", fontsize=10.5, fontweight="bold", color=INK, pad=18)
     axes.text(0, 1.035, panel.note, transform=axes.transAxes, fontsize=7.5, color=QUIET, va="bottom")
@@ -54,15 +54,10 @@ def _draw(axes: Axes, panel: Panel) -> None:
 
 
 def _draw_series(axes: Axes, series: Series, color: str) -> None:
-    steps = [step for step, _ in series.points]
-    values = [value for _, value in series.points]
     if series.low and series.high:
+        steps = [step for step, _ in series.points]
         axes.fill_between(steps, series.low, series.high, color=color, alpha=0.13, linewidth=0)
-    mean = [value for _, value in smoothed(series.points)]
-    alone: dict[str, Any] = {"marker": "o", "markersize": 3.5} if len(steps) == 1 else {}
-    if mean != values:
-        axes.plot(steps, values, color=color, alpha=0.32, linewidth=0.8)
-    axes.plot(steps, mean, color=color, linewidth=1.8, label=series.label, solid_capstyle="round", **alone)
+    draw_curve(axes, series.points, series.label, color)
 
 
 def _style(axes: Axes, panel: Panel) -> None:
