@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import yaml
 
@@ -14,6 +13,8 @@ from omnirl_core.data.images import ImageFiles
 from omnirl_core.data.json_rows import RawRow, count_jsonl, read_json, read_jsonl
 from omnirl_core.data.record import DataError, Problems, Record, RowContext, record_from_row, shown
 from omnirl_core.data.sampling import Sampling
+from omnirl_core.values import nearest
+from omnirl_core.yaml_file import YamlFault, read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +188,7 @@ def _mixture(path: str, image_root: str | None, task: str | None) -> list[Source
 def _entry_source(entry: dict[str, str], folder: str, image_root: str | None, task: str | None) -> Source:
     unknown = [key for key in entry if key not in _ENTRY_KEYS]
     if unknown:
-        raise DataError(f"unknown key {unknown[0]!r}; an entry may have {', '.join(_ENTRY_KEYS)}")
+        raise DataError(f"unknown key {unknown[0]!r}{nearest(unknown[0], _ENTRY_KEYS)}")
     if ("json_path" in entry) == ("hub" in entry):
         raise DataError("an entry needs 'json_path' or 'hub', and not both")
     on_hub = "hub" in entry
@@ -215,14 +216,9 @@ def _entry_source(entry: dict[str, str], folder: str, image_root: str | None, ta
 def _entries(path: str, problems: Problems) -> Iterator[tuple[int, dict[str, str]]]:
     """(line, keys and values as written) of each entry under `datasets`."""
     try:
-        top = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8; save it as UTF-8") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise DataError(f"{path}:{line}: not YAML: {error.problem}") from None
-    except yaml.YAMLError as error:  # control characters
-        raise DataError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
+        top = read_yaml(path).root
+    except YamlFault as error:
+        raise DataError(error.at(path)) from None
     pairs = [(key.value, value) for key, value in top.value] if isinstance(top, yaml.MappingNode) else []
     if [key for key, _ in pairs] != ["datasets"] or not isinstance(pairs[0][1], yaml.SequenceNode):
         found = f"the keys {[key for key, _ in pairs]}" if pairs else "no keys"

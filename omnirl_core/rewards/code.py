@@ -12,9 +12,11 @@ from collections.abc import Generator
 from contextlib import closing
 from typing import Any
 
+from omnirl_core.rewards.reward import on_answer
+from omnirl_core.values import check_choice
+
 from .exercise import Exercise, Test, read_exercise
 from .jail import shim
-from .reward import check_choice, on_answer
 from .sandbox import Limits, LocalSandbox, Outcome, Sandbox, cpp_compiler
 
 LABELS = {

@@ -1,13 +1,13 @@
 """The entries of a rewards.yaml as they stand there, each key with its line, and the faults found so far."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from omnirl_core.rewards.settings import nearest
+from omnirl_core.values import nearest
+from omnirl_core.yaml_file import YamlFault, key_lines, read_yaml
 
 KEYS = ("name", "scorer", "function", "weight", "tasks", "settings", "reads", "gated_by", "gate_at")
 MOST_SHOWN = 10
@@ -70,18 +70,17 @@ class Entry:
 
 def read_entries(path: Path, faults: Faults) -> list[Entry]:
     """The items under `rewards:`, with keys checked and values as they are."""
-    text = path.read_text(encoding="utf-8")
     try:
-        root, data = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise faults.stop(line, f"not YAML: {error.problem}") from error
-    for line, key in _given_twice(root):
+        text = read_yaml(path)
+    except YamlFault as error:
+        raise faults.stop(error.line or 1, error.problem) from error
+    root, data = text.root, text.data
+    for line, key in text.given_twice():
         faults.add(line, f"'{key}' is given twice")
     listed = isinstance(data, dict) and isinstance(data.get("rewards"), list) and data["rewards"]
     if root is None or not listed:
         raise faults.stop(1, "wants `rewards:` and under it a list of at least one entry")
-    lines = _lines(root)
+    lines = key_lines(root)
     for key in [key for key in data if key != "rewards"]:
         faults.add(lines[str(key)], f"unknown key '{key}'{nearest(key, ['rewards'])}")
     items = next(value.value for key, value in root.value if key.value == "rewards")
@@ -93,25 +92,7 @@ def _entry(node: yaml.Node, values: Any, faults: Faults) -> Entry:
     if not isinstance(values, dict):
         faults.add(line, f"{values!r} is no entry; write `- name: {values}`")
         return Entry({}, {}, line)
-    entry = Entry(values, _lines(node), line)
+    entry = Entry(values, key_lines(node), line)
     for key in [key for key in values if key not in KEYS]:
         faults.add(entry.line_of(str(key)), f"unknown key '{key}'{nearest(key, KEYS)}")
     return entry
-
-
-def _lines(mapping: yaml.Node) -> dict[str, int]:
-    return {str(key.value): key.start_mark.line + 1 for key, _ in mapping.value}
-
-
-def _given_twice(node: yaml.Node | None) -> Iterator[tuple[int, str]]:
-    """Keys that a mapping has more than once; YAML itself would keep the last and say nothing."""
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            yield from _given_twice(item)
-    elif isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                yield key.start_mark.line + 1, key.value
-            seen.add(str(key.value))
-            yield from _given_twice(value)

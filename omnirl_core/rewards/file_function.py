@@ -10,7 +10,8 @@ from types import ModuleType
 from typing import Any
 from zlib import crc32
 
-from omnirl_core.rewards.settings import Scorer, nearest
+from omnirl_core.rewards.settings import Scorer
+from omnirl_core.values import nearest
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Literal
 
-from omnirl_core.rewards.settings import check_choice
 from omnirl_core.text import TAG, tokens
+from omnirl_core.values import check_choice
 
 TOKENS_PER_WORD = 4
 """More model tokens than that per word are punctuation or noise, and earn nothing."""

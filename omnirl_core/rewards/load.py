@@ -21,7 +21,8 @@ from omnirl_core.rewards.entries import Entry, Faults, RewardsError, read_entrie
 from omnirl_core.rewards.file_function import FileFunction
 from omnirl_core.rewards.registry import SCORERS, scorer_named
 from omnirl_core.rewards.reward import Reward
-from omnirl_core.rewards.settings import Scorer, nearest, setting_faults
+from omnirl_core.rewards.settings import Scorer, setting_faults
+from omnirl_core.values import nearest
 
 __all__ = ["SCORERS", "RewardsError", "load_rewards", "scorer_named"]
 

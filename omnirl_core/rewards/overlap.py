@@ -12,9 +12,10 @@ from typing import Any, Literal
 from omnirl_core.rewards.overlap_bleu import bleu, nltk_bleu, smoothed_bleu
 from omnirl_core.rewards.overlap_meteor import aligned_score, meteor, synonym_table
 from omnirl_core.rewards.overlap_rouge import ORDER, Variant, rouge, rouge_f
-from omnirl_core.rewards.reward import check_choice, on_answer
+from omnirl_core.rewards.reward import on_answer
 from omnirl_core.rewards.words import cut_by, read_words, rouge_score_words, seed_words
 from omnirl_core.text import references
+from omnirl_core.values import check_choice
 
 __all__ = ["bleu", "meteor", "overlap", "rouge"]
 

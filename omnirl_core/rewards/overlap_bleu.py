@@ -5,9 +5,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from omnirl_core.rewards.reward import check_choice, on_answer
+from omnirl_core.rewards.reward import on_answer
 from omnirl_core.rewards.words import Words, cut_by, read_words
 from omnirl_core.text import references
+from omnirl_core.values import check_choice
 
 
 @on_answer

@@ -4,9 +4,10 @@ from typing import Any, Literal
 
 from rapidfuzz.distance import LCSseq
 
-from omnirl_core.rewards.reward import check_choice, on_answer
+from omnirl_core.rewards.reward import on_answer
 from omnirl_core.rewards.words import Words, cut_by, read_words, rouge_score_words
 from omnirl_core.text import references
+from omnirl_core.values import check_choice
 
 Variant = Literal["rouge1", "rouge2", "rougeL"]
 ORDER = {"rouge1": 1, "rouge2": 2, "rougeL": 0}

@@ -2,7 +2,8 @@
 
 import importlib
 
-from omnirl_core.rewards.settings import Scorer, nearest
+from omnirl_core.rewards.settings import Scorer
+from omnirl_core.values import nearest
 
 SCORERS = {
     "think_format": "omnirl_core.rewards.format:think_format",

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from omnirl_core.rewards.settings import Scorer, check_choice, setting_faults, signature_of
+from omnirl_core.rewards.settings import Scorer, setting_faults, signature_of
 from omnirl_core.text import answer_text, completion_text
 from omnirl_core.types import Completion
 
-__all__ = ["Reward", "Scorer", "check_choice", "on_answer"]
+__all__ = ["Reward", "Scorer", "on_answer"]
 
 
 def on_answer(scorer: Scorer) -> Scorer:

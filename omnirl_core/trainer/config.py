@@ -1,9 +1,12 @@
 """Settings of a GRPO run: TRL's, and what a run over pictures needs besides."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
 from trl import GRPOConfig
+
+from omnirl_core.trainer.batches import BatchSizes, evaluation_faults
 
 _TRL: dict[str, Any] = GRPOConfig.__dataclass_fields__
 
@@ -99,12 +102,35 @@ class OmniGRPOConfig(GRPOConfig):
         if self.activation_checkpointing is None:
             # TRL 1.16 sets the name that transformers 5.23 has deprecated, and every run would warn of it
             self.activation_checkpointing = self.gradient_checkpointing
+        batches = self._batches()  # before TRL fills in what was not given
         try:
             super().__post_init__()
         except ValueError as error:  # the first of TRL's own checks that fails
-            faults.append(str(error))
+            ours = self._batch_faults(batches)
+            theirs = str(error).rstrip(".")
+            faults += [*([] if any(fault.startswith(theirs) for fault in ours) else [str(error)]), *ours]
         if faults:
             raise ValueError("\n".join(faults))
+
+    def _batches(self) -> BatchSizes:
+        return BatchSizes(
+            self.per_device_train_batch_size,
+            int(
+                os.environ.get("WORLD_SIZE", "1")
+            ),  # as every launcher sets it; TRL's own starts torch.distributed
+            self.num_generations,
+            self.gradient_accumulation_steps,
+            self.steps_per_generation,
+            self.generation_batch_size,
+        )
+
+    def _batch_faults(self, batches: BatchSizes) -> list[str]:
+        """TRL 1.16 names what does not divide; these name what would (test_batches.py holds the two together)."""
+        faults = batches.faults()
+        if self.do_eval and self.eval_strategy != "no":
+            generations = self.num_generations_eval or self.num_generations
+            faults += evaluation_faults(self.per_device_eval_batch_size, batches.num_processes, generations)
+        return faults
 
     def _length_faults(self) -> list[str]:
         given, alias = self.max_completion_length, self.max_output_token_length

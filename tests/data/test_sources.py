@@ -170,10 +170,9 @@ def test_all_mistakes_of_a_mixture_at_once(write_rows, tmp_path):
 """,
     )
     said = [line.removeprefix(path) for line in refusal(path)]
-    keys = "json_path, hub, sampling_strategy, image_root, task, split, config"
     kinds = "a data file is .json, .jsonl or .yaml, a hub name is org/name"
     assert said == [
-        f":2: unknown key 'sampling_stratgy'; an entry may have {keys}",
+        ":2: unknown key 'sampling_stratgy'; did you mean 'sampling_strategy'?",
         ":4: an entry needs 'json_path' or 'hub', and not both",
         ":5: an entry needs 'json_path' or 'hub', and not both",
         f":7: {tmp_path}/gone.json: no such data file; {kinds}",

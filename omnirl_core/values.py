@@ -1,0 +1,75 @@
+"""Whether a setting takes a value: its annotation's types and choices, and the nearest name that is known."""
+
+import difflib
+import enum
+import types
+import typing
+from collections.abc import Collection, Iterable
+from typing import Any
+
+
+def nearest(name: object, known: Iterable[object]) -> str:
+    """Tail of an error about an unknown name: the nearest known one, or all of them.
+
+    >>> nearest("blue", ["bleu", "rouge"]), nearest("x", ["bleu", "rouge"])
+    ("; did you mean 'bleu'?", '; known: bleu, rouge')
+    """
+    names = [str(one) for one in known if one is not None]
+    close = difflib.get_close_matches(str(name), names, n=1)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(names)}" if names else "; it has none"
+
+
+def check_choice(setting: str, value: object, choices: Collection[object]) -> None:
+    """ValueError naming the nearest choice when a setting has none of its values."""
+    if value not in choices:
+        raise ValueError(f"{setting}: {value!r} is not a choice{nearest(value, choices)}")
+
+
+def value_faults(name: str, value: Any, annotation: Any) -> list[str]:
+    """One message where a parameter with this annotation does not take the value.
+
+    >>> value_faults("threshold", "high", float | None)
+    ["threshold: 'high' is not float or null"]
+    """
+    wanted = alternatives(annotation)
+    if not wanted or any(_fits(value, kind) for kind in wanted):
+        return []
+    choices = choices_of(annotation)
+    if choices:
+        return [f"{name}: {value!r} is not a choice{nearest(value, choices)}"]
+    return [f"{name}: {value!r} is not {' or '.join(_kind_name(kind) for kind in wanted)}"]
+
+
+def alternatives(annotation: Any) -> tuple[Any, ...]:
+    """Members of a union; () where the annotation says nothing that could be checked."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return typing.get_args(annotation)
+    return () if annotation in (None, Any) or isinstance(annotation, str) else (annotation,)
+
+
+def choices_of(annotation: Any) -> list[Any]:
+    """The values that the literals and enumerations of an annotation name."""
+    choices: list[Any] = []
+    for kind in alternatives(annotation):
+        if typing.get_origin(kind) is typing.Literal:
+            choices += typing.get_args(kind)
+        elif isinstance(kind, type) and issubclass(kind, enum.Enum):
+            choices += [member.value for member in kind]
+    return choices
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if typing.get_origin(kind) is typing.Literal:
+        return value in typing.get_args(kind)
+    kind = typing.get_origin(kind) or kind
+    if not isinstance(kind, type):
+        return True
+    if isinstance(value, bool):  # True is an int to Python, and a slip in a YAML
+        return kind is bool
+    return isinstance(value, kind) or (kind is float and isinstance(value, int))
+
+
+def _kind_name(kind: Any) -> str:
+    return "null" if kind is type(None) else getattr(kind, "__name__", str(kind))

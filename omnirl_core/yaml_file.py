@@ -1,0 +1,111 @@
+"""YAML that people wrote, read safely: keys with their lines, keys given twice, and no surprise from its features."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MOST_NODES = 100_000
+"""Values in a file, those that aliases repeat counted each time: ten lines of aliases can stand for billions."""
+DEEPEST = 50
+
+_CONSTRUCTION_ERRORS = (ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError)
+"""What PyYAML 6 raises for a tag that its value does not fit: `!!bool maybe`, `!!timestamp x`, `2001-99-99`."""
+
+
+class YamlFault(ValueError):
+    """The file as a whole cannot be read; the first line that shows it, if it is known."""
+
+    def __init__(self, problem: str, line: int | None = None) -> None:
+        super().__init__(problem)
+        self.problem, self.line = problem, line
+
+    def at(self, path: str | os.PathLike[str]) -> str:
+        """The whole message: `path:line: problem`."""
+        return f"{os.fspath(path)}{f':{self.line}' if self.line else ''}: {self.problem}"
+
+
+@dataclass(frozen=True)
+class YamlText:
+    """A document's nodes, which know their lines, and its values."""
+
+    root: yaml.Node | None
+    data: Any
+
+    def given_twice(self) -> list[tuple[int, str]]:
+        """(line, key) of keys that a mapping has more than once; YAML itself would keep the last and say nothing."""
+        return [] if self.root is None else list(_given_twice(self.root, set()))
+
+
+def read_yaml(path: str | os.PathLike[str]) -> YamlText:
+    """The file's one document; YamlFault where there is none to be had, OSError where there is no file."""
+    try:
+        return parse_yaml(Path(path).read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise YamlFault("not UTF-8; save it as UTF-8") from None
+
+
+def parse_yaml(text: str) -> YamlText:
+    """Read by the safe loader: no tag makes an object or calls a function.
+
+    >>> parse_yaml("a: 1\\na: 2").given_twice()
+    [(2, 'a')]
+    """
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is not None:
+            _check_size(root)
+        return YamlText(root, yaml.safe_load(text))
+    except YamlFault:
+        raise
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise YamlFault(f"not YAML: {error.problem or error.context}", mark.line + 1 if mark else 1) from None
+    except yaml.YAMLError as error:  # control characters
+        raise YamlFault(f"not YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise YamlFault(f"nested more than {DEEPEST} levels deep") from None
+    except _CONSTRUCTION_ERRORS as error:
+        raise YamlFault(f"a value that does not fit its tag or form: {error}; put it in quotes") from None
+
+
+def key_lines(mapping: yaml.Node) -> dict[str, int]:
+    """Key -> the line that it stands on."""
+    return {str(key.value): key.start_mark.line + 1 for key, _ in mapping.value}
+
+
+def _check_size(root: yaml.Node) -> None:
+    """Refuse what is too deep or, aliases written out, too much: an alias may also contain itself."""
+    n_nodes, waiting = 0, [(root, 0)]
+    while waiting:
+        node, depth = waiting.pop()
+        n_nodes += 1
+        line = node.start_mark.line + 1
+        if depth > DEEPEST:
+            raise YamlFault(f"nested more than {DEEPEST} levels deep, or an alias that contains itself", line)
+        if n_nodes > MOST_NODES:
+            raise YamlFault(f"more than {MOST_NODES:,} values, aliases written out", line)
+        if isinstance(node, yaml.SequenceNode):
+            waiting += [(item, depth + 1) for item in node.value]
+        elif isinstance(node, yaml.MappingNode):
+            waiting += [(part, depth + 1) for pair in node.value for part in pair]
+
+
+def _given_twice(node: yaml.Node, visited: set[int]) -> Iterator[tuple[int, str]]:
+    if id(node) in visited:
+        return
+    visited.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _given_twice(item, visited)
+    elif isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    yield key.start_mark.line + 1, key.value
+                seen.add(key.value)
+            yield from _given_twice(value, visited)
