@@ -19,8 +19,9 @@ $(BIN)/.complete: pyproject.toml constraints.txt
 demo: setup  ## train the tiny policy on mixed rows on the CPU (about three minutes) and show what it learned
 	$(RUN) --config_file accelerate_configs/cpu.yaml recipes/grpo.py --config recipes/mixed/demo.yaml
 
-test: setup lint  ## lint, types, import rules, then every test
+test: setup lint  ## lint, types, import rules, then every test and every notebook
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto --dist loadfile
+	if ls notebooks/*.ipynb >/dev/null 2>&1; then $(MAKE) notebooks; fi
 
 lint: setup  ## ruff, mypy and import-linter
 	$(BIN)/ruff check .
@@ -32,9 +33,8 @@ fmt: setup  ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-notebooks: setup  ## run every tutorial notebook from top to bottom
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[notebooks]'
-	if ls notebooks/*.ipynb >/dev/null 2>&1; then $(BIN)/pytest --nbval notebooks; else echo "no notebooks yet"; fi
+notebooks: setup  ## run the tutorial notebooks and compare what they print with what they keep
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg -n auto --dist loadfile notebooks
 
 bench: setup  ## measure against the libraries; the figures of benchmarks/RESULTS.md
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

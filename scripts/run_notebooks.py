@@ -3,10 +3,13 @@
     python scripts/run_notebooks.py                              # all of them
     python scripts/run_notebooks.py notebooks/02_rewards.ipynb   # this one
 
-Running twice changes nothing but what a notebook measures by the clock.
+Running twice changes nothing but what a notebook measures by the clock. The figure of the cell that is tagged
+`thumbnail` is also kept small, for the index.
 """
 
 import argparse
+import base64
+import io
 import sys
 import time
 from pathlib import Path
@@ -14,9 +17,11 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from PIL import Image
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SECONDS_PER_CELL = 300
+THUMBNAIL = 480, 320  # most pixels, across and down
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,6 +46,9 @@ def run(path: Path) -> None:
     )
     client.execute()
     nbformat.write(tidy(notebook), path)
+    for cell in notebook.cells:
+        if "thumbnail" in cell.metadata.get("tags", []):
+            write_thumbnail(cell, path.parent / "thumbnails" / f"{path.stem}.png")
 
 
 def tidy(notebook: NotebookNode) -> NotebookNode:
@@ -67,6 +75,15 @@ def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
         else:
             found.append(output)
     return found
+
+
+def write_thumbnail(cell: NotebookNode, path: Path) -> None:
+    """The first figure that the cell shows, scaled down."""
+    data = next(output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {}))
+    image = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
+    image.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
+    path.parent.mkdir(exist_ok=True)
+    image.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":
