@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import ProgressCallback, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from omnirl_core.text import completion_text
 from omnirl_core.trainer.mixed import row_images
@@ -59,22 +59,41 @@ class RunFiles(TrainerCallback):
                 path.replace(path.with_suffix(".old.jsonl"))
 
 
+SHOWN = (
+    ("reward", "reward"),
+    ("completions/mean_length", "tokens"),
+    ("completions/clipped_ratio", "clipped"),
+    ("kl", "kl"),
+)
+"""Of the forty numbers of a log line those that a user watches, and what they are called there."""
+
+
 class RewardProgress(ProgressCallback):
     """TRL's bar with the reward on it, in place of a line of forty numbers at every log."""
 
-    SHOWN = (
-        ("reward", "reward"),
-        ("completions/mean_length", "tokens"),
-        ("completions/clipped_ratio", "clipped"),
-        ("kl", "kl"),
-    )
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+        if self.training_bar is not None and logs and (shown := _shown(logs)):
+            self.training_bar.set_postfix(shown, refresh=True)
+
+
+class RewardLines(PrinterCallback):
+    """A short line at every log, where no bar is wanted (`disable_tqdm`) and in notebooks."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
-        if self.training_bar is None or not logs:
-            return
-        shown = {label: f"{logs[name]:.3g}" for name, label in self.SHOWN if _is_number(logs.get(name))}
-        if shown:
-            self.training_bar.set_postfix(shown, refresh=True)
+        if state.is_local_process_zero and logs and (shown := _shown(logs)):
+            values = "  ".join(f"{label} {value:<6}" for label, value in shown.items())
+            print(
+                f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}  {values}".rstrip()
+            )
+
+
+def in_place_of(callback: type[TrainerCallback]) -> type[TrainerCallback] | None:
+    """What shows a run's progress instead of the one that transformers has added; None for any other callback."""
+    if callback is ProgressCallback:
+        return RewardProgress
+    if callback is PrinterCallback or callback.__name__ == "NotebookProgressCallback":  # which needs IPython
+        return RewardLines
+    return None
 
 
 def completion_lines(
@@ -155,6 +174,10 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _shown(logs: Mapping[str, Any]) -> dict[str, str]:
+    return {label: f"{logs[name]:.3g}" for name, label in SHOWN if _is_number(logs.get(name))}
 
 
 def _is_number(value: Any) -> bool:

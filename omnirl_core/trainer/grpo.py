@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object, is_peft_model
-from transformers import ProgressCallback
 from trl import GRPOConfig
 
 from omnirl_core.models import base_model, freeze_vision_tower, vision_token_ids
 from omnirl_core.trainer.anchor import VisionAnchor, add_vision_anchor
-from omnirl_core.trainer.callbacks import RewardProgress, RunFiles, completion_lines
+from omnirl_core.trainer.callbacks import RunFiles, completion_lines, in_place_of
 from omnirl_core.trainer.checkpoints import EpochSampler, has_full_weights, restore_weights
 from omnirl_core.trainer.mixed import Row, mixed_rows, row_images, text_rows
 from omnirl_core.trainer.preparation import Preparation
@@ -102,9 +101,10 @@ class OmniGRPOTrainer(SharedPrefixTrainer):
         self.run_files = RunFiles(self.args.output_dir)
         self.add_callback(self.run_files)
         self.add_callback(ScaleDoctor())
-        if any(type(callback) is ProgressCallback for callback in self.callback_handler.callbacks):
-            self.remove_callback(ProgressCallback)
-            self.add_callback(RewardProgress())
+        for callback in list(self.callback_handler.callbacks):
+            if shown := in_place_of(type(callback)):
+                self.remove_callback(callback)
+                self.add_callback(shown())
 
     # -- the vision tower ---------------------------------------------------------------------------------------
 

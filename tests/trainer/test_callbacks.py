@@ -4,9 +4,17 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image
-from transformers import ProgressCallback
+from transformers import PrinterCallback, ProgressCallback
+from transformers.utils.notebook import NotebookProgressCallback
 
-from omnirl_core.trainer.callbacks import RewardProgress, RunFiles, completion_lines, prompt_text
+from omnirl_core.trainer.callbacks import (
+    RewardLines,
+    RewardProgress,
+    RunFiles,
+    completion_lines,
+    in_place_of,
+    prompt_text,
+)
 
 
 def _read(path):
@@ -113,6 +121,22 @@ def test_the_bar_shows_the_reward(trainer, rows, capsys):
     err = capsys.readouterr().err
     assert "reward=" in err
     assert "frac_reward_zero_std" not in err
+
+
+def test_without_a_bar_there_is_a_short_line_at_every_log(trainer, rows, capsys):
+    worker = trainer(rows, disable_tqdm=True, max_steps=2)
+    kinds = [type(callback) for callback in worker.callback_handler.callbacks]
+    assert RewardLines in kinds
+    assert PrinterCallback not in kinds
+    worker.train()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert [line.split()[1:3] for line in lines] == [["1/2", "reward"], ["2/2", "reward"]]
+    assert all(len(line) < 100 for line in lines)
+
+
+def test_a_notebook_gets_lines_too():
+    assert in_place_of(NotebookProgressCallback) is RewardLines
+    assert in_place_of(RunFiles) is None
 
 
 def test_a_bar_of_ones_own_is_kept(trainer, rows):
