@@ -23,7 +23,10 @@ def main(argv: list[str] | None = None) -> int:
             command = importlib.import_module(module)
             subparser.description = command.__doc__
             command.add_arguments(subparser)
-    arguments = parser.parse_args(argv)
+    arguments, overrides = parser.parse_known_args(argv)
+    arguments.overrides = overrides
+    if overrides and not getattr(command, "TAKES_OVERRIDES", False):
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     try:
         return command.run(arguments)
     except CannotRun as error:

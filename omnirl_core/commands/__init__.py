@@ -2,10 +2,12 @@
 
 A module's docstring is the command's help; `add_arguments(parser)` declares what it takes, `run(arguments)` returns
 the exit code and raises `CannotRun` for what the user has to change before there is anything to run.
+With `TAKES_OVERRIDES = True`, `arguments.overrides` has what else stands on the command line (a recipe's keys).
 """
 
 COMMANDS = {
     "doctor": ("omnirl_core.commands.doctor", "versions, GPU, known-bad pairs, and what a config needs"),
+    "check-data": ("omnirl_core.commands.check_data", "every row and picture of a recipe or a data file"),
 }
 """Name -> (module, line in `omnirl --help`)."""
 

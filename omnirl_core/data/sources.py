@@ -80,13 +80,14 @@ def read_records(
     if on_bad_sample not in ("error", "skip"):
         raise ValueError(f"on_bad_sample is {on_bad_sample!r}; it can be 'error' or 'skip'")
     problems, n_good = Problems(), 0
-    exists = ImageFiles()
     sources = list(sources)
     try:
-        for number, source in enumerate(sources):
-            for record in _source_records(source, f"{seed}:{number}", exists, problems):
+        for row in checked_rows(sources, seed=seed):
+            if isinstance(row, DataError):
+                problems.add(str(row))
+            else:
                 n_good += 1
-                yield record
+                yield row
     except DataError as error:  # a whole file cannot be read: nothing to skip
         raise DataError("\n".join([str(error), *([str(problems)] if problems.count else [])])) from error
     n_rows = n_good + problems.count
@@ -102,10 +103,25 @@ def read_records(
         )
 
 
-def _source_records(
-    source: Source, seed: str, exists: Callable[[str], bool], problems: Problems
-) -> Iterator[Record]:
-    """The good rows of one source; the bad ones go to `problems`."""
+def checked_rows(
+    sources: Iterable[Source], *, seed: int = 0, read_on: bool = False
+) -> Iterator[Record | DataError]:
+    """Every row of all sources in order: a Record, or a DataError that says what is wrong with it.
+
+    A file that cannot be read on raises its DataError; with `read_on` that is one more item, and the next
+    source follows.
+    """
+    exists = ImageFiles()
+    for number, source in enumerate(sources):
+        try:
+            yield from _source_rows(source, f"{seed}:{number}", exists)
+        except DataError as error:
+            if not read_on:
+                raise
+            yield error
+
+
+def _source_rows(source: Source, seed: str, exists: Callable[[str], bool]) -> Iterator[Record | DataError]:
     root = (
         source.image_root
         if source.image_root is not None
@@ -116,12 +132,13 @@ def _source_records(
     for row in _sampled_rows(source, seed):
         n_rows += 1
         where = f"{source.place}:{row.place}"
+        if row.fault:
+            yield DataError(f"{where}: {row.fault}")
+            continue
         try:
-            if row.fault:
-                raise DataError(f"{where}: {row.fault}")
             record = record_from_row(row.value, where, context)
         except DataError as error:
-            problems.add(str(error))
+            yield error
         else:
             yield record
     amount = source.sampling.amount

@@ -33,7 +33,8 @@ class PromptLength:
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     tools: list[Any] | None = None
     _frames: dict[str, int] = field(default_factory=dict, repr=False)
-    _sizes: dict[str, tuple[int, int]] = field(default_factory=dict, repr=False)
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict, repr=False)
+    """(width, height) of the pictures seen so far, by path."""
 
     def count(self, row: Row) -> int:
         """Number of prompt tokens, exact (test_prompt_length.py compares it with what the trainer feeds)."""
@@ -120,9 +121,9 @@ class PromptLength:
     def _size(self, picture: Any) -> tuple[int, int]:
         if not isinstance(picture, str):
             return _size(picture)
-        if picture not in self._sizes:
-            self._sizes[picture] = image_size(picture)
-        return self._sizes[picture]
+        if picture not in self.sizes:
+            self.sizes[picture] = image_size(picture)
+        return self.sizes[picture]
 
     @cached_property
     def _most_image_tokens(self) -> int:
@@ -171,7 +172,7 @@ def fit_prompts(data: Any, length: PromptLength, limit: int, on_long: str, split
     if data is None:
         return None
     long = [
-        (place, _fault(row, place, length.count(row), limit, split))
+        (place, long_prompt(row, length.count(row), limit, f"{split} row {place}"))
         for place, row in enumerate(_light_rows(data))
         if length.exceeds(row, limit)
     ]
@@ -194,7 +195,7 @@ class _StreamFilter:
         self.seen += 1
         if not self.length.exceeds(row, self.limit):
             return True
-        fault = _fault(row, self.seen - 1, self.length.count(row), self.limit, self.split)
+        fault = long_prompt(row, self.length.count(row), self.limit, f"{self.split} row {self.seen - 1}")
         if self.on_long == "error":
             raise ValueError(_listed([fault]))
         self.dropped += 1
@@ -203,8 +204,9 @@ class _StreamFilter:
         return False
 
 
-def _fault(row: Row, place: int, n_tokens: int, limit: int, split: str) -> str:
-    name = row.get("row_id") or f"{split} row {place}"
+def long_prompt(row: Row, n_tokens: int, limit: int, place: str = "") -> str:
+    """What to say of a prompt above the limit; `place` names a row that has no `row_id`."""
+    name = row.get("row_id") or place
     n_images = len(prompt_images(row))
     pictures = f" ({n_images} picture{'s' * (n_images != 1)} included)" if n_images else ""
     return f"{name}: prompt has {n_tokens:,} tokens{pictures}; max_prompt_length is {limit:,}"

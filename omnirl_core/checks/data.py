@@ -1,0 +1,115 @@
+"""The check of whole data files: every row streamed through the data layer's own checks and `RowCheck`."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+from omnirl_core.checks.duplicates import EvaluationRows
+from omnirl_core.checks.parallel import chunks, in_order
+from omnirl_core.checks.row_check import KINDS, Checked, Fault, RowCheck
+from omnirl_core.data import DataError
+from omnirl_core.data.record import Record
+from omnirl_core.data.sources import Source, checked_rows
+
+CHUNK = 64
+SHOWN = 5
+"""Faults of each kind that are printed; the report has them all."""
+
+
+@dataclass
+class DataReport:
+    """What was found: counts, the first faults of each kind, and every one in the file `path`."""
+
+    path: Path
+    rows: Counter[str] = field(default_factory=Counter)
+    bad_rows: Counter[str] = field(default_factory=Counter)
+    pictures: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    shown: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, split: str, row: Checked, file: TextIO) -> None:
+        self.rows[split] += 1
+        self.bad_rows[split] += bool(row.faults)
+        self.pictures[split] += len(row.images)
+        for fault in row.faults:
+            self.faults[fault.kind] += 1
+            first = self.shown.setdefault(fault.kind, [])
+            if len(first) < SHOWN:
+                first.append(fault.message)
+            message = fault.message.replace("\n", " ")
+            file.write(f"{message} [{fault.kind}]\n")
+
+    def __str__(self) -> str:
+        width = max(map(len, self.rows), default=0)
+        lines = [
+            f"{split:<{width}}  {self.rows[split]:>9,} rows  {self.pictures[split]:>9,} pictures  "
+            f"{self.bad_rows[split]:>7,} bad rows"
+            for split in self.rows
+        ]
+        for kind in [kind for kind in KINDS if self.faults[kind]]:
+            lines += ["", f"{self.faults[kind]:,} x {kind}: {KINDS[kind]}"]
+            lines += [f"  {message}" for message in self.shown[kind]]
+            hidden = self.faults[kind] - len(self.shown[kind])
+            lines += [f"  ... and {hidden:,} more"] * bool(hidden)
+        if self.faults:
+            lines += ["", f"every fault, one a line: {self.path}"]
+        return "\n".join(lines)
+
+
+def check_data(
+    splits: dict[str, list[Source]],
+    check: RowCheck,
+    report: Path,
+    *,
+    workers: int = 1,
+    seed: int = 0,
+    on_row: Callable[[], object] = lambda: None,
+) -> DataReport:
+    """Check all rows of the splits, the last of which is looked up for duplicates of the ones before it.
+
+    Writes every fault to the file `report`; `on_row` is called after each row. Reads as a stream: memory holds a
+    few chunks of rows, and eight bytes and the paths of each row of the last split where there are several.
+    """
+    found = DataReport(report)
+    check.keys = len(splits) > 1
+    evaluation = EvaluationRows()
+    report.parent.mkdir(parents=True, exist_ok=True)
+    with open(report, "w", encoding="utf-8") as file:
+        for split in reversed(splits):  # the evaluation rows first: the others are compared with them
+            is_last = split == list(splits)[-1]
+            for row in _checked(splits[split], check, workers, seed):
+                if check.keys and is_last:
+                    evaluation.add(row)
+                elif check.keys:
+                    duplicate = evaluation.duplicate(row)
+                    row = _with(row, duplicate) if duplicate else row
+                found.add(split, row, file)
+                on_row()
+    return found
+
+
+def _checked(sources: list[Source], check: RowCheck, workers: int, seed: int) -> Iterator[Checked]:
+    rows = chunks(checked_rows(sources, seed=seed, read_on=True), CHUNK)
+    for chunk in in_order(_Chunk(check), rows, workers):
+        yield from chunk
+
+
+@dataclass
+class _Chunk:
+    """The check of a chunk as a worker takes it: rows that the data layer refused keep their place."""
+
+    check: RowCheck
+
+    def __call__(self, rows: list[Record | DataError]) -> list[Checked]:
+        good = iter(self.check.many([row for row in rows if isinstance(row, Record)]))
+        return [next(good) if isinstance(row, Record) else _refused(row) for row in rows]
+
+
+def _refused(error: DataError) -> Checked:
+    return Checked("", (), (Fault("row", str(error)),))
+
+
+def _with(row: Checked, fault: Fault) -> Checked:
+    return Checked(row.row_id, row.images, (*row.faults, fault), row.key)

@@ -1,0 +1,135 @@
+"""What can be wrong with a row that the data layer accepts: its pictures, their sizes, the length of its prompt."""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from omnirl_core.checks.truncation import looks_cut
+from omnirl_core.data import DataError, PromptFormat, Record, image_size, open_image
+
+if TYPE_CHECKING:
+    from omnirl_core.trainer.prompt_length import PromptLength
+
+MAX_RATIO = 200
+"""Qwen's processors refuse a picture of which one side is more than that many times the other."""
+MIN_SIDE = 28
+"""Patch times merge size of Qwen2.5-VL: less is under one image token."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with one row; `kind` is a key of `KINDS`."""
+
+    kind: str
+    message: str  # starts with file:line
+
+
+KINDS = {
+    "row": "not readable, keys or values wrong, or a picture's file is missing",
+    "picture": "a picture that cannot be opened or decoded",
+    "size": "a picture too small, too large or too slim",
+    "length": "a prompt with more tokens than max_prompt_length",
+    "duplicate": "question and pictures of a training row are in the evaluation rows too",
+}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A row after its check. `key` is equal for rows that may be duplicates; 0 where that was not asked."""
+
+    row_id: str
+    images: tuple[str, ...]
+    faults: tuple[Fault, ...]
+    key: int = 0
+
+
+@dataclass
+class RowCheck:
+    """Checks rows one by one. `decode` reads every pixel; without it headers and ends of files are looked at."""
+
+    min_side: int = MIN_SIDE
+    max_image_pixels: int = Image.MAX_IMAGE_PIXELS or 2**27
+    decode: bool = False
+    keys: bool = False
+    prompts: PromptFormat = field(default_factory=PromptFormat)
+    length: "PromptLength | None" = None
+    max_prompt_length: int | None = None
+
+    def many(self, records: Sequence[Record]) -> list[Checked]:
+        """The rows in order; a picture that several of them share is looked at once."""
+        # Pillow warns of large pictures, which are told here by row
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        seen: dict[str, tuple[int, int] | str] = {}
+        return [self._check(record, seen) for record in records]
+
+    def _check(self, record: Record, seen: dict[str, tuple[int, int] | str]) -> Checked:
+        faults = []
+        sizes = {}
+        for path in record.images:
+            if path not in seen:
+                seen[path] = self._look(path)
+            found = seen[path]
+            if isinstance(found, str):
+                faults.append(Fault("picture", f"{record.source}: {found}"))
+            else:
+                sizes[path] = found
+                faults += [
+                    Fault("size", f"{record.source}: image {path!r} {fault}")
+                    for fault in self._size_faults(*found)
+                ]
+        if len(sizes) == len(set(record.images)):
+            faults += self._length_faults(record, sizes)
+        return Checked(record.source, record.images, tuple(faults), _key(record) if self.keys else 0)
+
+    def _look(self, path: str) -> tuple[int, int] | str:
+        """The picture's size, or what is wrong with it."""
+        try:
+            size = image_size(path)
+            if size[0] * size[1] <= self.max_image_pixels and (self.decode or looks_cut(path)):
+                open_image(path)
+        except DataError as error:
+            return str(error)
+        except OSError as error:  # no permission, or gone since
+            return f"image {path!r} cannot be read: {error.strerror or error}"
+        return size
+
+    def _size_faults(self, width: int, height: int) -> list[str]:
+        faults, shown = [], f"is {width:,} x {height:,} pixels"
+        if min(width, height) < self.min_side:
+            faults.append(
+                f"{shown}; a side below {self.min_side} is less than one image token: enlarge or drop it"
+            )
+        if width * height > self.max_image_pixels:
+            faults.append(f"{shown}, above the limit of {self.max_image_pixels:,} in all: shrink the file")
+        if max(width, height) > MAX_RATIO * min(width, height):
+            faults.append(f"{shown}; processors refuse sides in a ratio above {MAX_RATIO}: crop it")
+        return faults
+
+    def _length_faults(self, record: Record, sizes: dict[str, tuple[int, int]]) -> list[Fault]:
+        if self.length is None or self.max_prompt_length is None:
+            return []
+        from omnirl_core.trainer.prompt_length import long_prompt  # with it comes TRL, which takes seconds
+
+        messages = self.prompts.messages(record.problem, len(record.images), record.task)
+        row: dict[str, Any] = {"prompt": messages, "images": list(record.images), "row_id": record.source}
+        self.length.sizes.clear()  # of the row before: memory stays flat
+        self.length.sizes.update(sizes)
+        if not self.length.exceeds(row, self.max_prompt_length):
+            return []
+        return [Fault("length", long_prompt(row, self.length.count(row), self.max_prompt_length))]
+
+
+def _key(record: Record) -> int:
+    """Equal for rows of the same question whose pictures' files have the same sizes."""
+    digest = hashlib.blake2b(" ".join(record.problem.split()).encode(), digest_size=8)
+    for path in record.images:
+        try:
+            digest.update(os.path.getsize(path).to_bytes(8, "little"))
+        except OSError:
+            digest.update(path.encode())
+    return int.from_bytes(digest.digest(), "little")
