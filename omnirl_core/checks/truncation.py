@@ -6,7 +6,6 @@ _TAIL = 1 << 12
 _ENDS = {
     b"\xff\xd8\xff": b"\xff\xd9",  # JPEG: the end marker cannot occur inside compressed data
     b"\x89PNG\r\n\x1a\n": b"IEND",
-    b"GIF8": b"\x3b",
 }
 """First bytes of a format -> what has to stand among the last ones."""
 
@@ -23,6 +22,11 @@ def looks_cut(path: str) -> bool:
             return size < int.from_bytes(start[4:8], "little") + 8
         if start[:2] == b"BM":
             return size < int.from_bytes(start[2:6], "little")
+        if (
+            start[:4] == b"GIF8"
+        ):  # its end marker may occur inside: it has to be the last byte that is not zero
+            file.seek(max(0, size - _TAIL))
+            return not file.read().rstrip(b"\0").endswith(b";")
         end = next((end for first, end in _ENDS.items() if start.startswith(first)), None)
         if end is None:
             return False
