@@ -1,19 +1,14 @@
 """Two evaluations of the same rows, side by side: what changed, for which rows, and how sure that is."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from omnirl_core.evaluation.intervals import bootstrap_interval, mcnemar
-from omnirl_core.evaluation.lines import by_row, weighted_mean
-
-FORMAT_REWARDS = ("think_format", "length_band")
-"""Rewards for how an answer is written. The accuracy part of a score is the mean of all others."""
-
-Line = dict[str, Any]
-Measure = Callable[[Line], float | None]
+from omnirl_core.evaluation.layout import aligned
+from omnirl_core.evaluation.lines import by_row
+from omnirl_core.evaluation.measures import FORMAT_REWARDS, Line, groups, measures
 
 
 @dataclass(frozen=True)
@@ -65,9 +60,10 @@ def compare(
     """
     pairs = pair_lines(before, after)
     changes = []
-    for name, measure in _measures(pairs, format_rewards, weights).items():
+    found = measures([line for pair in pairs for line in pair], format_rewards, weights)
+    for name, measure in found.items():
         values = np.array([[_number(measure(old)), _number(measure(new))] for old, new in pairs])  # (n, 2)
-        for kind, group, members in _groups(pairs):
+        for kind, group, members in groups([old for old, _ in pairs]):
             chosen = values[members]
             chosen = chosen[~np.isnan(chosen).any(axis=1)]
             if len(chosen):
@@ -112,39 +108,6 @@ def extremes(
     return [pair for _, pair in wins[:n]], [pair for _, pair in losses[:n]]
 
 
-def _measures(
-    pairs: list, format_rewards: Sequence[str], weights: Mapping[str, float] | None
-) -> dict[str, Measure]:
-    names = list(dict.fromkeys(name for pair in pairs for line in pair for name in line["rewards"]))
-
-    def score(line: Line) -> float | None:
-        return line["score"] if weights is None else weighted_mean(line["rewards"], weights)
-
-    def accuracy(line: Line) -> float | None:
-        content = {name: value for name, value in line["rewards"].items() if name not in format_rewards}
-        return weighted_mean(content, line.get("weights", {}) if weights is None else weights)
-
-    def reward(name: str) -> Measure:
-        return lambda line: line["rewards"].get(name)
-
-    return {"score": score, "accuracy": accuracy} | {name: reward(name) for name in names}
-
-
-def _groups(pairs: list) -> list[tuple[str, str, np.ndarray]]:
-    """Return (kind, name, mask of the pairs) for all rows and for each modality and task."""
-    groups = [("all", "all", np.ones(len(pairs), dtype=bool))]
-    for kind in ("modality", "task"):
-        labels = [old.get(kind) for old, _ in pairs]
-        for label in sorted({label for label in labels if label}, key=_order):
-            groups.append((kind, label, np.array([other == label for other in labels])))
-    return groups
-
-
-def _order(label: str) -> tuple[int, str]:
-    modalities = ("text", "image", "multi-image")
-    return (modalities.index(label) if label in modalities else 0, label)
-
-
 def _number(value: float | None) -> float:
     return np.nan if value is None else float(value)
 
@@ -174,28 +137,26 @@ def _change(
 
 def table(
     changes: Sequence[Change],
-    measures: Sequence[str] = ("score", "accuracy"),
+    detailed: Sequence[str] = ("score", "accuracy"),
     names: tuple[str, str] = ("before", "after"),
 ) -> str:
     """Lay the changes out as plain text for a terminal.
 
-    `measures` are shown for each modality and task too, the others on all rows only. The last column says
+    `detailed` measures are shown for each modality and task too, the others on all rows only. The last column says
     `up` or `down` where the interval excludes 0.
     """
     head = ("", "rows", *names, "change", "95 % interval", "rows up/down", "")
     lines: list[tuple[str, ...]] = []
     previous = None
     for change in changes:
-        if change.kind != "all" and change.measure not in measures:
+        if change.kind != "all" and change.measure not in detailed:
             continue
-        block = change.measure if change.measure in measures else "rewards"
+        block = change.measure if change.measure in detailed else "rewards"
         if previous not in (None, block):
             lines.append(("",) * len(head))
         previous = block
         lines.append(_cells(change))
-    widths = [max(len(line[place]) for line in [head, *lines]) for place in range(len(head))]
-    rule = tuple("-" * width for width in widths)
-    return "\n".join(_aligned(line, widths) for line in [head, rule, *lines])
+    return aligned([head, *lines])
 
 
 def _cells(change: Change) -> tuple[str, ...]:
@@ -209,10 +170,3 @@ def _cells(change: Change) -> tuple[str, ...]:
         f"{change.wins}/{change.losses}",
         "" if change.verdict == "unsure" else change.verdict,
     )
-
-
-def _aligned(cells: tuple[str, ...], widths: list[int]) -> str:
-    first, *rest = cells
-    return "  ".join(
-        [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]
-    ).rstrip()

@@ -1,7 +1,7 @@
 """Answers of a policy to rows of any modality: greedy by default, the same in whatever batch a row stands."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -40,7 +40,16 @@ class Generation:
         return len(self.token_ids)
 
 
-def generate(
+def generate(model: Any, processor: Any, rows: Sequence[dict[str, Any]], **settings: Any) -> list[Generation]:
+    """Return one completion per row, in the order of the rows; `settings` are those of `generate_batches`."""
+    rows = list(rows)
+    done: dict[int, Generation] = {}
+    for places, answers in generate_batches(model, processor, rows, **settings):
+        done.update(zip(places, answers, strict=True))
+    return [done[place] for place in range(len(rows))]
+
+
+def generate_batches(
     model: Any,
     processor: Any,
     rows: Sequence[dict[str, Any]],
@@ -49,42 +58,47 @@ def generate(
     batch_size: int = 16,
     temperature: float = 0.0,
     seed: int = 0,
+    keys: Sequence[Hashable] | None = None,
     checkpoint_settings: bool = False,
+    template_kwargs: Mapping[str, Any] | None = None,
     progress: str | None = None,
-) -> list[Generation]:
-    """Return one completion per row, in the order of the rows.
+) -> Iterator[tuple[list[int], list[Generation]]]:
+    """Yield the places of each batch's rows and their completions, as they come.
 
     Rows may be text-only, have one image or many, in any mix: `prompt` is a list of messages whose content
     is a list of blocks, `images` a list of paths or PIL images in the order of the image blocks.
-    `temperature=0` is greedy; above it every row draws from its own random stream, made of `seed` and what
-    tells the row from others (`lines.by_row`), so that a sample does not depend on the rest of the batch
-    either. With `checkpoint_settings`, what the checkpoint's own generation_config says (such as
-    a repetition penalty, 1.05 for Qwen2.5-VL) applies, as where others call `generate` plainly; training
-    and this evaluation leave it out. `progress` is the label of a progress bar; None shows none.
+    `temperature=0` is greedy; above it every row draws from its own random stream, made of `seed` and its
+    key (by default what tells the row from others, `lines.by_row`), so that a sample does not depend on the
+    rest of the batch either. With `checkpoint_settings`, what the checkpoint's own generation_config says
+    (such as a repetition penalty, 1.05 for Qwen2.5-VL) applies, as where others call `generate` plainly;
+    training and this evaluation leave it out. `template_kwargs` are the chat template's. `progress` is the
+    label of a progress bar; None shows none.
     """
-    rows = list(rows)
-    keys = list(by_row(rows))
-    batches = _batches(rows, batch_size)
+    keys = list(by_row(rows)) if keys is None else keys
     tokenizer = getattr(processor, "tokenizer", processor)
     config = _generation_config(model, tokenizer, max_new_tokens, checkpoint_settings)
-    done: dict[int, Generation] = {}
     bar = tqdm(total=len(rows), desc=progress, unit="row", disable=progress is None)
     with bar, _evaluating(model):
-        for places in batches:
+        order = longest_first(rows)
+        for places in (order[start : start + batch_size] for start in range(0, len(order), batch_size)):
             batch = [rows[place] for place in places]
             names = [f"{seed}:{keys[place]}" for place in places]
             draw = partial(_RowwiseSampling, temperature, names) if temperature > 0 else None
-            done.update(zip(places, _generate_batch(model, processor, batch, config, draw), strict=True))
+            yield places, _generate_batch(model, processor, batch, config, draw, template_kwargs or {})
             bar.update(len(places))
-    return [done[place] for place in range(len(rows))]
 
 
 def _generate_batch(
-    model: Any, processor: Any, rows: list[dict], config: GenerationConfig, draw: Any
+    model: Any,
+    processor: Any,
+    rows: list[dict],
+    config: GenerationConfig,
+    draw: Any,
+    template_kwargs: Mapping[str, Any],
 ) -> list[Generation]:
-    images = [[_open(image) for image in row.get("images") or []] for row in rows]
+    images = [[_open(image, row.get("row_id")) for image in row.get("images") or []] for row in rows]
     tokenizer = getattr(processor, "tokenizer", processor)
-    inputs, resized = _encode(processor, tokenizer, rows, images, model.device)
+    inputs, resized = _encode(processor, tokenizer, rows, images, template_kwargs, model.device)
     extra = LogitsProcessorList([draw(model.device)] if draw else [])
     with torch.no_grad():
         output = model.generate(**inputs, generation_config=config, logits_processor=extra)  # (B, P+C)
@@ -106,7 +120,12 @@ def _generation(
 
 
 def _encode(
-    processor: Any, tokenizer: Any, rows: list[dict], images: list[list], device: Any
+    processor: Any,
+    tokenizer: Any,
+    rows: list[dict],
+    images: list[list],
+    template_kwargs: Mapping[str, Any],
+    device: Any,
 ) -> tuple[dict, list]:
     """Return left-padded inputs of `generate`, and each row's resized sizes."""
     is_multimodal = hasattr(processor, "image_processor")
@@ -116,7 +135,7 @@ def _encode(
     if not is_multimodal:  # a plain tokenizer's template wants strings
         conversations = [[{**m, "content": _text(m["content"])} for m in turns] for turns in conversations]
     fields = processor.apply_chat_template(
-        conversations, add_generation_prompt=True, tokenize=True, return_dict=True
+        conversations, add_generation_prompt=True, tokenize=True, return_dict=True, **template_kwargs
     )
     prompts = fields.pop("input_ids")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -153,8 +172,8 @@ def _text(content: str | list[dict]) -> str:
     return content if isinstance(content, str) else "".join(b["text"] for b in content if b["type"] == "text")
 
 
-def _open(image: Any) -> Image.Image:
-    return image.convert("RGB") if isinstance(image, Image.Image) else open_image(image)
+def _open(image: Any, row_id: str | None) -> Image.Image:
+    return image.convert("RGB") if isinstance(image, Image.Image) else open_image(image, row_id)
 
 
 def _pad_left(values: list[list[int]], filler: int) -> torch.Tensor:
@@ -193,10 +212,9 @@ def _end_token_ids(model: Any, tokenizer: Any) -> list[int]:
     return [token for token in dict.fromkeys([tokenizer.eos_token_id, *declared]) if token is not None]
 
 
-def _batches(rows: list[dict], batch_size: int) -> list[list[int]]:
-    """Places of rows, longest first: like lengths share a batch, and one too big for memory fails at once."""
-    order = sorted(range(len(rows)), key=lambda place: _length_key(rows[place]), reverse=True)
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+def longest_first(rows: Sequence[dict]) -> list[int]:
+    """Return the places of the rows: like lengths come together, and one too big for memory fails at once."""
+    return sorted(range(len(rows)), key=lambda place: _length_key(rows[place]), reverse=True)
 
 
 def _length_key(row: dict) -> tuple[int, int]:

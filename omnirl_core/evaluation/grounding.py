@@ -15,6 +15,7 @@ from omnirl_core.boxes import area, default_space, parse_boxes, to_pixels
 from omnirl_core.data import load_dataset
 from omnirl_core.evaluation.generate import Generation, generate
 from omnirl_core.evaluation.intervals import wilson_interval
+from omnirl_core.evaluation.layout import aligned
 from omnirl_core.evaluation.score import describe_row
 from omnirl_core.evaluation.vlmr1 import vlmr1_box, vlmr1_iou
 from omnirl_core.rewards.grounding import box_iou
@@ -252,12 +253,7 @@ def rec_table(results: Mapping[str, RecResult]) -> str:
     if len(results) > 1:
         mean = sum(result.accuracy() for result in results.values()) / len(results)
         body.append(("mean", "", f"{mean:.2%}", *[""] * 6))
-    widths = [max(len(line[place]) for line in [head, *body]) for place in range(len(head))]
-    lines = [head, tuple("-" * width for width in widths), *body]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
-        for line in lines
-    )
+    return aligned([head, *body])
 
 
 def _cells(result: RecResult) -> tuple[str, ...]:

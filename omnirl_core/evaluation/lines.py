@@ -57,7 +57,7 @@ def write_lines(path: str | Path, lines: Iterable[dict[str, Any]]) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".part")
-    with beside.open("w", encoding="utf-8") as file:
+    with beside.open("w", encoding="utf-8", errors="surrogatepass") as file:  # as json.loads reads it
         for line in lines:
             file.write(json.dumps(finite(line), ensure_ascii=False, allow_nan=False) + "\n")
     os.replace(beside, path)

@@ -53,7 +53,7 @@ def score_rows(
     """
     values = {reward.__name__: _call(reward, rows, generations) for reward in rewards}
     weights = {reward.__name__: float(reward.weight) for reward in rewards}
-    readings = {reward.__name__: _box_reading(reward) for reward in rewards}
+    readings = {reward.__name__: box_reading(reward) for reward in rewards}
     lines = []
     for place, (row, generation) in enumerate(zip(rows, generations, strict=True)):
         own = {name: column[place] for name, column in values.items()}
@@ -67,7 +67,7 @@ def score_rows(
 BOX_SETTINGS = ("space", "solution_space", "image_index")
 
 
-def _box_reading(reward: Reward) -> dict[str, Any]:
+def box_reading(reward: Reward) -> dict[str, Any]:
     """The coordinate spaces that a box reward uses, set or by default; {} for other rewards."""
     known = inspect.signature(reward.scorer).parameters
     if "space" not in known:

@@ -6,8 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from omnirl_core.evaluation.compare import FORMAT_REWARDS, Change, compare, pair_lines
+from omnirl_core.evaluation.compare import Change, compare, pair_lines
 from omnirl_core.evaluation.lines import by_row, read_lines
+from omnirl_core.evaluation.measures import FORMAT_REWARDS
 from omnirl_core.report.page import write_page
 from omnirl_core.report.panels import panels, read_metrics
 from omnirl_core.report.pictures import embed

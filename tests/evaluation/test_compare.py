@@ -126,7 +126,7 @@ def test_table_shows_groups_for_the_measures_asked_for():
     assert sum(entry.startswith("iou") for entry in lines) == 1  # rewards: all rows only
     assert max(map(len, lines)) <= 100
     assert all(entry == entry.rstrip() for entry in lines)
-    assert "  task word" not in table(compare(BEFORE, AFTER), measures=())
+    assert "  task word" not in table(compare(BEFORE, AFTER), detailed=())
 
 
 def test_extremes_are_the_largest_changes_both_ways():

@@ -1,0 +1,148 @@
+"""What `recipes/evaluate.py` reads of a recipe's YAML and the command line."""
+
+import dataclasses
+import difflib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import ModelConfig, TrlParser
+
+from omnirl_core.arguments import DataArguments
+from omnirl_core.evaluation.grounding import PROTOCOLS
+from omnirl_core.trainer import OmniGRPOConfig
+
+
+@dataclass
+class EvaluationArguments(DataArguments):
+    """Which rows, which rewards, how to answer. Settings that only training has are read over in a YAML."""
+
+    dataset_name: str | None = field(default=None, metadata={"help": "training rows: not used here"})
+    rewards: str | None = field(default=None, metadata={"help": "rewards.yaml; not needed with a protocol"})
+    output_dir: str = field(default="outputs/evaluation", metadata={"help": "the run's folder"})
+    evaluation_dir: str | None = field(
+        default=None,
+        metadata={"help": "where to write; by default output_dir/evaluation/<name of the model>"},
+    )
+    completions: str | None = field(
+        default=None,
+        metadata={"help": "JSON or JSONL of ready completions; no model is loaded (docs/evaluation.md)"},
+    )
+    protocol: str | None = field(
+        default=None,
+        metadata={"help": "judge boxes as REC does, by fixed rules", "choices": sorted(PROTOCOLS)},
+    )
+    annotations: list[str] | None = field(
+        default=None,
+        metadata={"help": "with a protocol: annotation files, each a data set; default eval_dataset_name"},
+    )
+    rec_template: str = field(
+        default="rec_r1",
+        metadata={"help": "with a protocol: the prompt; `rec` for a policy that does not think"},
+    )
+    box_space: str | None = field(
+        default=None,
+        metadata={"help": "with a protocol: space of the answered boxes, if not the model family's"},
+    )
+    eval_temperature: float = field(
+        default=0.0, metadata={"help": "0 is greedy; above it answers are sampled"}
+    )
+    seed: int = field(default=42, metadata={"help": "of sampled answers, and of a mixture's random rows"})
+    max_completion_length: int | None = field(
+        default=None, metadata={"help": "most new tokens; default: the protocol's, or 512 as in training"}
+    )
+    max_output_token_length: int | None = field(
+        default=None, metadata={"help": "the same, by its other name"}
+    )
+    min_pixels: int | None = field(
+        default=None, metadata={"help": "least size of a picture as the model sees it"}
+    )
+    max_pixels: int | None = field(
+        default=None, metadata={"help": "most size of a picture as the model sees it"}
+    )
+    chat_template_kwargs: dict | str | None = field(default=None, metadata={"help": "for the chat template"})
+    per_device_eval_batch_size: int = field(default=8, metadata={"help": "rows answered at once"})
+    bf16: bool | None = field(
+        default=None, metadata={"help": "compute in bfloat16, as training does by default on a GPU"}
+    )
+    use_cpu: bool = field(default=False, metadata={"help": "stay on the CPU"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.chat_template_kwargs, str):
+            self.chat_template_kwargs = json.loads(self.chat_template_kwargs)
+        if faults := [*self._row_faults(), *self._number_faults()]:
+            raise ValueError("\n".join(faults))
+        rules = PROTOCOLS[self.protocol] if self.protocol else None
+        length = self.max_completion_length or self.max_output_token_length
+        # a protocol's own limit is one of its rules, so the YAML's, which is training's, gives way
+        self.max_new_tokens = rules.max_new_tokens if rules else length or 512
+
+    def _row_faults(self) -> list[str]:
+        faults = []
+        if self.protocol not in (None, *PROTOCOLS):
+            faults.append(f"protocol {self.protocol!r} is none of {', '.join(PROTOCOLS)}")
+        if not self.eval_dataset_name and not (self.protocol and self.annotations):
+            wanted = "eval_dataset_name, or annotations" if self.protocol else "eval_dataset_name"
+            faults.append(f"no rows to evaluate on: set {wanted}")
+        if not self.rewards and not self.protocol:
+            faults.append("nothing to judge by: set rewards (a rewards.yaml) or a protocol")
+        if not self.protocol:
+            faults += [
+                f"{name} means something with a protocol only ({', '.join(PROTOCOLS)}); set one or remove it"
+                for name in ("annotations", "box_space")
+                if getattr(self, name)
+            ]
+        return faults
+
+    def _number_faults(self) -> list[str]:
+        names = (
+            "per_device_eval_batch_size",
+            "max_completion_length",
+            "max_output_token_length",
+            "eval_rows",
+        )
+        faults = [
+            f"{name} {value!r} is not a whole number above 0"
+            for name in names
+            if (value := getattr(self, name)) is not None and value < 1
+        ]
+        if self.eval_temperature < 0:
+            faults.append(f"eval_temperature {self.eval_temperature} is below 0")
+        return faults
+
+
+def parse_evaluation(argv: list[str] | None = None) -> tuple[EvaluationArguments, ModelConfig]:
+    """Read `--config FILE` and what overrides it.
+
+    A YAML's keys that only training knows are left alone; on the command line they are refused, as are names
+    that nothing knows.
+    """
+    parser = TrlParser([EvaluationArguments, ModelConfig])  # type: ignore[list-item]  # TRL types it so
+    parsed = parser.parse_args_and_config(
+        argv, return_remaining_strings=True, separate_remaining_strings=True
+    )
+    arguments, model, from_yaml, from_command = parsed
+    training = {item.name for item in dataclasses.fields(OmniGRPOConfig)}
+    known = {item.name for part in (arguments, model) for item in dataclasses.fields(part)}
+    faults = [
+        f"the config's {name} is no setting of training or evaluation{_nearest(name, training | known)}"
+        for name in _names(from_yaml)
+        if name not in training
+    ]
+    for name in _names(from_command):
+        hint = " (sampled answers: eval_temperature)" if name == "temperature" else ""
+        said = f"is a setting of training, and changes nothing here{hint}; remove it"
+        faults.append(f"--{name} {said if name in training else 'is unknown' + _nearest(name, known)}")
+    if faults:
+        raise ValueError("\n".join(faults))
+    return arguments, model
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"; did you mean {close[0]}?" if close else "; remove it"
+
+
+def _names(strings: list[Any]) -> list[str]:
+    return [str(item)[2:] for item in strings if str(item).startswith("--")]
