@@ -46,6 +46,8 @@ class Evaluation:
     state: PartialState
     rows: list[dict[str, Any]] = field(default_factory=list)
     rewards: list[Reward] = field(default_factory=list)
+    datasets: dict[str, slice] = field(default_factory=dict)
+    """Where each data set of a protocol stands in the rows."""
     space: str | None = None
     """Of the answered boxes, under a protocol."""
 
@@ -99,11 +101,15 @@ def read_rows(evaluation: Evaluation) -> None:
         draw_missing(arguments)
     if evaluation.rules:
         files = arguments.annotations or [arguments.eval_dataset_name or ""]
-        datasets = load_rec(files, arguments.image_root or "", arguments.rec_template)
-        rows = [row for rows in choose_rows(evaluation.rules, datasets).values() for row in rows]
+        datasets = load_rec(files, arguments.image_root, arguments.rec_template)
+        rows: list[dict[str, Any]] = []
+        for name, chosen in choose_rows(evaluation.rules, datasets).items():
+            chosen = chosen[: arguments.eval_rows]
+            evaluation.datasets[name] = slice(len(rows), len(rows) + len(chosen))
+            rows += chosen
         evaluation.space = arguments.box_space or evaluation.rules.space or _family_space(model)
     else:
-        rows = load_dataset(
+        dataset = load_dataset(
             arguments.eval_dataset_name or "",
             image_root=arguments.image_root,
             templates=arguments.templates,  # type: ignore[arg-type]  # a mapping since __post_init__
@@ -111,8 +117,9 @@ def read_rows(evaluation: Evaluation) -> None:
             on_bad_sample=arguments.on_bad_sample,
             seed=arguments.seed,
         )
+        rows = list(dataset.select(range(min(len(dataset), arguments.eval_rows or len(dataset)))))
         evaluation.rewards = load_rewards(arguments.rewards or "")
-    evaluation.rows = list(rows)[: arguments.eval_rows]
+    evaluation.rows = rows
 
 
 def _family_space(model: str | None) -> str:
@@ -267,11 +274,10 @@ def judged(
     """A line for each row, and REC's results under a protocol. Rewards are shared out over the processes."""
     rows, state = evaluation.rows, evaluation.state
     if evaluation.rules:
-        results = {}
-        for name in dict.fromkeys(row["task"] for row in rows):
-            own = [place for place, row in enumerate(rows) if row["task"] == name]
-            chosen = [rows[place] for place in own], [generations[place] for place in own]
-            results[name] = judge(name, *chosen, evaluation.rules, str(evaluation.space))
+        results = {
+            name: judge(name, rows[own], generations[own], evaluation.rules, str(evaluation.space))
+            for name, own in evaluation.datasets.items()
+        }
         return [line for result in results.values() for line in result.lines], results
     share = range(state.process_index, len(rows), state.num_processes)
     lines = []
@@ -322,5 +328,6 @@ def _facts(evaluation: Evaluation) -> dict[str, Any]:
         "max_new_tokens": arguments.max_new_tokens,
         "temperature": arguments.eval_temperature,
         "decoding": made,
+        "processes": evaluation.state.num_processes,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }

@@ -17,8 +17,12 @@ from omnirl_core.trainer import OmniGRPOConfig
 class EvaluationArguments(DataArguments):
     """Which rows, which rewards, how to answer. Settings that only training has are read over in a YAML."""
 
-    dataset_name: str | None = field(default=None, metadata={"help": "training rows: not used here"})
-    rewards: str | None = field(default=None, metadata={"help": "rewards.yaml; not needed with a protocol"})
+    dataset_name: str | None = field(  # type: ignore[assignment]  # training cannot do without, this can
+        default=None, metadata={"help": "training rows: not used here"}
+    )
+    rewards: str | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "rewards.yaml; not needed with a protocol"}
+    )
     output_dir: str = field(default="outputs/evaluation", metadata={"help": "the run's folder"})
     evaluation_dir: str | None = field(
         default=None,

@@ -21,7 +21,7 @@ def row_keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
     Rows that are asked twice are counted, so that each has its own completion.
     """
-    return [_digest([*identity, count, row["prompt"]]) for (identity, count), row in by_row(rows).items()]
+    return [_digest([repr(identity), row["prompt"]]) for identity, row in by_row(rows).items()]
 
 
 def prompt_hash(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -113,12 +113,15 @@ class RecResult:
 
 
 def load_rec(
-    annotations: Sequence[str | PathLike[str]], image_root: str | PathLike[str], template: str = "rec_r1"
+    annotations: Sequence[str | PathLike[str]],
+    image_root: str | PathLike[str] | None = None,
+    template: str = "rec_r1",
 ) -> dict[str, Any]:
     """Read annotation files as VLM-R1 distributes them (RefCOCO, RefCOCO+, RefCOCOg, RefGTA, LISA).
 
-    Each becomes a data set of rows for `evaluate_rec`, under its file's name. Images are under `image_root`;
-    `template` is a name in `omnirl_core.data.TEMPLATES`: `rec_r1`, or `rec` for a policy that does not think.
+    Each becomes a data set of rows for `evaluate_rec`, under its file's name. Images are under `image_root`,
+    by default the file's folder; `template` is a name in `omnirl_core.data.TEMPLATES`: `rec_r1`, or `rec` for
+    a policy that does not think.
     """
     return {
         Path(path).stem: load_dataset(path, image_root, templates={"default": template}, task=Path(path).stem)

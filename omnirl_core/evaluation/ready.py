@@ -34,8 +34,8 @@ def ready_generations(
 
 def qwen_resize(processor: Any) -> Resize | None:
     """Return how this processor sizes pictures, None where it is not of Qwen's family."""
-    images = getattr(processor, "image_processor", None)
-    size = getattr(images, "size", None)
+    images: Any = getattr(processor, "image_processor", None)
+    size: Any = getattr(images, "size", None)
     if images is None or not hasattr(images, "merge_size") or not getattr(size, "longest_edge", None):
         return None
     factor = images.patch_size * images.merge_size
