@@ -27,9 +27,10 @@ from omnirl_core.evaluation.grounding import PROTOCOLS, RecResult, choose_rows, 
 from omnirl_core.evaluation.lines import write_lines
 from omnirl_core.evaluation.metrics import add_overlap, figure_table, figures, metrics, overlap_row
 from omnirl_core.evaluation.ready import qwen_resize, ready_generations
-from omnirl_core.evaluation.score import box_reading, score_rows
+from omnirl_core.evaluation.score import score_rows
 from omnirl_core.models import adapter_base, load_processor, load_trained
 from omnirl_core.rewards import Reward, load_rewards
+from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.run import PACKAGES, draw_missing, model_settings
 from omnirl_core.shapes import tiny_policy
 from omnirl_core.trainer.callbacks import prompt_text

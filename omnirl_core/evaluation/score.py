@@ -1,12 +1,12 @@
 """Held-out evaluation with the rewards of training: one line per row, ready for `compare` and the report."""
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 from omnirl_core.data.record import modality
 from omnirl_core.evaluation.generate import Generation, generate
 from omnirl_core.evaluation.lines import weighted_mean
+from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.rewards.reward import Reward
 
 NOT_COLUMNS = ("prompt", "completion", "completion_ids", "images", "image_sizes", "resized_sizes")
@@ -62,17 +62,6 @@ def score_rows(
         reading = next((readings[name] for name in own if own[name] is not None and readings[name]), None)
         lines.append(line | ({"boxes": reading} if reading else {}))
     return lines
-
-
-BOX_SETTINGS = ("space", "solution_space", "image_index")
-
-
-def box_reading(reward: Reward) -> dict[str, Any]:
-    """The coordinate spaces that a box reward uses, set or by default; {} for other rewards."""
-    known = inspect.signature(reward.scorer).parameters
-    if "space" not in known:
-        return {}
-    return {name: reward.settings.get(name, known[name].default) for name in BOX_SETTINGS if name in known}
 
 
 def _call(reward: Reward, rows: Sequence[dict], generations: Sequence[Generation]) -> list[float | None]:

@@ -4,6 +4,7 @@ Each reads *the answer* of the completion (`text.answer_text`). The gold is in p
 and the answer in the model's own space; both can be set. docs/boxes.md says which reward to take.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,23 @@ NONE_SAID = {
     "no box", "no boxes", "no such object", "no target", "not found", "not present",
     "无", "没有", "不存在", "没有目标", "没有物体", "未找到",
 }  # fmt: skip
+
+
+BOX_SETTINGS = ("space", "solution_space", "image_index")
+
+
+def box_reading(reward: Any) -> dict[str, Any]:
+    """How a reward reads boxes, set or by default, for pictures of what it saw; {} for one that reads none.
+
+    >>> from omnirl_core.rewards import Reward
+    >>> box_reading(Reward("box_iou", box_iou, settings={"space": "0-1000"}))
+    {'space': '0-1000', 'solution_space': 'pixels', 'image_index': 0}
+    """
+    scorer = getattr(reward, "scorer", None)
+    known = inspect.signature(scorer).parameters if callable(scorer) else {}
+    if "space" not in known:
+        return {}
+    return {name: reward.settings.get(name, known[name].default) for name in BOX_SETTINGS if name in known}
 
 
 def box_iou(

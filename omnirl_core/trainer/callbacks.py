@@ -103,8 +103,12 @@ def completion_lines(
     advantages: Sequence[float],
     step: int,
     phase: str,
+    details: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
-    """One line for each completion: the row as it is in the data set, and what the completion earned."""
+    """One line for each completion: the row as it is in the data set, and what the completion earned.
+
+    `details` is what else is known of each: its tokens, the sizes of its pictures, how its boxes are read.
+    """
     return [
         {
             "step": step,
@@ -118,6 +122,7 @@ def completion_lines(
             "completion": completion_text(completion),
             "rewards": {name: round(values[i], 6) for name, values in rewards.items()},
             "advantage": round(advantages[i], 6),
+            **(details[i] if details else {}),
         }
         for i, (row, completion) in enumerate(zip(rows, completions, strict=True))
     ]

@@ -9,10 +9,12 @@ from accelerate.utils import gather_object, is_peft_model
 from trl import GRPOConfig
 
 from omnirl_core.models import base_model, freeze_vision_tower, vision_token_ids
+from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.trainer.anchor import VisionAnchor, add_vision_anchor
 from omnirl_core.trainer.callbacks import RunFiles, completion_lines, in_place_of
 from omnirl_core.trainer.checkpoints import EpochSampler, has_full_weights, restore_weights
 from omnirl_core.trainer.mixed import Row, mixed_rows, row_images, text_rows
+from omnirl_core.trainer.phases import PREPARE, ROLLOUT, SCORE, PhaseClock
 from omnirl_core.trainer.preparation import Preparation
 from omnirl_core.trainer.quiet import silence_upstream_noise
 from omnirl_core.trainer.scales import ScaleDoctor, reward_scales, scale_metrics
@@ -82,6 +84,7 @@ class OmniGRPOTrainer(SharedPrefixTrainer):
         self._rows: list[Row] = []
         self._images: list[list[Any]] | None = None
         self._completions: list[Any] = []
+        self._completion_ids: list[list[int]] = []
         self._rewards = torch.empty(0)
         if getattr(args, "freeze_vision_tower", False):
             freeze_vision_tower(self.model)
@@ -101,6 +104,8 @@ class OmniGRPOTrainer(SharedPrefixTrainer):
         self.run_files = RunFiles(self.args.output_dir)
         self.add_callback(self.run_files)
         self.add_callback(ScaleDoctor())
+        self._clock = PhaseClock(self._metrics["train"])
+        self.add_callback(self._clock)
         for callback in list(self.callback_handler.callbacks):
             if shown := in_place_of(type(callback)):
                 self.remove_callback(callback)
@@ -135,10 +140,11 @@ class OmniGRPOTrainer(SharedPrefixTrainer):
     def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
         """TRL 1.16 takes no mix of rows with and without pictures; see `mixed_rows`."""
         self._rows = inputs
-        if self._is_vlm and not self.environment_factories:
-            self._rows = mixed_rows(inputs) if self._is_mixed else text_rows(inputs)
+        with self._clock.measure(PREPARE):
+            if self._is_vlm and not self.environment_factories:
+                self._rows = mixed_rows(inputs) if self._is_mixed else text_rows(inputs)
         self._images = None
-        with self._without_gathering_images():
+        with self._clock.measure(PREPARE), self._without_gathering_images():
             output = super()._generate_and_score_completions(self._rows)
         self._log_images()
         self._write_completions(inputs, output["advantages"])
@@ -185,7 +191,8 @@ class OmniGRPOTrainer(SharedPrefixTrainer):
 
         Mended here, after generation: vLLM's colocate mode wants the None.
         """
-        *before, images, tool_images = super()._generate(prompts)
+        with self._clock.measure(ROLLOUT):
+            *before, images, tool_images = super()._generate(prompts)
         if images is not None:
             images = self._images = [pictures or [] for pictures in images]
         return *before, images, tool_images
@@ -194,8 +201,10 @@ class OmniGRPOTrainer(SharedPrefixTrainer):
         self, inputs: list[Row], prompts: Any, completions: Any, completion_ids_list: Any
     ) -> torch.Tensor:
         """Only looks on: what each reward contributes within groups goes into the log."""
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        with self._clock.measure(SCORE):
+            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self._completions, self._rewards = completions, rewards  # rewards: (ranks*B*G, K)
+        self._completion_ids = completion_ids_list
         if self.model.training:
             groups = rewards.view(-1, self.num_generations, rewards.shape[-1])
             scales = reward_scales(groups, self.reward_weights.tolist())
@@ -234,8 +243,23 @@ class OmniGRPOTrainer(SharedPrefixTrainer):
             advantages.tolist(),
             step=self.state.global_step + training,  # the step that learns from them
             phase="train" if training else "eval",
+            details=[self._detail(place, own[place]) for place in range(len(inputs))],
         )
         self.run_files.write_completions(gather_object(lines), self.state)
+
+    def _detail(self, place: int, rewards: list[float]) -> dict[str, Any]:
+        """Of one completion: its length, the sizes of its pictures, and how a reward that judges it reads boxes."""
+        ids, row = self._completion_ids[place], self._rows[place]
+        ends = (
+            self._tokenizer.eos_token_id,
+            self._tokenizer.pad_token_id,
+        )  # as TRL counts clipped completions
+        detail: dict[str, Any] = {"n_tokens": len(ids), "clipped": not ids or ids[-1] not in ends}
+        if row_images(row):
+            detail |= {name: row.get(name) for name in ("image_sizes", "resized_sizes")}
+        judging = [reward for reward, value in zip(self.reward_funcs, rewards, strict=True) if value == value]
+        boxes = next((reading for reward in judging if (reading := box_reading(reward))), None)
+        return detail | ({"boxes": boxes} if boxes else {})
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 

@@ -47,7 +47,12 @@ def test_a_run_writes_what_it_logged_and_every_completion(trainer, rows, tmp_pat
     assert one["images"] == rows[2]["images"]
     assert one["prompt"] == "<image><image><image>Compare them."
     assert set(one) == {"step", "phase", "row_id", "task", "images", "problem", "prompt", "solution", "completion",
-                        "rewards", "advantage"}  # fmt: skip
+                        "rewards", "advantage", "n_tokens", "clipped", "image_sizes", "resized_sizes"}  # fmt: skip
+    assert one["image_sizes"] == [[48, 32], [32, 64], [100, 60]]
+    assert one["resized_sizes"] == [[48, 32], [32, 64], [80, 48]]
+    ended = [line for line in lines if line["phase"] == "train" and line["step"] == 1]
+    assert sum(line["n_tokens"] for line in ended) / 4 == training[0]["completions/mean_length"]
+    assert sum(line["clipped"] for line in ended) / 4 == training[0]["completions/clipped_ratio"]
     groups = {}
     for line in lines:
         groups.setdefault((line["step"], line["phase"], line["row_id"]), []).append(line["advantage"])
