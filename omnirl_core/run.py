@@ -9,13 +9,15 @@ import dataclasses
 import json
 import os
 import platform
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import gather_object, set_seed
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from datasets import Dataset
 from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, get_peft_config, get_quantization_config
@@ -24,13 +26,20 @@ from trl.models import unwrap_model_for_generation
 from omnirl_core.arguments import DataArguments, parse
 from omnirl_core.data import load_dataset
 from omnirl_core.evaluation.compare import Change, compare, table
-from omnirl_core.evaluation.lines import write_lines
+from omnirl_core.evaluation.lines import read_lines, write_lines
 from omnirl_core.evaluation.score import evaluate
 from omnirl_core.report import plot_curves, write_completions
 from omnirl_core.rewards import Reward, load_rewards
 from omnirl_core.shapes import tiny_policy, write_dataset
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
+from omnirl_core.trainer.interrupts import Interrupts
+from omnirl_core.trainer.saving import resume_path
 
+RESUMABLE = 75
+"""Exit code of a run that a signal stopped and that can be resumed: EX_TEMPFAIL of sysexits.h, "try again later".
+
+Not 143 or 130: those are what a shell reports of a process that the signal killed, with nothing saved.
+"""
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets")
 
 
@@ -44,19 +53,25 @@ class Result:
 
 
 def main(argv: list[str] | None = None) -> Result:
-    """Run the config that `argv` (default: the command line) names."""
+    """Run the config that `argv` (default: the command line) names; SystemExit(75) if a signal stopped it."""
     data, training, model_config = parse(argv)
     start_quietly(training)
     set_seed(training.seed)
     folder = Path(str(training.output_dir))
     with training.main_process_first(local=False, desc="drawing the shapes data set"):
         draw_missing(data)
+    checkpoint = checkpoint_to_resume(training)
     trainer, rewards, held_out = build(data, training, model_config)
     if trainer.accelerator.is_main_process:
         write_run_file(folder, data, training, model_config)
+    interrupts = Interrupts()
+    trainer.add_callback(interrupts)
 
-    before = grade(trainer, rewards, held_out, "before")
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    before = graded_before(folder) if checkpoint else []
+    before = before or grade(trainer, rewards, held_out, "before")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if interrupts.signal is not None:
+        leave(trainer, interrupts)
     trainer.save_model()
     after = grade(trainer, rewards, held_out, "after")
 
@@ -72,6 +87,36 @@ def start_quietly(training: OmniGRPOConfig) -> None:
     disable_progress_bar()
     if training.use_cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def checkpoint_to_resume(training: OmniGRPOConfig) -> str | None:
+    """The checkpoint that the run goes on from, as the first rank sees the folder; looked up before a model loads."""
+    found: list[Any] = [None, None]
+    if training.process_index == 0:
+        try:
+            found[0] = resume_path(training.resume_from_checkpoint, str(training.output_dir))
+        except ValueError as error:
+            found[1] = error
+    checkpoint, fault = broadcast_object_list(found)
+    if fault is not None:
+        raise fault
+    if training.resume_from_checkpoint is not None and training.process_index == 0:
+        print(f"Resuming from {checkpoint}" if checkpoint else "No checkpoint to resume from: starting anew")
+    return checkpoint
+
+
+def leave(trainer: OmniGRPOTrainer, interrupts: Interrupts) -> None:
+    """End a run that a signal stopped: the checkpoint is written, what comes after training is left to the resume."""
+    if trainer.accelerator.is_main_process and interrupts.signal is not None:
+        print(
+            f"\nStopped by {interrupts.signal.name} after step {trainer.state.global_step} of "
+            f"{trainer.state.max_steps}; checkpoint-{trainer.state.global_step} is written. Go on with "
+            "--resume_from_checkpoint auto",
+            file=sys.stderr,
+            flush=True,
+        )
+    trainer.accelerator.wait_for_everyone()
+    raise SystemExit(RESUMABLE)
 
 
 def draw_missing(data: DataArguments) -> None:
@@ -143,6 +188,12 @@ def grade(
     if accelerator.is_main_process:
         write_lines(Path(args.output_dir) / f"{name}.jsonl", lines)
     return lines
+
+
+def graded_before(folder: Path) -> list[dict[str, Any]]:
+    """The held-out lines that the run wrote before it was stopped, as the first rank reads them, everywhere."""
+    lines = [read_lines(folder / "before.jsonl") if PartialState().is_main_process else []]
+    return broadcast_object_list(lines)[0]
 
 
 def write_run_file(folder: Path, *configs: Any) -> None:

@@ -12,6 +12,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from omnirl_core.text import completion_text
 from omnirl_core.trainer.mixed import row_images
+from omnirl_core.trainer.saving import space_error
 from omnirl_core.types import Completion, Message
 
 METRICS, COMPLETIONS = "metrics.jsonl", "completions.jsonl"
@@ -44,8 +45,11 @@ class RunFiles(TrainerCallback):
 
     def _append(self, name: str, lines: Iterable[Mapping[str, Any]], step: int) -> None:
         self._start(step)
-        with open(self.folder / name, "a", encoding="utf-8") as file:
-            file.writelines(_json(line) + "\n" for line in lines)
+        try:
+            with open(self.folder / name, "a", encoding="utf-8") as file:
+                file.writelines(_json(line) + "\n" for line in lines)
+        except OSError as error:
+            raise space_error(self.folder / name, error) from error
 
     def _start(self, step: int) -> None:
         if self._started:
@@ -157,7 +161,7 @@ def _image_path(image: Any) -> str | None:
 def _keep_until(path: Path, step: int) -> None:
     beside = path.with_suffix(".part")
     with path.open(encoding="utf-8") as old, beside.open("w", encoding="utf-8") as new:
-        new.writelines(line for line in old if _step_of(line) <= step)
+        new.writelines(line for line in old if _step_of(line) <= step and not _is_summary(line))
     beside.replace(path)
 
 
@@ -166,6 +170,11 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):  # the half line of a killed run
         return math.inf
+
+
+def _is_summary(line: str) -> bool:
+    """Whether a whole line is the last of a train(), which a resumed run has not come to yet."""
+    return "train_runtime" in json.loads(line)
 
 
 def _json(line: Mapping[str, Any]) -> str:

@@ -17,14 +17,14 @@ from omnirl_core.trainer.mixed import Row, mixed_rows, row_images, text_rows
 from omnirl_core.trainer.phases import PREPARE, ROLLOUT, SCORE, PhaseClock
 from omnirl_core.trainer.preparation import Preparation
 from omnirl_core.trainer.quiet import silence_upstream_noise
+from omnirl_core.trainer.resumable import ResumableTrainer
 from omnirl_core.trainer.scales import ScaleDoctor, reward_scales, scale_metrics
-from omnirl_core.trainer.shared_prefix_trainer import SharedPrefixTrainer
 
 ANCHORED_WHOLE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Families of whose trainable parameters every one takes part in every anchored forward."""
 
 
-class OmniGRPOTrainer(SharedPrefixTrainer):
+class OmniGRPOTrainer(ResumableTrainer):
     """Drop-in for `trl.GRPOTrainer`: what works there works here, unchanged.
 
     Besides: rows with and without pictures in one batch and across ranks, pictures given as paths, pixel

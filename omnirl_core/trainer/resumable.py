@@ -1,0 +1,154 @@
+"""A trainer that may be killed at any moment and goes on, after a resume, as if it had not been."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from omnirl_core.trainer.saving import ASIDE, STATE, publish, put_later_aside, space_error
+from omnirl_core.trainer.shared_prefix import Prompt
+from omnirl_core.trainer.shared_prefix_trainer import SharedPrefixTrainer
+
+logger = logging.getLogger(__name__)
+
+
+class ResumableTrainer(SharedPrefixTrainer):
+    """`OmniGRPOTrainer`'s layer for saving and resuming; what it changes for a run that nothing disturbs is nothing.
+
+    tests/trainer/test_saving.py holds the signatures of what is overridden.
+    """
+
+    _step: int
+    _saving_in: Path | None = None
+
+    # -- saving -------------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """transformers 5.23 writes in place, so that a killed run leaves half a checkpoint under its full name."""
+        run_folder = Path(self._get_output_dir(trial))
+        final = run_folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        written = run_folder / ASIDE / final.name
+        if self.args.should_save:
+            shutil.rmtree(written.parent, ignore_errors=True)  # of a run that was killed here
+        self.accelerator.wait_for_everyone()
+        self._write_checkpoint(model, trial, written, final)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_local_main_process and written.exists():
+            publish(written, final)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self._delete_old(run_folder)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(final))
+
+    def _write_checkpoint(self, model: Any, trial: Any, written: Path, final: Path) -> None:
+        """All files of a checkpoint, in the folder aside; a push waits for its name."""
+        pushes, self.args.push_to_hub = self.args.push_to_hub, False
+        self._saving_in = written.parent
+        try:
+            super()._save_checkpoint(model, trial)
+            if self.state.best_model_checkpoint == str(written):
+                self.state.best_model_checkpoint = str(final)
+                if self.args.should_save:
+                    self.state.save_to_json(str(written / STATE))
+            if not self.args.save_only_model:
+                self._save_cycle(written)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have no OSError
+            described = space_error(final, error)
+            shutil.rmtree(written.parent, ignore_errors=True)
+            raise described from error
+        finally:
+            self._saving_in = None
+            self.args.push_to_hub = pushes
+
+    def _delete_old(self, run_folder: Path) -> None:
+        """`save_total_limit`, counted by step: times of files say little on many file systems."""
+        rotate_checkpoints(
+            output_dir=str(run_folder),
+            save_total_limit=self.args.save_total_limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
+        )
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._saving_in) if self._saving_in is not None else super()._get_output_dir(trial)
+
+    # -- the generation cycle -----------------------------------------------------------------------------------
+
+    @property
+    def _is_within_cycle(self) -> bool:
+        """Whether steps are left that learn from completions already drawn."""
+        return self._step % (self.args.steps_per_generation * self.num_iterations) != 0
+
+    def _save_cycle(self, folder: Path) -> None:
+        """TRL 1.16 keeps its place among the steps of a generation batch, and the batch, in memory only.
+
+        A run resumed there would draw new completions, and out of step from then on.
+        """
+        if self._is_within_cycle:
+            folder.mkdir(parents=True, exist_ok=True)
+            state = {"step": self._step, "batches": self._buffered_inputs}
+            torch.save(state, folder / self._cycle_file)
+
+    @property
+    def _cycle_file(self) -> str:
+        return f"generation_batch_{self.accelerator.process_index}.pt"
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Called once on a resume, for every engine; restores the generation cycle too."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        run_folder = Path(self._get_output_dir(None))
+        if self.args.should_save and Path(checkpoint).resolve().parent == run_folder.resolve():
+            put_later_aside(run_folder, self.state.global_step)
+            self._delete_old(run_folder)  # a run may have been killed just before it did
+        path = Path(checkpoint) / self._cycle_file
+        if path.exists():
+            with torch.serialization.safe_globals([Prompt]):
+                state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+            self._step, self._buffered_inputs = state["step"], state["batches"]
+            return
+        self._step = self.state.global_step * self.args.gradient_accumulation_steps
+        if self._is_within_cycle:
+            logger.warning(
+                "%s holds no %s: the steps that were left of its generation batch learn from new completions",
+                checkpoint,
+                path.name,
+            )
+        self._step = 0  # a new generation batch begins
+
+    def _run_epoch(
+        self,
+        model: Any,
+        epoch: Any,
+        train_dataloader: Any,
+        steps_in_epoch: Any,
+        num_update_steps_per_epoch: Any,
+        trial: Any,
+        ignore_keys_for_eval: Any,
+        start_time: Any,
+        resume_from_checkpoint: Any,
+        epochs_trained: Any,
+        steps_trained_in_current_epoch: Any,
+    ) -> None:
+        """transformers 5.23 looks whether a run has ended only after a step, so a finished one would take another."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(
+            model=model,
+            epoch=epoch,
+            train_dataloader=train_dataloader,
+            steps_in_epoch=steps_in_epoch,
+            num_update_steps_per_epoch=num_update_steps_per_epoch,
+            trial=trial,
+            ignore_keys_for_eval=ignore_keys_for_eval,
+            start_time=start_time,
+            resume_from_checkpoint=resume_from_checkpoint,
+            epochs_trained=epochs_trained,
+            steps_trained_in_current_epoch=steps_trained_in_current_epoch,
+        )

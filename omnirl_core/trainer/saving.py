@@ -1,0 +1,161 @@
+"""Checkpoints that are whole or not there: written aside, then renamed; and which one to resume from."""
+
+import errno
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+ASIDE = "unfinished"
+"""Folder in a run's folder that a checkpoint is written in. No `checkpoint-*`: transformers takes those for whole."""
+CONTENTS = "contents.json"
+"""File of a checkpoint that names its other files with their sizes in bytes; written last."""
+STATE = "trainer_state.json"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+class SpaceError(OSError):
+    """A file of the run could not be written; names the path and the space."""
+
+
+def space_error(path: str | os.PathLike[str], error: BaseException) -> SpaceError:
+    """What to raise where `error` kept `path` from being written: with the free space, and what is safe."""
+    folder = Path(path)
+    while not folder.exists():
+        folder = folder.parent
+    space = shutil.disk_usage(folder)
+    return SpaceError(
+        errno.ENOSPC if is_full(error) else errno.EIO,
+        f"could not write {path}: {error}; {_size(space.free)} of {_size(space.total)} are free there. Checkpoints "
+        "written before are untouched: make space, or set save_total_limit, and resume with "
+        "--resume_from_checkpoint auto",
+    )
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the error says that a disk is full; safetensors and torch say so in words only."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
+        words in str(error) for words in ("No space left", "os error 28", "failed writing file")
+    )
+
+
+def publish(written: Path, final: Path) -> None:
+    """Give a checkpoint its name, once all of it is on the disk; no other process sees half of it.
+
+    The files are synced first, so that not even a machine that loses power keeps the name without the content.
+    """
+    sizes = {}
+    for path in sorted(path for path in written.rglob("*") if path.is_file()):
+        sizes[str(path.relative_to(written))] = path.stat().st_size
+        _sync(path)
+    contents = written / CONTENTS
+    contents.write_text(json.dumps({"files": sizes}, indent=1) + "\n", encoding="utf-8")
+    _sync(contents)
+    _sync(written)
+    if final.exists():  # an earlier process went further, and this run was resumed from before
+        final.replace(written.with_name("replaced"))
+    written.replace(final)
+    _sync(final.parent)
+    shutil.rmtree(written.parent, ignore_errors=True)
+
+
+def checkpoint_fault(folder: str | os.PathLike[str]) -> str | None:
+    """What is missing from a checkpoint, None if it is whole.
+
+    A checkpoint of another trainer has no list of its contents; there the trainer's state, which transformers
+    writes last, has to be readable.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        return "it does not exist"
+    try:
+        json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"its {STATE} is missing or torn ({error})"
+    if not (folder / CONTENTS).exists():
+        return None
+    try:
+        sizes = json.loads((folder / CONTENTS).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"its {CONTENTS} is torn ({error})"
+    for name, size in sizes.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size:,} bytes in place of {size:,}"
+    return None
+
+
+def newest_checkpoint(run_folder: str | os.PathLike[str]) -> Path | None:
+    """The whole checkpoint of the most steps; each newer one that is not whole is named in a warning."""
+    for _, path in sorted(_numbered(run_folder), reverse=True):
+        fault = checkpoint_fault(path)
+        if fault is None:
+            return path
+        logger.warning("%s is passed over: %s", path, fault)
+    return None
+
+
+def put_later_aside(run_folder: str | os.PathLike[str], step: int) -> None:
+    """Rename checkpoints of more steps to `abandoned-checkpoint-*`: a run that goes on from `step` is another run.
+
+    Kept, they would be deleted last and resumed first.
+    """
+    for later, path in _numbered(run_folder):
+        if later > step:
+            aside = path.with_name(f"abandoned-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.replace(aside)
+
+
+def _numbered(run_folder: str | os.PathLike[str]) -> list[tuple[int, Path]]:
+    found = []
+    for path in Path(run_folder).glob("checkpoint-*"):
+        match = _NAME.fullmatch(path.name)
+        if match:
+            found.append((int(match[1]), path))
+    return found
+
+
+def resume_path(asked: str | bool | None, run_folder: str | os.PathLike[str]) -> str | None:
+    """The checkpoint that `resume_from_checkpoint` means: a path, `auto`, or true.
+
+    `auto` takes the newest whole one, or none where there is none; true is an error there.
+    """
+    if asked is None or str(asked).lower() in ("", "false", "none"):
+        return None
+    if str(asked).lower() in ("auto", "true"):
+        newest = newest_checkpoint(run_folder)
+        if newest is None and str(asked).lower() == "true":
+            raise ValueError(
+                f"resume_from_checkpoint: true, but {run_folder} holds no whole checkpoint; `auto` would start anew"
+            )
+        return None if newest is None else str(newest)
+    fault = checkpoint_fault(str(asked))
+    if fault is not None:
+        raise ValueError(
+            f"resume_from_checkpoint: {asked} cannot be resumed: {fault}; give `auto` for the newest whole checkpoint "
+            f"in {run_folder}"
+        )
+    return str(asked)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _size(n_bytes: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.3g} TB"

@@ -1,0 +1,218 @@
+"""A checkpoint is whole or not there, and a run goes on from the newest whole one as if nothing had happened."""
+
+import inspect
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Trainer, TrainerCallback
+from trl import GRPOTrainer
+
+from omnirl_core.trainer import saving
+from omnirl_core.trainer.interrupts import Interrupts
+from omnirl_core.trainer.resumable import ResumableTrainer
+from omnirl_core.trainer.saving import checkpoint_fault, newest_checkpoint, publish, resume_path
+
+
+def parameters(worker):
+    return torch.cat([p.detach().flatten() for p in worker.model.parameters()])
+
+
+@pytest.fixture
+def run(trainer, rows, tmp_path):
+    def make(folder, callback=None, resume=None, max_steps=6, **settings):
+        worker = trainer(
+            rows, per_device_train_batch_size=4, save_strategy="steps", save_steps=1, max_steps=max_steps,
+            learning_rate=1e-2, output_dir=str(tmp_path / folder), **settings,
+        )  # fmt: skip
+        if callback is not None:
+            worker.add_callback(callback)
+        worker.train(resume_from_checkpoint=resume)
+        return worker
+
+    return make
+
+
+def checkpoint(folder: Path, step: int) -> Path:
+    """A small whole checkpoint."""
+    written = folder / saving.ASIDE / f"checkpoint-{step}"
+    written.mkdir(parents=True)
+    (written / "model.safetensors").write_bytes(b"weights")
+    (written / saving.STATE).write_text(json.dumps({"global_step": step}))
+    final = folder / written.name
+    publish(written, final)
+    return final
+
+
+# -- which checkpoint ---------------------------------------------------------------------------------------------
+
+
+def test_the_newest_whole_checkpoint_is_taken_and_torn_ones_are_named(tmp_path, caplog):
+    assert newest_checkpoint(tmp_path) is None
+    whole, shorter, lacking, stateless = (checkpoint(tmp_path, step) for step in (9, 10, 11, 100))
+    (shorter / "model.safetensors").write_bytes(b"weig")
+    (lacking / "model.safetensors").unlink()
+    (stateless / saving.STATE).write_text('{"global_st')
+    (tmp_path / saving.ASIDE / "checkpoint-101").mkdir(parents=True)
+    (tmp_path / "checkpoint-102.part").mkdir()
+    assert newest_checkpoint(tmp_path) == whole
+    assert re.search(
+        r"checkpoint-10 is passed over: model.safetensors has 4 bytes in place of 7", caplog.text
+    )
+    assert re.search(r"checkpoint-11 is passed over: model.safetensors is missing", caplog.text)
+    assert re.search(r"checkpoint-100 is passed over: its trainer_state.json is missing or torn", caplog.text)
+
+
+def test_what_resume_from_checkpoint_means(tmp_path):
+    assert resume_path(None, tmp_path) is None
+    assert resume_path("auto", tmp_path) is None
+    with pytest.raises(ValueError, match="holds no whole checkpoint; `auto` would start anew"):
+        resume_path("true", tmp_path)
+    path = checkpoint(tmp_path, 3)
+    assert (
+        resume_path("auto", tmp_path)
+        == resume_path(True, tmp_path)
+        == resume_path(str(path), "x")
+        == str(path)
+    )
+    with pytest.raises(ValueError, match=r"checkpoint-4 cannot be resumed: it does not exist; give `auto`"):
+        resume_path(str(tmp_path / "checkpoint-4"), tmp_path)
+
+
+def test_a_checkpoint_of_plain_trl_counts_as_whole(tmp_path):
+    folder = checkpoint(tmp_path, 3)
+    (folder / saving.CONTENTS).unlink()
+    assert checkpoint_fault(folder) is None
+
+
+def test_publishing_over_an_older_checkpoint_of_the_same_step(tmp_path):
+    (checkpoint(tmp_path, 3) / "old").write_text("")
+    (tmp_path / saving.ASIDE / "x").mkdir(parents=True)
+    assert not (checkpoint(tmp_path, 3) / "old").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3"]
+
+
+# -- saving -------------------------------------------------------------------------------------------------------
+
+
+def test_no_name_before_it_is_whole_and_the_limit_holds(run, tmp_path, monkeypatch):
+    from transformers.trainer_callback import TrainerState
+
+    seen = []
+    plain = TrainerState.save_to_json
+
+    def watch(state, path):
+        seen.append(
+            (str(Path(path).relative_to(tmp_path)), sorted(p.name for p in tmp_path.glob("run/check*")))
+        )
+        plain(state, path)
+
+    monkeypatch.setattr(TrainerState, "save_to_json", watch)
+    run("run", max_steps=3, save_total_limit=2)
+    names = ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
+    assert seen == [(f"run/unfinished/{name}/trainer_state.json", names[:i]) for i, name in enumerate(names)]
+    assert sorted(p.name for p in (tmp_path / "run").glob("*check*")) == names[1:]
+    assert not (tmp_path / "run" / saving.ASIDE).exists()
+    assert checkpoint_fault(tmp_path / "run" / "checkpoint-3") is None
+
+
+@pytest.mark.parametrize("steps", [3, 4, 5])
+def test_resumed_within_a_generation_cycle_is_uninterrupted(run, tmp_path, steps):
+    cycle = dict(steps_per_generation=2, num_iterations=2, shared_prefix="auto" if steps == 5 else "off")
+    whole = run("whole", **cycle)
+    assert (tmp_path / f"whole/checkpoint-{steps}/generation_batch_0.pt").exists() == (steps % 4 != 0)
+    resumed = run("resumed", resume=str(tmp_path / f"whole/checkpoint-{steps}"), **cycle)
+    assert torch.equal(parameters(resumed), parameters(whole))
+
+
+def test_a_finished_run_takes_no_further_step(run, tmp_path):
+    whole = run("whole", max_steps=2)
+    resumed = run("whole", max_steps=2, resume=str(tmp_path / "whole/checkpoint-2"))
+    assert resumed.state.global_step == 2
+    assert torch.equal(parameters(resumed), parameters(whole))
+
+
+def test_later_checkpoints_of_an_abandoned_future_are_put_aside(run, tmp_path):
+    run("whole", max_steps=3)
+    run("whole", max_steps=2, resume=str(tmp_path / "whole/checkpoint-1"))
+    assert sorted(p.name for p in (tmp_path / "whole").glob("*checkpoint-*")) == [
+        "abandoned-checkpoint-2", "abandoned-checkpoint-3", "checkpoint-1", "checkpoint-2",
+    ]  # fmt: skip
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_and_names_path_and_space(run, tmp_path):
+    resource = pytest.importorskip("resource")
+    run("run", max_steps=1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    size = (tmp_path / "run/checkpoint-1/model.safetensors").stat().st_size
+    try:
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (size // 2, limits[1])
+        )  # a write beyond it fails, as on a full disk
+        with pytest.raises(
+            saving.SpaceError, match=r"could not write .*checkpoint-2: .* of .* are free there"
+        ) as error:
+            run("run", max_steps=2, resume=str(tmp_path / "run/checkpoint-1"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "--resume_from_checkpoint auto" in str(error.value)
+    assert newest_checkpoint(tmp_path / "run") == tmp_path / "run/checkpoint-1"
+    assert not (tmp_path / "run" / saving.ASIDE).exists()
+    assert run("run", max_steps=2, resume=str(tmp_path / "run/checkpoint-1")).state.global_step == 2
+
+
+# -- signals ------------------------------------------------------------------------------------------------------
+
+
+class Send(TrainerCallback):
+    def __init__(self, number, step):
+        self.number, self.step = number, step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_at_the_next_step_with_a_checkpoint(trainer, rows, tmp_path, number):
+    before = signal.getsignal(number)
+    worker = trainer(
+        rows, per_device_train_batch_size=4, max_steps=4, output_dir=str(tmp_path)
+    )  # saves no steps
+    interrupts = Interrupts()
+    worker.add_callback(Send(number, 1))
+    worker.add_callback(interrupts)
+    worker.train()
+    assert interrupts.signal is number
+    assert worker.state.global_step == 2
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    assert signal.getsignal(number) is before
+
+
+# -- seams --------------------------------------------------------------------------------------------------------
+
+SIGNATURES = {
+    "_save_checkpoint": (GRPOTrainer, ["self", "model", "trial"]),
+    "_get_output_dir": (Trainer, ["self", "trial"]),
+    "_load_optimizer_and_scheduler": (GRPOTrainer, ["self", "checkpoint"]),
+    "_run_epoch": (Trainer, [
+        "self", "model", "epoch", "train_dataloader", "steps_in_epoch", "num_update_steps_per_epoch", "trial",
+        "ignore_keys_for_eval", "start_time", "resume_from_checkpoint", "epochs_trained",
+        "steps_trained_in_current_epoch",
+    ]),
+}  # fmt: skip
+
+
+def test_overridden_methods_have_the_signatures_we_override():
+    inherited = {name for owner in GRPOTrainer.__mro__ for name in vars(owner)}
+    ours = {name for name in vars(ResumableTrainer) if name.startswith("_") and not name.startswith("__")}
+    assert ours & inherited == set(SIGNATURES)
+    for name, (owner, expected) in SIGNATURES.items():
+        assert list(inspect.signature(getattr(owner, name)).parameters) == expected
+        assert list(inspect.signature(getattr(ResumableTrainer, name)).parameters) == expected
