@@ -99,13 +99,21 @@ def _has_pictures(kwargs: dict[str, Any]) -> bool:
     encoded = (
         kwargs.get("mm_encoder_outputs") or {}
     )  # generate of transformers 5.23 encodes before the prefill
-    return any(value.numel() for value in pixels) or any(value is not None for value in encoded.values())
+    shown = any(value.numel() for value in pixels) and not _is_padding_only(kwargs)
+    return shown or any(value is not None for value in encoded.values())
+
+
+def _is_padding_only(kwargs: dict[str, Any]) -> bool:
+    """Idefics and SmolVLM pad rows without pictures too: pixels of rows that have none, masked everywhere."""
+    mask = kwargs.get("pixel_attention_mask")
+    return isinstance(mask, Tensor) and not mask.any()
 
 
 def _without_empty_pictures(kwargs: dict[str, Any], anchor: VisionAnchor) -> dict[str, Any]:
     """TRL 1.16 slices a text-only micro-batch to (0, ...) tensors; vision towers cannot take zero pictures."""
     names = {*anchor.inputs, "pixel_values", "image_grid_thw", "pixel_attention_mask", "image_sizes"}
-    empty = {n for n in names if isinstance(kwargs.get(n), Tensor) and kwargs[n].shape[0] == 0}
+    is_empty = {n for n in names if isinstance(kwargs.get(n), Tensor) and kwargs[n].shape[0] == 0}
+    empty = names if _is_padding_only(kwargs) else is_empty
     return {name: value for name, value in kwargs.items() if name not in empty}
 
 
@@ -141,6 +149,13 @@ def _used(output: Any) -> Iterator[Tensor]:
     Not the tower's other outputs: DeepSpeed counts which outputs take part in the backward pass, rank by rank.
     """
     for name in ("pooler_output", "deepstack_features"):
-        features = getattr(output, name, None)
-        if features is not None:
-            yield from [features] if isinstance(features, Tensor) else features
+        yield from _tensors(getattr(output, name, None))
+
+
+def _tensors(features: Any) -> Iterator[Tensor]:
+    """One tensor, one for each picture, or, in Qwen3-VL, one for each picture of each depth."""
+    if isinstance(features, Tensor):
+        yield features
+    else:
+        for part in features or ():
+            yield from _tensors(part)

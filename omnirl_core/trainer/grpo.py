@@ -13,7 +13,7 @@ from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.trainer.anchor import VisionAnchor, add_vision_anchor
 from omnirl_core.trainer.callbacks import RunFiles, completion_lines, in_place_of
 from omnirl_core.trainer.checkpoints import EpochSampler, has_full_weights, restore_weights
-from omnirl_core.trainer.mixed import Row, mixed_rows, row_images, text_rows
+from omnirl_core.trainer.mixed import Row, counted_by_row, mixed_rows, row_images, text_rows
 from omnirl_core.trainer.phases import PREPARE, ROLLOUT, SCORE, PhaseClock
 from omnirl_core.trainer.preparation import Preparation
 from omnirl_core.trainer.quiet import silence_upstream_noise
@@ -145,7 +145,7 @@ class OmniGRPOTrainer(ResumableTrainer):
                 self._rows = mixed_rows(inputs) if self._is_mixed else text_rows(inputs)
         self._images = None
         with self._clock.measure(PREPARE), self._without_gathering_images():
-            output = super()._generate_and_score_completions(self._rows)
+            output = counted_by_row(super()._generate_and_score_completions(self._rows))
         self._log_images()
         self._write_completions(inputs, output["advantages"])
         self._rows = []

@@ -69,6 +69,17 @@ def _picture(image: Any, opened: dict[str, Image.Image], row_id: str | None) -> 
     return opened[path]
 
 
+def counted_by_row(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a batch such that TRL 1.16 slices padded pictures by row, as they are laid out.
+
+    Idefics and SmolVLM pad the pictures of every row to one number, (rows, pictures, ...), with a mask. TRL takes
+    that for one line a picture where rows and pictures happen to be as many, and gives rows each other's pictures
+    or fails. Counts of zero, which nothing else of these families reads, leave it the one right way.
+    """
+    padded = fields.get("pixel_attention_mask") is not None and fields.get("spatial_shapes") is None
+    return {**fields, "num_images": [0] * len(fields["num_images"])} if padded else dict(fields)
+
+
 def without_none(prompt: Sequence[Message]) -> list[Message]:
     """Arrow gives every block every key: `{"type": "image", "text": None}`; templates test which are there."""
     return [

@@ -9,6 +9,7 @@ from torch import Tensor
 from trl import GRPOTrainer
 
 from omnirl_core.models import base_model
+from omnirl_core.trainer.mixed import counted_by_row
 from omnirl_core.trainer.shared_prefix import Prompt, encode_prompts, pack, packed_log_probs
 from omnirl_core.trainer.shared_prefix_rollout import shared_prefill
 from omnirl_core.trainer.shared_prefix_rows import SharedRows, picture_tensors
@@ -167,7 +168,7 @@ class SharedPrefixTrainer(GRPOTrainer):
                 batch_size=batch_size,
                 compute_entropy=compute_entropy,
                 compute_aux_loss=compute_aux_loss,
-                **fields,
+                **counted_by_row(fields),
             )
         completions = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:]
         values, entropies = self._packed_pass(model, prompts, *completions, batch_size)

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, Image, List
 from PIL import Image as Pillow
 
 from omnirl_core.data import DataError
 from omnirl_core.trainer import mixed
-from omnirl_core.trainer.mixed import may_have_images, mixed_rows
+from omnirl_core.trainer.mixed import counted_by_row, may_have_images, mixed_rows
 
 
 def test_rows_of_every_kind_get_one_shape(rows):
@@ -97,3 +98,12 @@ def test_a_transform_may_declare_that_it_has_none():
             return batch
 
     assert may_have_images(Dataset.from_dict({"i": [0]}).with_transform(Transform())) is False
+
+
+def test_padded_pictures_are_counted_by_row_whatever_their_number():
+    padded = {"pixel_values": torch.zeros(2, 3, 3, 8, 8), "pixel_attention_mask": torch.ones(2, 3, 8, 8)}
+    assert counted_by_row({**padded, "num_images": [2, 0]})["num_images"] == [0, 0]
+    flat = {"pixel_values": torch.zeros(2, 3, 8, 8), "num_images": [2, 0], "pixel_attention_mask": None}
+    assert counted_by_row(flat) == flat
+    tiles = {**padded, "spatial_shapes": torch.ones(2, 2), "num_images": [1, 1]}
+    assert counted_by_row(tiles) == tiles

@@ -1,0 +1,35 @@
+"""Every family in docs/models.md trains on every kind of rows, as the table there says."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def load_script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("model_families", ROOT / "scripts" / "model_families.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+model_families = load_script()
+PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("family", model_families.FAMILIES)
+def test_a_family_trains_on_every_kind_of_rows(family, tmp_path):
+    outcome = model_families.run_family(family, tmp_path)
+    assert outcome.moved == outcome.trained
+    assert outcome.difference <= 1e-4
+    if len(outcome.trained) > 1:
+        assert outcome.other_picture > 1e-3, "the comparison would not see a wrong picture"
+    assert outcome.line in PAGE
+
+
+def test_the_table_has_these_families_only():
+    lines = PAGE.partition(model_families.START)[2].partition(model_families.END)[0].strip().splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == list(model_families.FAMILIES)
