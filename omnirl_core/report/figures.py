@@ -98,12 +98,36 @@ def draw_curve(axes: Axes, points: Sequence[Point], label: str | None = None, co
     axes.plot(steps, mean, color=color, linewidth=1.8, label=label, solid_capstyle="round", **alone)
 
 
-def draw_picture(axes: Axes, image: Image.Image, title: str = "", note: str = "") -> None:
-    """Show a picture in the axes, without ticks, a title above it and a note of one or more lines below."""
-    axes.imshow(image, interpolation="nearest" if max(image.size) < 200 else "antialiased")
+def draw_picture(
+    axes: Axes, image: Image.Image | Sequence[Image.Image], title: str = "", note: str = ""
+) -> None:
+    """Show a picture in the axes, without ticks, a title above it and a note of one or more lines below.
+
+    Several pictures stand side by side; for none there is an empty ground that says so.
+    """
+    images = [image] if isinstance(image, Image.Image) else list(image)
+    joined = side_by_side(images) if images else Image.new("RGB", (4, 3), GRID)
+    axes.imshow(joined, interpolation="nearest" if max(joined.size) < 200 else "antialiased")
+    if not images:
+        axes.text(0.5, 0.5, "no picture", transform=axes.transAxes, ha="center", va="center", color=QUIET)
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
     for spine in axes.spines.values():
         spine.set(visible=True, color=GRID)
     axes.set_title(title, fontsize=9.0, pad=6)
     axes.set_xlabel(note, fontsize=8.5, color=INK, loc="left", labelpad=6)
+
+
+def side_by_side(images: Sequence[Image.Image], gap: int = 6) -> Image.Image:
+    """One picture of several, in order, their tops aligned.
+
+    >>> side_by_side([Image.new("RGB", (20, 10)), Image.new("RGB", (30, 40))]).size
+    (56, 40)
+    """
+    width = sum(image.width for image in images) + gap * (len(images) - 1)
+    joined = Image.new("RGB", (width, max(image.height for image in images)), PAPER)
+    left = 0
+    for image in images:
+        joined.paste(image.convert("RGB"), (left, 0))
+        left += image.width + gap
+    return joined
