@@ -29,6 +29,7 @@ from omnirl_core.evaluation.metrics import add_overlap, figure_table, figures, m
 from omnirl_core.evaluation.ready import qwen_resize, ready_generations
 from omnirl_core.evaluation.score import score_rows
 from omnirl_core.models import adapter_base, load_processor, load_trained
+from omnirl_core.report import write_evaluation
 from omnirl_core.rewards import Reward, load_rewards
 from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.run import PACKAGES, draw_missing, model_settings
@@ -306,6 +307,7 @@ def write(
         print(overlap_row(overlap))
     unread = f"{facts['parse_failure_rate']:.1%} of the answers could not be read"
     print(f"{unread}, {facts['clipped_rate']:.1%} hit the limit of {facts['max_new_tokens']} tokens")
+    paths.append(write_evaluation(folder))
     print("\nLook at")
     for path in paths:
         print(f"  {path}")

@@ -139,13 +139,14 @@ def table(
     changes: Sequence[Change],
     detailed: Sequence[str] = ("score", "accuracy"),
     names: tuple[str, str] = ("before", "after"),
+    p_values: bool = False,
 ) -> str:
     """Lay the changes out as plain text for a terminal.
 
     `detailed` measures are shown for each modality and task too, the others on all rows only. The last column says
-    `up` or `down` where the interval excludes 0.
+    `up` or `down` where the interval excludes 0; with `p_values`, McNemar's stand before it.
     """
-    head = ("", "rows", *names, "change", "95 % interval", "rows up/down", "")
+    head = ("", "rows", *names, "change", "95 % interval", "rows up/down", *(["p"] if p_values else []), "")
     lines: list[tuple[str, ...]] = []
     previous = None
     for change in changes:
@@ -155,11 +156,12 @@ def table(
         if previous not in (None, block):
             lines.append(("",) * len(head))
         previous = block
-        lines.append(_cells(change))
+        lines.append(_cells(change, p_values))
     return aligned([head, *lines])
 
 
-def _cells(change: Change) -> tuple[str, ...]:
+def _cells(change: Change, p_values: bool) -> tuple[str, ...]:
+    p_value = "" if change.p_value is None else f"{change.p_value:.2g}"
     return (
         change.measure if change.kind == "all" else f"  {change.kind} {change.group}",
         str(change.n),
@@ -168,5 +170,6 @@ def _cells(change: Change) -> tuple[str, ...]:
         f"{change.difference:+.3f}",
         f"{change.low:+.3f} .. {change.high:+.3f}",
         f"{change.wins}/{change.losses}",
+        *([p_value] if p_values else []),
         "" if change.verdict == "unsure" else change.verdict,
     )

@@ -3,5 +3,6 @@
 from omnirl_core.report.boxes import draw_boxes
 from omnirl_core.report.completions import write_comparison, write_completions
 from omnirl_core.report.curves import plot_curves
+from omnirl_core.report.evaluation import write_evaluation
 
-__all__ = ["draw_boxes", "plot_curves", "write_comparison", "write_completions"]
+__all__ = ["draw_boxes", "plot_curves", "write_comparison", "write_completions", "write_evaluation"]

@@ -44,7 +44,7 @@ def write_completions(
     return write_page(
         Path(path) if path else folder / "completions.html",
         folder.resolve().name,
-        _data(rows, groups, ("before", "after"), max_image_bytes, box_space),
+        page_data(rows, groups, ("before", "after"), max_image_bytes, box_space),
         summary=_summary(run, metrics),
         tiles=_tiles(changes, metrics, n_completions),
         changes=changes,
@@ -75,7 +75,7 @@ def write_comparison(
     return write_page(
         Path(path),
         f"{names[0]} and {names[1]}",
-        _data(pairs, [], names, max_image_bytes, None),
+        page_data(pairs, [], names, max_image_bytes, None),
         summary=[str(first), str(second)],
         tiles=_tiles(changes, [], 0),
         changes=changes,
@@ -87,16 +87,16 @@ def _change_of_score(pair: tuple[Line, Line]) -> float:
     return abs(new - old) if old is not None and new is not None else 0.0
 
 
-def _data(
+def page_data(
     rows: Sequence[tuple[Line | None, Line | None]],
     groups: Sequence[Group],
-    names: tuple[str, str],
+    names: Sequence[str],
     max_image_bytes: int,
     box_space: str | None,
 ) -> dict[str, Any]:
-    """What the page's script shows."""
+    """What the page's script shows; with one name, only the second line of each pair."""
     lines = [line for pair in rows for line in pair if line]
-    pictures = embed(_image_paths(rows, groups), max_image_bytes)
+    pictures = embed(_image_rows(rows, groups), max_image_bytes)
     weights: dict[str, float] = next((line["weights"] for line in lines if line.get("weights")), {})
     view = View(pictures, weights, readings(lines), box_space)
     return {
@@ -159,9 +159,17 @@ def _side_by_side(before: list[Line], after: list[Line]) -> list[tuple[Line | No
     return [(old.get(key), new.get(key)) for key in dict.fromkeys([*old, *new])]
 
 
-def _image_paths(rows: Iterable[tuple[Line | None, Line | None]], groups: Iterable[Group]) -> list[str]:
+def _image_rows(
+    rows: Iterable[tuple[Line | None, Line | None]], groups: Iterable[Group]
+) -> dict[str, str | None]:
+    """Path of each picture, with a row that shows it."""
     lines = [line for pair in rows for line in pair if line] + [group.lines[0] for group in groups]
-    return [path for line in lines for path in line.get("images") or [] if isinstance(path, str)]
+    return {
+        path: line.get("row_id")
+        for line in reversed(lines)
+        for path in line.get("images") or []
+        if isinstance(path, str)
+    }
 
 
 def _run_facts(folder: Path) -> dict[str, Any]:

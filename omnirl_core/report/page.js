@@ -3,6 +3,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const PAGE = 20;
+const alone = data.names.length === 1; // one evaluation, not two side by side
 const TALLEST = 220; // pixels that an upright picture may be high
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -132,6 +133,10 @@ function card(row, head, groups, answers) {
 }
 
 function rowCard(row) {
+  if (alone) return card(row, [row.task, row.modality], [
+    { look: "box-true", label: "true", boxes: row.boxes },
+    { look: "box-after", label: data.names[0], boxes: row.after.boxes },
+  ], [answerBlock("", row.after, false)]);
   const gain = score(row.before) !== null && score(row.after) !== null ? row.after.score - row.before.score : null;
   const boxes = (answer) => (answer ? answer.boxes : []);
   const groups = [
@@ -241,9 +246,9 @@ function wire(id, rows, fields, filter, draw, describe) {
 wire("rows", data.rows, [
   anyOf("task", "Task", unique(data.rows.map((row) => row.task))),
   anyOf("modality", "Modality", unique(data.rows.map((row) => row.modality))),
-  choice("change", "Change", [["", "all"], ["up", "went up"], ["down", "went down"], ["same", "unchanged"]]),
-  measureChoice(), between("score", `Value ${data.names[1]}`, "0.05"), search(),
-  choice("order", "Order", [["", "as in the data"], ["gain", "largest gain first"], ["loss", "largest loss first"], ["worst", "lowest score first"]]),
+  !alone && choice("change", "Change", [["", "all"], ["up", "went up"], ["down", "went down"], ["same", "unchanged"]]),
+  measureChoice(), between("score", alone ? "Value" : `Value ${data.names[1]}`, "0.05"), search(),
+  choice("order", "Order", [["", "as in the data"], ...(alone ? [] : [["gain", "largest gain first"], ["loss", "largest loss first"]]), ["worst", "lowest score first"]]),
 ], filterRows, rowCard, (found, shown) => `${shown} of ${found.length} matching rows shown`);
 
 wire("training", data.groups, [

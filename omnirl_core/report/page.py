@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from omnirl_core.evaluation.compare import Change
+from omnirl_core.evaluation.metrics import Figure
 from omnirl_core.report.panels import Panel
 from omnirl_core.report.svg import panel_svg
 
@@ -19,6 +20,7 @@ NOT_GIVEN: dict[str, Any] = {
     "summary": [],
     "tiles": [],
     "changes": [],
+    "figures": [],
     "panels": [],
     "run": {},
     "n_completions": 0,
@@ -56,7 +58,7 @@ def write_page(path: Path, name: str, data: dict[str, Any], **facts: Any) -> Pat
     html = environment.get_template("page.html").render(
         name=name,
         names=data["names"],
-        at=_axis(facts["changes"]),
+        at=_axis([*facts["changes"], *facts["figures"]]),
         curve=_curve,
         script=Markup(script),
         script_hash=_hash(script),
@@ -74,9 +76,9 @@ def _curve(panel: Panel) -> Markup:
     return Markup(panel_svg(panel))
 
 
-def _axis(changes: Sequence[Change]) -> Callable[[float], str]:
-    """Place a change on the axis of the intervals: 200 units that hold 0 and the ends of all."""
-    ends = [0.0, *(end for change in changes for end in (change.low, change.high))]
+def _axis(intervals: Sequence[Change | Figure]) -> Callable[[float], str]:
+    """Place a value on the axis of the intervals: 200 units that hold 0 and the ends of all."""
+    ends = [0.0, *(end for one in intervals for end in (one.low, one.high))]
     low, reach = min(ends), (max(ends) - min(ends)) or 1.0
     return lambda value: f"{200 * (value - low) / reach:.1f}"
 

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -31,20 +31,24 @@ class Picture:
     fault: str = ""
 
 
-def embed(paths: Iterable[str], max_bytes: int) -> dict[str, Picture]:
+def embed(rows: Mapping[str, str | None], max_bytes: int) -> dict[str, Picture]:
     """Return a picture for each path; pictures with the same bytes share a key.
+
+    `rows` gives for each path the `row_id` of a row that shows it, to be named where it cannot be opened.
 
     The longer side is the largest of `SIDES` at which all of them are likely to fit in `max_bytes`. Should
     they not, the ones beyond it are named instead of shown, as are files that cannot be opened.
     """
-    paths = list(dict.fromkeys(paths))
+    paths = list(rows)
     share = max_bytes / max(1, len(paths))
     side = next((side for side in SIDES if side * side * 0.75 * BYTES_PER_PIXEL <= share), SIDES[-1])
     held: dict[str, Picture] = {}
     found: dict[str, Picture] = {}
     left = max_bytes
     with ThreadPoolExecutor() as pool:  # Pillow decodes and encodes outside the interpreter's lock
-        for path, picture in zip(paths, pool.map(lambda path: _encode(path, side), paths), strict=True):
+        for path, picture in zip(
+            paths, pool.map(lambda path: _encode(path, rows[path], side), paths), strict=True
+        ):
             if picture.key not in held:
                 if len(picture.source) > left:
                     picture = replace(picture, source="", fault="left out: the page would be too large")
@@ -54,9 +58,9 @@ def embed(paths: Iterable[str], max_bytes: int) -> dict[str, Picture]:
     return found
 
 
-def _encode(path: str, side: int) -> Picture:
+def _encode(path: str, row_id: str | None, side: int) -> Picture:
     try:
-        image = open_image(path)
+        image = open_image(path, row_id)
     except DataError as error:
         return Picture(_key(path.encode("utf-8", "surrogatepass")), "", 0, 0, str(error))
     small = image.copy()

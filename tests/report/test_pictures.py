@@ -27,7 +27,7 @@ def photographs(tmp_path) -> list[str]:
 
 
 def test_photographs_are_scaled_and_keep_their_original_size_by_name(photographs):
-    found = embed(photographs, max_bytes=10_000_000)
+    found = embed(dict.fromkeys(photographs), max_bytes=10_000_000)
     for path in photographs:
         assert (found[path].width, found[path].height) == (640, 427)
         small = decoded(found[path].source)
@@ -38,7 +38,7 @@ def test_photographs_are_scaled_and_keep_their_original_size_by_name(photographs
 
 @pytest.mark.parametrize("budget", [400_000, 100_000, 20_000, 3_000, 0])
 def test_budget_holds_whatever_it_is(photographs, budget):
-    found = embed(photographs, max_bytes=budget)
+    found = embed(dict.fromkeys(photographs), max_bytes=budget)
     assert sum(len(source) for source in {p.source for p in found.values()}) <= budget
     assert all(bool(p.source) != bool(p.fault) for p in found.values())
     if budget >= 20_000:
@@ -50,7 +50,7 @@ def test_drawings_stay_exact(tmp_path, pictures):
     drawing = Image.new("RGB", (120, 80), "white")
     drawing.paste("red", (10, 10, 50, 50))
     drawing.save(tmp_path / "drawing.png")
-    (picture,) = embed([str(tmp_path / "drawing.png")], 100_000).values()
+    (picture,) = embed({str(tmp_path / "drawing.png"): None}, 100_000).values()
     assert picture.source.startswith("data:image/png")
     assert len(picture.source) < 1000
     assert np.array_equal(np.asarray(decoded(picture.source).convert("RGB")), np.asarray(drawing))
@@ -59,7 +59,7 @@ def test_drawings_stay_exact(tmp_path, pictures):
 def test_same_picture_under_two_paths_has_one_key(pictures, tmp_path):
     copy = tmp_path / "copy.png"
     Image.open(pictures[0]).save(copy)
-    found = embed([pictures[0], str(copy), pictures[0], pictures[1]], 1_000_000)
+    found = embed(dict.fromkeys([pictures[0], str(copy), pictures[0], pictures[1]]), 1_000_000)
     assert len(found) == 3
     assert found[pictures[0]] == found[str(copy)]
     assert found[pictures[0]].key != found[pictures[1]].key
@@ -68,9 +68,10 @@ def test_same_picture_under_two_paths_has_one_key(pictures, tmp_path):
 def test_what_cannot_be_opened_is_named(tmp_path, pictures):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     lost, broken = str(tmp_path / "lost.png"), str(tmp_path / "broken.png")
-    found = embed([lost, broken, pictures[0]], 1_000_000)
+    found = embed({lost: "a.json:7", broken: None, pictures[0]: None}, 1_000_000)
     assert lost in found[lost].fault
     assert "not found" in found[lost].fault
+    assert found[lost].fault.startswith("a.json:7: ")
     assert broken in found[broken].fault
     assert found[pictures[0]].source
 
