@@ -1,11 +1,18 @@
 """What a recipe's YAML and command line say, as the objects that they configure."""
 
+import difflib
 import json
+import os
+import sys
 from dataclasses import dataclass, field
+from typing import Any
 
 from trl import ModelConfig, TrlParser
 
+from omnirl_core.config_file import ConfigError, read_config
 from omnirl_core.trainer import OmniGRPOConfig
+
+EARLIER_NAMES = {"--torch_dtype": "--dtype"}  # transformers 5 has renamed it
 
 
 @dataclass
@@ -41,5 +48,38 @@ class DataArguments:
 
 def parse(argv: list[str] | None = None) -> tuple[DataArguments, OmniGRPOConfig, ModelConfig]:
     """Read `--config FILE` and what overrides it; `argv` is the command line by default."""
-    parser = TrlParser([DataArguments, OmniGRPOConfig, ModelConfig])  # type: ignore[list-item]  # TRL types it so
-    return parser.parse_args_and_config(argv)  # type: ignore[return-value]  # its own annotation is wider
+    return parse_as((DataArguments, OmniGRPOConfig, ModelConfig), argv)
+
+
+def parse_as(kinds: tuple[type, ...], argv: list[str] | None = None) -> Any:
+    """One object of each dataclass, from `--config FILE`, its includes, and the command line over both.
+
+    As `TrlParser.parse_args_and_config`, but for includes, equal keys and the earlier OmniRL's names.
+    """
+    parser = TrlParser(kinds)  # type: ignore[arg-type]  # TRL types it so
+    argv = [_present_name(argument) for argument in (sys.argv[1:] if argv is None else argv)]
+    if "--config" in argv:
+        place = argv.index("--config")
+        path, argv = argv[place + 1], argv[:place] + argv[place + 2 :]
+        config = read_config(path)
+        os.environ.update({name: str(value) for name, value in config.pop("env", {}).items()})
+        names = {action.dest for action in parser._actions}
+        if unknown := [name for name in config if name not in names]:
+            raise ConfigError(f"{path}: unknown settings: {'; '.join(_with_nearest(u, names) for u in unknown)}")
+        parser.set_defaults_with_config(**config)
+    return parser.parse_args_into_dataclasses(args=argv)
+
+
+def _with_nearest(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"{name!r}, did you mean {close[0]!r}?" if close else repr(name)
+
+
+def _present_name(argument: str) -> str:
+    """The option of today for one of the earlier OmniRL's command line.
+
+    >>> _present_name("--torch_dtype"), _present_name("--bf16")
+    ('--dtype', '--bf16')
+    """
+    name, *value = argument.split("=", 1)
+    return "=".join([EARLIER_NAMES.get(name, name), *value])

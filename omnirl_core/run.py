@@ -2,7 +2,7 @@
 
 `recipes/grpo.py` calls `main`. Everything that the run writes lies in `output_dir`: run.json (config and versions),
 metrics.jsonl and completions.jsonl (while it trains), before.jsonl and after.jsonl (held-out rows, greedy),
-curves.png and completions.html, and the model.
+curves.png and completions.html, result.json (what came out, minutes, memory), and the model.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import sys
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -29,6 +30,7 @@ from omnirl_core.evaluation.compare import Change, compare, table
 from omnirl_core.evaluation.lines import read_lines, write_lines
 from omnirl_core.evaluation.score import evaluate
 from omnirl_core.report import plot_curves, write_completions
+from omnirl_core.report.result import write_result
 from omnirl_core.rewards import Reward, load_rewards
 from omnirl_core.shapes import tiny_policy, write_dataset
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
@@ -54,6 +56,7 @@ class Result:
 
 def main(argv: list[str] | None = None) -> Result:
     """Run the config that `argv` (default: the command line) names; SystemExit(75) if a signal stopped it."""
+    started = time.monotonic()
     data, training, model_config = parse(argv)
     start_quietly(training)
     set_seed(training.seed)
@@ -78,6 +81,7 @@ def main(argv: list[str] | None = None) -> Result:
     changes = compare(before, after) if before else []
     if trainer.accelerator.is_main_process:
         show(folder, changes)
+        write_result(folder, changes, time.monotonic() - started)
     trainer.accelerator.wait_for_everyone()
     return Result(folder, changes, trainer)
 

@@ -66,13 +66,15 @@ class ScaleDoctor(TrainerCallback):
 
     A reward whose spread within groups is more than `ratio` times another's drowns it; a reward without spread
     for `patience` steps teaches nothing; above `clipped` of the completions cut by the token limit, rewards
-    judge answers that never ended. The means are over the last `patience` steps.
+    judge answers that never ended. A reward at its top is learned, and no spread is what one expects of it. The
+    means are over the last `patience` steps.
     """
 
-    def __init__(self, patience: int = 20, ratio: float = 10.0, clipped: float = 0.2):
+    def __init__(self, patience: int = 20, ratio: float = 10.0, clipped: float = 0.2, learned: float = 0.95):
         self.patience = patience
         self.ratio = ratio
         self.clipped = clipped
+        self.learned = learned
         self._since = 0
         self._window: list[tuple[int, dict[str, float]]] = []
         self._said: set[tuple[str, ...]] = set()
@@ -101,6 +103,8 @@ class ScaleDoctor(TrainerCallback):
             for name, value in means.items()
             if name.startswith("rewards/") and name.endswith("/spread")
         }
+        top = {name for name in spreads if means.get(f"rewards/{name}/mean", 0.0) >= self.learned}
+        spreads = {name: spread for name, spread in spreads.items() if name not in top}
         found = [self._constant(name, means) for name, spread in spreads.items() if spread < 1e-9]
         found += self._drowned(spreads, means, getattr(args, "multi_objective_aggregation", ""))
         clipped = means.get("completions/clipped_ratio", 0.0)
@@ -116,8 +120,8 @@ class ScaleDoctor(TrainerCallback):
     def _constant(self, name: str, means: Mapping[str, float]) -> tuple[tuple[str, ...], str]:
         text = (
             f"reward '{name}' gave all completions of a group the same value for {self.patience} steps (mean "
-            f"{means.get(f'rewards/{name}/mean', math.nan):.3g}): it teaches nothing. If it is at its top, take "
-            "it out or make it harder; if not, look at completions.jsonl for why nothing earns it"
+            f"{means.get(f'rewards/{name}/mean', math.nan):.3g}): it teaches nothing. "
+            "Look at completions.jsonl for why nothing earns it"
         )
         return ("constant", name), text
 

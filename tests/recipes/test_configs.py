@@ -8,22 +8,27 @@ import yaml
 from trl import ModelConfig
 
 from omnirl_core.arguments import DataArguments, parse
+from omnirl_core.config_file import ConfigError, read_config
 from omnirl_core.rewards import load_rewards
 from omnirl_core.trainer import OmniGRPOConfig
 
 ROOT = Path(__file__).parents[2]
+RECIPES = ("text_only", "image_text", "multi_image", "mixed", "rec")
 YAMLS = sorted(path for path in ROOT.glob("recipes/*/*.yaml") if path.parent.name != "rewards")
-RUNS = [path for path in YAMLS if path.name != "rewards.yaml"]
+PARTS = [path for path in YAMLS if path.parent.name == "hardware"]
+RUNS = [path for path in YAMLS if path.name != "rewards.yaml" and path not in PARTS]
 REWARDS = [path for path in YAMLS if path.name == "rewards.yaml"]
+DEFAULTS = {f.name: f.default for part in (DataArguments, OmniGRPOConfig, ModelConfig) for f in fields(part)}
 
 
 def ids(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def test_there_are_recipes():
-    assert len(RUNS) >= 1
-    assert len(REWARDS) >= 1
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_is_whole(recipe):
+    folder = ROOT / "recipes" / recipe
+    assert {"README.md", "demo.yaml", "rewards.yaml"} <= {path.name for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("path", RUNS, ids=ids)
@@ -34,12 +39,52 @@ def test_run_configs_parse_and_name_files_that_exist(path, monkeypatch, tmp_path
     )
     assert Path(data.rewards).exists()
     assert model.model_name_or_path
-    defaults = {
-        f.name: f.default for part in (DataArguments, OmniGRPOConfig, ModelConfig) for f in fields(part)
-    }
-    idle = [k for k, v in yaml.safe_load(path.read_text()).items() if k != "seed" and defaults[k] == v]
-    assert not idle, f"{path.name} repeats defaults: {idle}"
     assert training.num_generations >= 2
+
+
+@pytest.mark.parametrize("path", [*RUNS, *PARTS], ids=ids)
+def test_a_config_says_only_what_differs(path):
+    own = yaml.safe_load(path.read_text())
+    included = own.pop("include", [])
+    included = [included] if isinstance(included, str) else included
+    below = dict(DEFAULTS)
+    for name in included:
+        below |= read_config(path.parent / name)
+    assert set(own) <= set(DEFAULTS), "every key is a setting"
+    idle = [key for key, value in own.items() if key != "seed" and below[key] == value]
+    assert not idle, f"{path.name} repeats what holds without it: {idle}"
+
+
+def test_every_part_is_used():
+    used = {
+        (path.parent / name).resolve()
+        for path in RUNS
+        for name in _names(yaml.safe_load(path.read_text()).get("include", []))
+    }
+    assert set(PARTS) <= used
+
+
+def _names(included: str | list[str]) -> list[str]:
+    return [included] if isinstance(included, str) else included
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_steps: 1\nmax_steps: 2", "line 2: 'max_steps' appears twice"),
+        ("include: [other.yaml]", "include names 'other.yaml', but there is no"),
+        ("include: run.yaml", "includes itself: run.yaml -> run.yaml"),
+        ("- max_steps", "expected lines of `name: value`"),
+        ("max_stepz: 1", "unknown settings: 'max_stepz', did you mean 'max_steps'?"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_a_broken_config_is_told_by_file_and_fault(tmp_path, text, message):
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        parse(["--config", str(tmp_path / "run.yaml")])
+    assert message in str(caught.value)
+    assert "run.yaml" in str(caught.value)
 
 
 @pytest.mark.parametrize("path", REWARDS, ids=ids)

@@ -90,6 +90,11 @@ def test_a_constant_reward(diagnosed):
     )
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.01])
+def test_a_reward_at_its_top_is_learned_and_no_fault(diagnosed, spread):
+    assert diagnosed([{**_line(0.3, spread), "rewards/answer/mean": 0.99}] * 30) == []
+
+
 def test_clipped_completions(diagnosed):
     [message] = diagnosed([_line(0.1, 0.1, clipped=0.3)] * 20)
     assert message.startswith(

@@ -1,0 +1,71 @@
+"""A run's YAML as one mapping: its own keys over those of the files that it includes.
+
+    include: [qwen2_5_vl_3b.yaml, ../hardware/one_24gb_lora.yaml]  # paths from this file's folder; later ones win
+    output_dir: outputs/rec_lora                                   # the file's own keys win over all of them
+
+So a recipe says once what its data wants, a machine once what its memory wants, and a file that joins the two
+says only what differs.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+INCLUDE = "include"
+
+
+class ConfigError(ValueError):
+    """What is wrong in a config file, with file and line."""
+
+
+def read_config(path: str | Path, _open: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Every setting that the file and its includes give; ConfigError for what is no mapping of unlike names.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "small.yaml").write_text("bf16: true\\nmax_steps: 10")
+    >>> _ = (folder / "run.yaml").write_text("include: small.yaml\\nmax_steps: 50")
+    >>> read_config(folder / "run.yaml")
+    {'bf16': True, 'max_steps': 50}
+    """
+    path = Path(path)
+    if path.resolve() in _open:
+        circle = " -> ".join(file.name for file in (*_open, path))
+        raise ConfigError(f"{path}: includes itself: {circle}")
+    own = _read(path)
+    included = own.pop(INCLUDE, None) or []
+    settings: dict[str, Any] = {}
+    for name in [included] if isinstance(included, str) else included:
+        file = path.parent / str(name)
+        if not file.is_file():
+            raise ConfigError(f"{path}: {INCLUDE} names {name!r}, but there is no {file}")
+        settings |= read_config(file, (*_open, path.resolve()))
+    return settings | own
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML takes the last of two equal keys without a word; here they are an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if name in seen:
+                raise ConfigError(f"line {key.start_mark.line + 1}: {name!r} appears twice; keep one")
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such config file; paths start at the folder that the command runs in")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected lines of `name: value`")
+    return content
