@@ -65,7 +65,9 @@ def parse_as(kinds: tuple[type, ...], argv: list[str] | None = None) -> Any:
         os.environ.update({name: str(value) for name, value in config.pop("env", {}).items()})
         names = {action.dest for action in parser._actions}
         if unknown := [name for name in config if name not in names]:
-            raise ConfigError(f"{path}: unknown settings: {'; '.join(_with_nearest(u, names) for u in unknown)}")
+            raise ConfigError(
+                f"{path}: unknown settings: {'; '.join(_with_nearest(u, names) for u in unknown)}"
+            )
         parser.set_defaults_with_config(**config)
     return parser.parse_args_into_dataclasses(args=argv)
 

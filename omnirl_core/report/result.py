@@ -18,10 +18,13 @@ from omnirl_core.evaluation.compare import Change
 def write_result(folder: str | Path, changes: Sequence[Change], seconds: float) -> Path:
     """Write `folder/result.json`: the changes of the held-out rows, how long it took, on what, and its peak memory.
 
-    `seconds` is wall time from the reading of the config to the last picture. Memory is that of the main process.
+    `seconds` is wall time from the reading of the config to the last picture; it grows with whatever else the machine
+    does, which `cpu_minutes`, the time that all cores together gave the process, does not. Both and the memory are
+    the main process's.
     """
     result = {
         "minutes": round(seconds / 60, 2),
+        "cpu_minutes": round(sum(os.times()[:2]) / 60, 2),
         "hardware": hardware(),
         "peak_memory_gib": {name: round(size, 2) for name, size in peak_memory_gib().items()},
         "changes": [_rounded(asdict(change)) for change in changes],
@@ -49,7 +52,9 @@ def hardware() -> str:
     """The processors that the run used, in words."""
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    return f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} x {_cpu()}"
+    return (
+        f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} x {_cpu()}"
+    )
 
 
 def _cpu() -> str:

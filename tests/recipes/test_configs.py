@@ -9,6 +9,7 @@ from trl import ModelConfig
 
 from omnirl_core.arguments import DataArguments, parse
 from omnirl_core.config_file import ConfigError, read_config
+from omnirl_core.data import load_records
 from omnirl_core.rewards import load_rewards
 from omnirl_core.trainer import OmniGRPOConfig
 
@@ -16,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 RECIPES = ("text_only", "image_text", "multi_image", "mixed", "rec")
 YAMLS = sorted(path for path in ROOT.glob("recipes/*/*.yaml") if path.parent.name != "rewards")
 PARTS = [path for path in YAMLS if path.parent.name == "hardware"]
-RUNS = [path for path in YAMLS if path.name != "rewards.yaml" and path not in PARTS]
+MIXTURES = [path for path in YAMLS if path.name == "rec.yaml"]
+RUNS = [path for path in YAMLS if path.name != "rewards.yaml" and path not in PARTS + MIXTURES]
 REWARDS = [path for path in YAMLS if path.name == "rewards.yaml"]
 DEFAULTS = {f.name: f.default for part in (DataArguments, OmniGRPOConfig, ModelConfig) for f in fields(part)}
 
@@ -85,6 +87,19 @@ def test_a_broken_config_is_told_by_file_and_fault(tmp_path, text, message):
         parse(["--config", str(tmp_path / "run.yaml")])
     assert message in str(caught.value)
     assert "run.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize("path", MIXTURES, ids=ids)
+def test_mixtures_name_files_of_rows(path, tmp_path):
+    names = [entry["json_path"] for entry in yaml.safe_load(path.read_text())["datasets"]]
+    folder = tmp_path / "recipes" / path.parent.name
+    folder.mkdir(parents=True)
+    (folder / path.name).write_text(path.read_text())
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text('[{"problem": "Where?", "solution": [0, 0, 4, 4]}]')
+    assert len(load_records(folder / path.name)) == len(names)
+    assert all((folder / name).resolve().is_relative_to(tmp_path / "data") for name in names)
 
 
 @pytest.mark.parametrize("path", REWARDS, ids=ids)
