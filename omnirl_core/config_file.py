@@ -10,7 +10,7 @@ says only what differs.
 from pathlib import Path
 from typing import Any
 
-import yaml
+from omnirl_core.yaml_file import YamlFault, read_yaml
 
 INCLUDE = "include"
 
@@ -44,28 +44,16 @@ def read_config(path: str | Path, _open: tuple[Path, ...] = ()) -> dict[str, Any
     return settings | own
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML takes the last of two equal keys without a word; here they are an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key, _ in node.value:
-            name = self.construct_object(key, deep=True)
-            if name in seen:
-                raise ConfigError(f"line {key.start_mark.line + 1}: {name!r} appears twice; keep one")
-            seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such config file; paths start at the folder that the command runs in")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from None
-    if not isinstance(content, dict):
+        text = read_yaml(path)
+    except YamlFault as fault:
+        raise ConfigError(fault.at(path)) from None
+    if twice := text.given_twice():
+        told = "; ".join(f"line {line}: {key!r} appears twice, keep one" for line, key in twice)
+        raise ConfigError(f"{path}: {told}")
+    if not isinstance(text.data, dict):
         raise ConfigError(f"{path}: expected lines of `name: value`")
-    return content
+    return dict(text.data)

@@ -3,9 +3,9 @@
     python scripts/learning_table.py outputs/text_only_demo outputs/rec_demo   # keeps their results, writes the tables
     python scripts/learning_table.py                                           # writes the tables again
 
-A run's numbers are kept as `recipes/results/<name of its folder>.json`, its curves as `docs/pictures/<name>_curves.png`.
-A run that stopped before its end is kept as such. From these files come the table of recipes/README.md and the blocks
-of the recipes' READMEs, each between a line `<!-- results: NAME -->` and a line `<!-- end of results -->`.
+A run's numbers are kept as `recipes/results/<name of its folder>.json`, its curves as
+`docs/pictures/<name>_curves.png`. A run that stopped before its end is kept as such. From these files come the table of
+recipes/README.md and the blocks of the recipes' READMEs, each between a line `<!-- results: NAME -->` and a line `<!-- end of results -->`.
 """
 
 import argparse
@@ -24,8 +24,8 @@ RESULTS = ROOT / "recipes" / "results"
 PICTURES = ROOT / "docs" / "pictures"
 KEPT_CONFIG = ("model_name_or_path", "max_steps", "learning_rate", "seed")
 HEAD = (
-    "| run | n | score before → after | 95 % interval | accuracy before → after | 95 % interval | minutes | peak memory |\n"
-    "|---|---|---|---|---|---|---|---|"
+    "| run | n | score before → after | 95 % interval | accuracy before → after | 95 % interval | minutes "
+    "| peak memory |\n|---|---|---|---|---|---|---|---|"
 )
 BLOCK = re.compile(r"(<!-- results: (\S+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
@@ -57,7 +57,14 @@ def _row(name: str, result: dict[str, Any]) -> str:
         return f"| {name} | | stopped before its end | | | | | |"
     found = {change.measure: change for change in read_changes(result) if change.kind == "all"}
     score, accuracy = found["score"], found["accuracy"]
-    cells = [name, str(score.n), *_cells(score), *_cells(accuracy), f"{result['minutes']:.1f}", _memory(result)]
+    cells = [
+        name,
+        str(score.n),
+        *_cells(score),
+        *_cells(accuracy),
+        f"{result['minutes']:.1f}",
+        _memory(result),
+    ]
     return f"| {' | '.join(cells)} |"
 
 
@@ -76,14 +83,17 @@ def _memory(result: dict[str, Any]) -> str:
     )
 
 
-def run_block(result: dict[str, Any]) -> str:
+def run_block(result: dict[str, Any] | None) -> str:
     """The facts of one run and its whole table, for the README of its recipe."""
+    if result is None:
+        return "Not run yet.\n"
     if result.get("stopped"):
         return "The run stopped before its end.\n"
     versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "transformers", "trl"))
+    cpu = f" ({result['cpu_minutes']:.1f} of CPU time)" if "cpu_minutes" in result else ""
     facts = (
         f"Held-out rows, answered greedily before and after {result['config']['max_steps']} steps, on "
-        f"{result['hardware']}: {result['minutes']:.1f} minutes ({result['cpu_minutes']:.1f} of CPU time), peak memory "
+        f"{result['hardware']}: {result['minutes']:.1f} minutes{cpu}, peak memory "
         f"{_memory(result)}; {versions}."
     )
     return f"{facts}\n\n```text\n{table(read_changes(result))}\n```\n"
@@ -94,7 +104,9 @@ def render(document: str, results: dict[str, dict[str, Any]]) -> str:
 
     def block(match: re.Match[str]) -> str:
         name = match[2]
-        return match[1] + (learning_table(results) if name == "all" else run_block(results[name])) + match[3]
+        return (
+            match[1] + (learning_table(results) if name == "all" else run_block(results.get(name))) + match[3]
+        )
 
     return BLOCK.sub(block, document)
 
