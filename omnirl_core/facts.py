@@ -84,9 +84,9 @@ def write_facts(folder: str | Path, n: int, seed: int = 0, split: str = "train")
     >>> import tempfile
     >>> row = json.loads(write_facts(tempfile.mkdtemp(), 1).read_text())[0]
     >>> row["problem"]
-    'Write one short sentence that tells these facts. restaurant | name: Green Olive | food: French | ...'
+    'Write one short sentence that tells these facts. restaurant | name: Blue Door | food: Mexican | ...'
     >>> row["solution"][0]
-    'Green Olive is a ... French restaurant near ...'
+    'Blue Door is a mid-priced Mexican restaurant near the old market.'
     """
     if split not in ("train", "test"):
         raise ValueError(f"unknown split {split!r}; 'train' or 'test'")

@@ -5,7 +5,8 @@
 
 A run's numbers are kept as `recipes/results/<name of its folder>.json`, its curves as
 `docs/pictures/<name>_curves.png`. A run that stopped before its end is kept as such. From these files come the table of
-recipes/README.md and the blocks of the recipes' READMEs, each between a line `<!-- results: NAME -->` and a line `<!-- end of results -->`.
+recipes/README.md and the blocks of the recipes' READMEs, each between a line
+ `<!-- results: NAME -->` and a line `<!-- end of results -->`.
 """
 
 import argparse

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
@@ -15,7 +15,7 @@ import pyarrow as pa
 from datasets.table import InMemoryTable
 
 from omnirl_core.data.prompts import PromptFormat
-from omnirl_core.data.record import Record
+from omnirl_core.data.record import DataError, Record
 from omnirl_core.data.sources import find_sources, read_records
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,26 @@ def load_dataset(
     )
 
 
+def is_of_rows(dataset: Any) -> bool:
+    """Whether `load_dataset` made it."""
+    return isinstance(dataset, datasets.Dataset) and isinstance(_transform(dataset), RowTransform)
+
+
+def for_language_model(dataset: datasets.Dataset) -> datasets.Dataset:
+    """The same rows (of `load_dataset`) with prompts of plain text; DataError where some have pictures."""
+    transform = _transform(dataset)
+    if transform.has_images:
+        raise DataError(
+            "the data has rows with pictures, and the model is a language model, which sees none; "
+            "take a vision-language model, or leave those rows out"
+        )
+    return dataset.with_transform(replace(transform, as_text=True))
+
+
+def _transform(dataset: datasets.Dataset) -> Any:
+    return dataset.format["format_kwargs"].get("transform")
+
+
 @contextmanager
 def _no_search_for_cycles() -> Iterator[None]:
     """Pauses Python's collector: a million rows make no cycle, and looking for some takes a sixth of the time."""
@@ -78,6 +98,8 @@ class RowTransform:
     extras: tuple[str, ...] = ()
     has_images: bool = True
     """Whether any row has a picture; a run without any pays nothing for a mixed one's safety."""
+    as_text: bool = False
+    """Contents as plain text, which the chat template of a language model takes, not as blocks."""
 
     def __call__(self, batch: Mapping[str, list[str]]) -> dict[str, list[Any]]:
         rows = [self._row(*json.loads(text)) for text in batch[_COLUMN]]
@@ -94,7 +116,9 @@ class RowTransform:
         task: str | None,
         extra: dict[str, Any],
     ) -> tuple[Any, ...]:
-        prompt = self.prompts.messages(problem, len(images), task)
+        prompt: list[Any] = self.prompts.messages(problem, len(images), task)
+        if self.as_text:
+            prompt = [{**turn, "content": "".join(b["text"] for b in turn["content"])} for turn in prompt]
         return (prompt, images, solution, task, problem, source, *(extra.get(name) for name in self.extras))
 
 

@@ -118,7 +118,7 @@ class OmniGRPOConfig(GRPOConfig):
             int(
                 os.environ.get("WORLD_SIZE", "1")
             ),  # as every launcher sets it; TRL's own starts torch.distributed
-            self.num_generations,
+            self.num_generations or 1,
             self.gradient_accumulation_steps,
             self.steps_per_generation,
             self.generation_batch_size,
@@ -128,7 +128,7 @@ class OmniGRPOConfig(GRPOConfig):
         """TRL 1.16 names what does not divide; these name what would (test_batches.py holds the two together)."""
         faults = batches.faults()
         if self.do_eval and self.eval_strategy != "no":
-            generations = self.num_generations_eval or self.num_generations
+            generations = self.num_generations_eval or self.num_generations or 1
             faults += evaluation_faults(self.per_device_eval_batch_size, batches.num_processes, generations)
         return faults
 

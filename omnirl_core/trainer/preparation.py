@@ -7,6 +7,7 @@ from peft import PeftConfig
 from trl import GRPOConfig
 from trl.trainer.utils import get_config_model_id
 
+from omnirl_core.data.dataset import for_language_model, is_of_rows
 from omnirl_core.models import has_vision, load_processor, set_pixel_budget, vision_tower, without_vision
 from omnirl_core.trainer.mixed import may_have_images
 from omnirl_core.trainer.prompt_length import PromptLength, fit_prompts
@@ -30,6 +31,7 @@ class Preparation:
 
         A plain GRPOConfig has none of these settings, and everything stays as it was given.
         """
+        self._settle_texts()  # the steps below would meet prompts that no template of the model can render
         faults: list[str] = []
         for step in (self._settle_processor, self._settle_tower, self._settle_prompts):
             try:
@@ -47,6 +49,19 @@ class Preparation:
     def _setting(self, name: str) -> Any:
         return getattr(self.args, name, None)
 
+    def _settle_texts(self) -> None:
+        """A language model's chat template takes plain text, where a vision-language model's takes blocks."""
+        for name in ("train_dataset", "eval_dataset"):
+            dataset = getattr(self, name)
+            if is_of_rows(dataset) and not self._sees:
+                setattr(self, name, for_language_model(dataset))
+
+    @property
+    def _sees(self) -> bool:
+        if isinstance(self.model, str):
+            return has_vision(self.model, self._setting("trust_remote_code"))
+        return vision_tower(self.model) is not None
+
     def _settle_processor(self) -> None:
         low, high = self._setting("min_pixels"), self._setting("max_pixels")
         wanted = low or high or self._setting("max_prompt_length")
@@ -62,11 +77,7 @@ class Preparation:
     def _settle_tower(self) -> None:
         if not self._setting("freeze_vision_tower"):
             return
-        if isinstance(self.model, str):
-            sees = has_vision(self.model, self._setting("trust_remote_code"))
-        else:
-            sees = vision_tower(self.model) is not None
-        if not sees:
+        if not self._sees:
             raise ValueError(
                 f"freeze_vision_tower: {self._model_path} has no vision tower; remove the setting"
             )

@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[2]
 RECIPES = ("text_only", "image_text", "multi_image", "mixed", "rec")
 YAMLS = sorted(path for path in ROOT.glob("recipes/*/*.yaml") if path.parent.name != "rewards")
 PARTS = [path for path in YAMLS if path.parent.name == "hardware"]
+REWARDS = [path for path in YAMLS if path.name.endswith("rewards.yaml")]
 MIXTURES = [path for path in YAMLS if path.name == "rec.yaml"]
-RUNS = [path for path in YAMLS if path.name != "rewards.yaml" and path not in PARTS + MIXTURES]
-REWARDS = [path for path in YAMLS if path.name == "rewards.yaml"]
+RUNS = [path for path in YAMLS if path not in PARTS + MIXTURES + REWARDS]
 DEFAULTS = {f.name: f.default for part in (DataArguments, OmniGRPOConfig, ModelConfig) for f in fields(part)}
 
 
