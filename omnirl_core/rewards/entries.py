@@ -9,7 +9,18 @@ import yaml
 from omnirl_core.values import nearest
 from omnirl_core.yaml_file import YamlFault, key_lines, read_yaml
 
-KEYS = ("name", "scorer", "function", "weight", "tasks", "settings", "reads", "gated_by", "gate_at")
+KEYS = (
+    "name",
+    "scorer",
+    "function",
+    "weight",
+    "tasks",
+    "settings",
+    "reads",
+    "gated_by",
+    "gate_at",
+    "timeout_s",
+)
 MOST_SHOWN = 10
 
 

@@ -55,6 +55,9 @@ def _reward(entry: Entry, faults: Faults) -> Reward | None:
     scorer = _scorer(entry, faults) if entry.values else None
     weight = _number(entry, "weight", faults)
     _number(entry, "gate_at", faults, between=(0, 1))
+    timeout_s = _number(entry, "timeout_s", faults)
+    if timeout_s is not None and timeout_s <= 0:
+        faults.add(entry.line_of("timeout_s"), f"timeout_s: {timeout_s:g} is not above 0")
     tasks = _texts(entry, "tasks", faults)
     _texts(entry, "gated_by", faults)
     if entry["reads"] not in (None, "answer", "completion"):
@@ -68,7 +71,9 @@ def _reward(entry: Entry, faults: Faults) -> Reward | None:
     if scorer is None or len(faults.found) > before:
         return None
     weight = 1.0 if weight is None else weight
-    reward = Reward(entry.name, scorer, weight, settings, tasks or None, reads=entry["reads"] or "")
+    reward = Reward(
+        entry.name, scorer, weight, settings, tasks or None, reads=entry["reads"] or "", timeout_s=timeout_s
+    )
     _try(reward, entry, faults)
     return reward
 

@@ -40,6 +40,7 @@ class Reward:
     gates: tuple["Reward", ...] = ()  # the first of them that judges the row decides
     gate_at: float | None = None  # below it the score is 0.0; None multiplies by the gate's score
     reads: str = ""  # "answer" or "completion"; "" takes what the scorer is marked with
+    timeout_s: float | None = None  # most seconds of one call, which the trainer watches
 
     def __post_init__(self) -> None:
         if not self.reads:

@@ -15,7 +15,9 @@ from omnirl_core.trainer.mixed import row_images
 from omnirl_core.trainer.saving import space_error
 from omnirl_core.types import Completion, Message
 
-METRICS, COMPLETIONS = "metrics.jsonl", "completions.jsonl"
+METRICS, COMPLETIONS, FAULTS = "metrics.jsonl", "completions.jsonl", "faults.jsonl"
+MOST_FAULTS = 1000
+"""Lines that faults.jsonl gets from one process: a reward that fails on every row says nothing new after that."""
 
 
 class RunFiles(TrainerCallback):
@@ -28,6 +30,7 @@ class RunFiles(TrainerCallback):
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = Path(folder)
         self._started = False
+        self._n_faults = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
@@ -43,6 +46,13 @@ class RunFiles(TrainerCallback):
         if state.is_world_process_zero:
             self._append(COMPLETIONS, lines, state.global_step)
 
+    def write_faults(self, lines: Sequence[Mapping[str, Any]], state: Any) -> None:
+        """What went wrong: lines with a `kind`, the rows, and what they hold."""
+        lines = lines[: MOST_FAULTS - self._n_faults]
+        self._n_faults += len(lines)
+        if lines and state.is_world_process_zero:
+            self._append(FAULTS, lines, state.global_step)
+
     def _append(self, name: str, lines: Iterable[Mapping[str, Any]], step: int) -> None:
         self._start(step)
         try:
@@ -56,7 +66,7 @@ class RunFiles(TrainerCallback):
             return
         self._started = True
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in (self.folder / METRICS, self.folder / COMPLETIONS):
+        for path in (self.folder / METRICS, self.folder / COMPLETIONS, self.folder / FAULTS):
             if path.exists() and step:
                 _keep_until(path, step)
             elif path.exists():

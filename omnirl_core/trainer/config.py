@@ -91,6 +91,35 @@ class OmniGRPOConfig(GRPOConfig):
         },
     )
 
+    on_reward_error: str = field(
+        default="stop",
+        metadata={
+            "help": "What happens where a reward function raises, gives NaN or the wrong number of values, or takes "
+            "longer than its timeout_s: `stop` ends the run and names function, row and value; `abstain` scores None "
+            "there, counts it, and goes on.",
+            "choices": ["stop", "abstain"],
+        },
+    )
+    reward_timeout_s: float | None = field(
+        default=None,
+        metadata={
+            "help": "Most seconds of one call of a reward function on a batch, for functions without a `timeout_s` of "
+            "their own."
+        },
+    )
+    on_nonfinite: str = field(
+        default="stop",
+        metadata={
+            "help": "What happens where a loss, a gradient norm or a log-probability is NaN or infinite: `stop` ends "
+            "the run before the weights see it; `skip` leaves the step out and counts it.",
+            "choices": ["stop", "skip"],
+        },
+    )
+    max_nonfinite_steps: int = field(
+        default=10,
+        metadata={"help": "Most steps in a row that `on_nonfinite: skip` leaves out before the run stops."},
+    )
+
     def __post_init__(self) -> None:
         faults = [
             *self._length_faults(),
@@ -98,6 +127,7 @@ class OmniGRPOConfig(GRPOConfig):
             *self._prompt_faults(),
             *self._prefix_faults(),
             *self._balance_faults(),
+            *self._watch_faults(),
         ]
         if self.activation_checkpointing is None:
             # TRL 1.16 sets the name that transformers 5.23 has deprecated, and every run would warn of it
@@ -162,6 +192,16 @@ class OmniGRPOConfig(GRPOConfig):
         if self.balance == "gdpo":
             self.multi_objective_aggregation = "normalize_then_sum"
         return []
+
+    def _watch_faults(self) -> list[str]:
+        faults = _not_positive("max_nonfinite_steps", self.max_nonfinite_steps)
+        for name, choices in (("on_reward_error", ("stop", "abstain")), ("on_nonfinite", ("stop", "skip"))):
+            value = getattr(self, name)
+            if value not in choices:
+                faults.append(f"{name} {value!r} is neither '{choices[0]}' nor '{choices[1]}'")
+        if self.reward_timeout_s is not None and not self.reward_timeout_s > 0:
+            faults.append(f"reward_timeout_s {self.reward_timeout_s!r} is not a number of seconds above 0")
+        return faults
 
     def _prompt_faults(self) -> list[str]:
         faults = _not_positive("max_prompt_length", self.max_prompt_length)

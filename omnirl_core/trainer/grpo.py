@@ -17,14 +17,14 @@ from omnirl_core.trainer.mixed import Row, counted_by_row, mixed_rows, row_image
 from omnirl_core.trainer.phases import PREPARE, ROLLOUT, SCORE, PhaseClock
 from omnirl_core.trainer.preparation import Preparation
 from omnirl_core.trainer.quiet import silence_upstream_noise
-from omnirl_core.trainer.resumable import ResumableTrainer
 from omnirl_core.trainer.scales import ScaleDoctor, reward_scales, scale_metrics
+from omnirl_core.trainer.watched import WatchedTrainer
 
 ANCHORED_WHOLE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Families of whose trainable parameters every one takes part in every anchored forward."""
 
 
-class OmniGRPOTrainer(ResumableTrainer):
+class OmniGRPOTrainer(WatchedTrainer):
     """Drop-in for `trl.GRPOTrainer`: what works there works here, unchanged.
 
     Besides: rows with and without pictures in one batch and across ranks, pictures given as paths, pixel
@@ -147,7 +147,10 @@ class OmniGRPOTrainer(ResumableTrainer):
         with self._clock.measure(PREPARE), self._without_gathering_images():
             output = counted_by_row(super()._generate_and_score_completions(self._rows))
         self._log_images()
-        self._write_completions(inputs, output["advantages"])
+        lines = self._completion_lines(inputs, output["advantages"])
+        if self.run_files in self.callback_handler.callbacks:
+            self.run_files.write_completions(gather_object(lines), self.state)
+        self._remember_rows(output, lines)
         self._rows = []
         return output
 
@@ -229,14 +232,12 @@ class OmniGRPOTrainer(ResumableTrainer):
                 gather_object(self._images or [row_images(row) for row in self._rows])
             )
 
-    def _write_completions(self, inputs: list[Row], advantages: torch.Tensor) -> None:
-        if self.run_files not in self.callback_handler.callbacks:
-            return
+    def _completion_lines(self, inputs: list[Row], advantages: torch.Tensor) -> list[dict[str, Any]]:
         first = self.accelerator.process_index * len(inputs)
         own = self._rewards[first : first + len(inputs)].tolist()
         rewards = {name: [row[k] for row in own] for k, name in enumerate(self.reward_func_names)}
         training = self.model.training
-        lines = completion_lines(
+        return completion_lines(
             inputs,
             self._completions,
             rewards,
@@ -245,7 +246,6 @@ class OmniGRPOTrainer(ResumableTrainer):
             phase="train" if training else "eval",
             details=[self._detail(place, own[place]) for place in range(len(inputs))],
         )
-        self.run_files.write_completions(gather_object(lines), self.state)
 
     def _detail(self, place: int, rewards: list[float]) -> dict[str, Any]:
         """Of one completion: its length, the sizes of its pictures, and how a reward that judges it reads boxes."""

@@ -1,0 +1,218 @@
+"""Reward functions held to their contract: a finite number or None for each completion, in time.
+
+TRL 1.16 lets what a function raises end one rank while the others wait for it, and takes NaN for an abstention.
+"""
+
+import asyncio
+import math
+import numbers
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+from trl.trainer.utils import is_async_callable
+
+from omnirl_core.text import completion_text
+
+SHOWN = 300
+"""Most characters of a completion or solution in a message."""
+
+
+class RewardTimeout(BaseException):
+    """A reward function took longer than its timeout_s. No Exception, so that its own `except` does not swallow it."""
+
+
+class RewardError(RuntimeError):
+    """A reward function broke its contract; names function, row and value."""
+
+
+@dataclass(frozen=True)
+class RewardFault:
+    """One breach: what the function did, and on which rows; picklable, so that ranks can tell each other."""
+
+    reward: str
+    what: str
+    """What it did, as in "returned nan"."""
+    row_ids: tuple[Any, ...]
+    completion: str | None = None
+    """Of the row, where it is one."""
+    solution: str | None = None
+    trace: str | None = None
+    rank: int = 0
+
+    def __str__(self) -> str:
+        if len(self.row_ids) == 1:
+            value = f"completion {self.completion!r:.{SHOWN}}, solution {self.solution or '':.{SHOWN}}"
+            rows = f"row {self.row_ids[0]!r} ({value})"
+        else:
+            rows = f"a batch of {len(self.row_ids)} completions, of rows {sorted({str(x) for x in self.row_ids})}"
+        return f"reward '{self.reward}' {self.what} on {rows}, rank {self.rank}"
+
+    def line(self) -> dict[str, Any]:
+        """As faults.jsonl has it."""
+        return {"kind": "reward", **asdict(self)}
+
+
+@dataclass
+class RewardGuard:
+    """Calls one function as TRL does; what is wrong goes to `faults`, and None in its place to TRL.
+
+    A function that raises or runs out of time on a batch is called again for one completion at a time, to find the
+    row, and, where it should `abstain` there only, to score the others.
+    """
+
+    function: Callable[..., Any]
+    name: str
+    timeout_s: float | None
+    abstains: bool
+    rank: int
+    faults: list[RewardFault]
+
+    def guarded(self) -> Callable[..., Any]:
+        """What to give TRL in the function's place."""
+        if isinstance(self.function, nn.Module):  # a reward model: TRL calls it otherwise
+            return self.function
+        if is_async_callable(self.function):
+
+            async def judge(**columns: Any) -> list[float | None]:
+                return await self._judge_later(columns)
+
+            return judge
+        return lambda **columns: self._judge(columns)
+
+    def _judge(self, columns: dict[str, Any]) -> list[float | None]:
+        n = len(columns["completions"])
+        try:
+            values = in_time(lambda: self.function(**columns), self.timeout_s)
+        except (Exception, RewardTimeout) as error:  # noqa: BLE001  a user's function may raise anything
+            return self._one_by_one(columns, n, error)
+        return self._checked(values, columns, n)
+
+    async def _judge_later(self, columns: dict[str, Any]) -> list[float | None]:
+        """An asynchronous function is called once: its rows are not told apart."""
+        n = len(columns["completions"])
+        try:
+            values = await asyncio.wait_for(self.function(**columns), self.timeout_s)
+        except TimeoutError:
+            self._add(f"took longer than its timeout_s {self.timeout_s:g}", columns, range(n))
+            return [None] * n
+        except Exception as error:  # noqa: BLE001  a user's function may raise anything
+            self._add(_raised(error), columns, range(n), error)
+            return [None] * n
+        return self._checked(values, columns, n)
+
+    def _one_by_one(self, columns: dict[str, Any], n: int, first: BaseException) -> list[float | None]:
+        scores: list[float | None] = []
+        timeouts = 0
+        known = len(self.faults)
+        for i in range(n):
+            if len(self.faults) > known and (not self.abstains or timeouts > 1):
+                break
+            try:
+                value = in_time(lambda: self.function(**_row(columns, i, n)), self.timeout_s)  # noqa: B023  called here
+            except (Exception, RewardTimeout) as error:  # noqa: BLE001  as above
+                timeouts += isinstance(error, RewardTimeout)
+                self._add(_raised(error), columns, [i], error)
+                scores.append(None)
+            else:
+                scores += self._checked(value, _row(columns, i, n), 1)
+        if len(self.faults) == known:
+            self._add(f"{_raised(first)} (on no completion alone)", columns, range(n), first)
+        return scores + [None] * (n - len(scores))
+
+    def _checked(self, values: Any, columns: dict[str, Any], n: int) -> list[float | None]:
+        try:
+            values = list(values)
+        except TypeError:
+            self._add(f"returned {values!r:.80} in place of {n} values", columns, range(n))
+            return [None] * n
+        if len(values) != n:
+            self._add(f"returned {len(values)} values for {n} completions", columns, range(n))
+            return [None] * n
+        scores: list[float | None] = []
+        for i, value in enumerate(values):
+            score = value.item() if hasattr(value, "item") else value
+            is_number = isinstance(score, numbers.Real) and math.isfinite(score)
+            if score is not None and not is_number:
+                self._add(f"returned {score!r:.80}", columns, [i])
+            scores.append(float(score) if is_number else None)
+        return scores
+
+    def _add(
+        self, what: str, columns: dict[str, Any], rows: Sequence[int], error: BaseException | None = None
+    ) -> None:
+        ids = columns.get("row_id") or [f"{i} of the batch" for i in range(len(columns["completions"]))]
+        completion = solution = None
+        if len(rows) == 1:
+            completion = completion_text(columns["completions"][rows[0]])
+            solution = repr((columns.get("solution") or [None] * len(ids))[rows[0]])
+        trace = None if error is None else "".join(traceback.format_exception(error))
+        at = tuple(ids[i] for i in rows)
+        self.faults.append(RewardFault(self.name, what, at, completion, solution, trace, self.rank))
+
+
+def in_time(function: Callable[[], Any], seconds: float | None) -> Any:
+    """The function's value; RewardTimeout where it takes longer than `seconds`.
+
+    Interrupted by an alarm in the main thread, where TRL calls rewards; elsewhere, or in C code that looks for no
+    signals, it is noticed when the function returns.
+    """
+    if seconds is None:
+        return function()
+    start = time.monotonic()
+    can_interrupt = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+    value = _interrupted(function, seconds) if can_interrupt else function()
+    if time.monotonic() - start > seconds:
+        raise RewardTimeout(f"took longer than its timeout_s {seconds:g}")
+    return value
+
+
+def _interrupted(function: Callable[[], Any], seconds: float) -> Any:
+    def expire(number: int, frame: Any) -> None:
+        raise RewardTimeout(f"took longer than its timeout_s {seconds:g}")
+
+    start = time.monotonic()
+    handler = signal.signal(signal.SIGALRM, expire)
+    remaining, interval = signal.setitimer(
+        signal.ITIMER_REAL, seconds, 1.0
+    )  # again, if a bare except swallows it
+
+    def disarm() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        if remaining:  # an alarm that was set before, as test runners do
+            left = max(remaining - (time.monotonic() - start), 0.001)
+            signal.setitimer(signal.ITIMER_REAL, left, interval)
+
+    try:
+        value = function()
+        disarm()
+    except BaseException:  # also an alarm between the last two lines
+        disarm()
+        raise
+    return value
+
+
+def _row(columns: dict[str, Any], i: int, n: int) -> dict[str, Any]:
+    """The columns of one completion; what a second call logs would be logged twice."""
+    row = {
+        name: value[i : i + 1] if isinstance(value, list) and len(value) == n else value
+        for name, value in columns.items()
+    }
+    silent = {name: _nothing for name in ("log_extra", "log_metric") if name in row}
+    return row | silent
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    return None
+
+
+def _raised(error: BaseException) -> str:
+    if isinstance(error, RewardTimeout):
+        return str(error)
+    return f"raised {type(error).__name__}: {error!s:.{SHOWN}}"
