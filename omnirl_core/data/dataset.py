@@ -16,6 +16,7 @@ from datasets.table import InMemoryTable
 
 from omnirl_core.data.prompts import PromptFormat
 from omnirl_core.data.record import DataError, Record
+from omnirl_core.data.rules import RowRules
 from omnirl_core.data.sources import find_sources, read_records
 
 logger = logging.getLogger(__name__)
@@ -34,21 +35,22 @@ def load_dataset(
     task: str | None = None,
     split: str = "train",
     seed: int = 0,
-    on_bad_sample: str = "error",
+    **rules: Any,
 ) -> datasets.Dataset:
     """The rows of a `.json`, `.jsonl` or `.yaml` file or hub data set, as the trainer takes them.
 
     A row, when drawn, has `prompt` (messages whose content is always a list of blocks), `images` (absolute
     paths, [] for text), `solution` (as in the file), `task`, `problem`, `row_id` (`file:line`), and every
     other key of the file (None in rows without it), for rewards to use. `templates` and `system_prompt` are
-    PromptFormat's, the other arguments load_records'. Rows are in memory, about as large as the file;
-    pictures stay on disk.
+    PromptFormat's, `rules` (`on_bad_sample` and others) RowRules', the other arguments load_records'. Rows are
+    in memory, about as large as the file; pictures stay on disk.
     """
     prompts = PromptFormat(templates or {}, system_prompt)
     store = _Store()
+    row_rules = RowRules(**rules)
     sources = find_sources(path, image_root, task=task, split=split)
     with _no_search_for_cycles():
-        for record in read_records(sources, seed=seed, on_bad_sample=on_bad_sample):
+        for record in read_records(sources, row_rules, seed=seed):
             store.add(record)
     unused = set(templates or {}) - store.tasks - {"default"}
     if unused:

@@ -37,6 +37,11 @@ def hub_rows(dataset: datasets.Dataset, keep: Container[int] | None = None) -> I
             index += 1
 
 
+def picture_folder() -> Path:
+    """Where pictures inside of hub data sets are written, by their content."""
+    return Path(datasets.config.HF_DATASETS_CACHE) / "omnirl_images"
+
+
 def _raw_row(decoder: StrictDecoder, number: int, row: dict[str, Any]) -> RawRow:
     for key in ("image", "images"):
         if isinstance(row.get(key), list):
@@ -62,7 +67,7 @@ def _image_path(image: Any) -> Any:
         return image
     if image["bytes"] is None:
         return image["path"]
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "omnirl_images"
+    folder = picture_folder()
     name = hashlib.sha256(image["bytes"]).hexdigest()[:40] + PurePath(image["path"] or "").suffix
     file = folder / name[:2] / name
     if not file.exists():

@@ -4,8 +4,9 @@ import os
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -35,12 +36,18 @@ _DECODER_ERRORS = (
 )
 """What Pillow's decoders raise on damaged files (test_images.py damages some in every format)."""
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "DIB")
+"""What is read, by content and not by the file's name. Pillow knows more, of which EPS starts Ghostscript."""
+
+MAX_ASPECT_RATIO = 200
+"""Qwen's processors refuse a picture with one side more than 200 times the other."""
+
 
 def open_image(path: str | os.PathLike[str], row_id: str | None = None) -> Image.Image:
     """The picture as RGB, upright: EXIF orientation applied, transparency on white, 16 bits scaled to 8.
 
-    Animations and many-page files give their first frame. A file that cannot be decoded, or is larger than
-    Pillow's own limit, is a DataError that names `row_id` (`file:line`); there is no stand-in picture.
+    Animations and many-page files give their first frame. A file that cannot be decoded, or has more pixels than
+    `limit_pixels` allows, is a DataError that names `row_id` (`file:line`); there is no stand-in picture.
     """
     with _opened(path, row_id) as image:
         image.load()
@@ -60,8 +67,22 @@ def image_size(path: str | os.PathLike[str], row_id: str | None = None) -> tuple
     return (height, width) if sideways else (width, height)
 
 
+def limit_pixels(most: int) -> None:
+    """Let pictures of this process have up to so many pixels in their files; Pillow's limit is 178,956,970.
+
+    The limit is Pillow's own, which refuses above twice MAX_IMAGE_PIXELS, and warns above that.
+    """
+    Image.MAX_IMAGE_PIXELS = (most + 1) // 2
+
+
+@cache
+def _readable_formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)  # an older Pillow has no AVIF
+
+
 class ImageFiles:
-    """Whether an image file exists, for millions of paths: a folder asked about often is listed once.
+    """Whether an image file exists and where it really is, for millions of paths: large folders are listed once.
 
     >>> ImageFiles()("/nowhere/a.png")
     False
@@ -70,7 +91,8 @@ class ImageFiles:
     def __init__(self, lookups_before_listing: int = 64):
         self._lookups_before_listing = lookups_before_listing
         self._lookups: Counter[str] = Counter()
-        self._names: dict[str, set[str]] = {}
+        self._names: dict[str, dict[str, bool]] = {}
+        self._real_folders: dict[str, str] = {}
 
     def __call__(self, path: str) -> bool:
         folder, _, name = path.rpartition("/")
@@ -82,34 +104,52 @@ class ImageFiles:
         # a miss asks the file system itself: names may differ from the listing in case or Unicode form
         return (names is not None and name in names) or os.path.isfile(path)
 
+    def outside(self, path: str, roots: Sequence[str]) -> str | None:
+        """Where an existing file really is, links and `..` followed, if that is in none of the (real) folders."""
+        folder, _, name = path.rpartition("/")
+        is_link = self._names.get(folder, {}).get(name, True)
+        if is_link:
+            real = os.path.realpath(path)
+        else:
+            if folder not in self._real_folders:
+                self._real_folders[folder] = os.path.realpath(folder or "/")
+            real = f"{self._real_folders[folder].rstrip('/')}/{name}"
+        inside = any(real.startswith(root.rstrip("/") + "/") for root in roots)
+        return None if inside else real
 
-def _file_names(folder: str) -> set[str]:
+
+def _file_names(folder: str) -> dict[str, bool]:
+    """The files of a folder, and whether each is a link."""
     try:
         with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
+            return {entry.name: entry.is_symlink() for entry in entries if entry.is_file()}
     except (OSError, ValueError):  # ValueError: a null character in the name
-        return set()
+        return {}
 
 
 @contextmanager
 def _opened(path: str | os.PathLike[str], row_id: str | None) -> Iterator[Image.Image]:
-    place = f"{row_id}: " if row_id else ""
+    image_name = f"{row_id}: image {os.fspath(path)!r}" if row_id else f"image {os.fspath(path)!r}"
+    replace = "replace it or drop the row"
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_readable_formats()) as image:
             yield image
     except FileNotFoundError:
-        raise DataError(
-            f"{place}image {os.fspath(path)!r} not found; set image_root or fix the path"
-        ) from None
+        raise DataError(f"{image_name} not found; set image_root or fix the path") from None
     except UnidentifiedImageError:
-        problem = f"is no picture that Pillow knows ({os.path.getsize(path):,} bytes)"
-        raise DataError(f"{place}image {os.fspath(path)!r} {problem}; replace it or drop the row") from None
+        size = os.path.getsize(path)
+        raise DataError(
+            f"{image_name} is no picture of a format that is read ({size:,} bytes); {replace}"
+        ) from None
     except Image.DecompressionBombError as error:
-        fix = "shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
-        raise DataError(f"{place}image {os.fspath(path)!r}: {str(error).rstrip('.')}; {fix}") from None
+        fix = "shrink it, or set max_image_pixels higher if you trust it"
+        raise DataError(f"{image_name}: {str(error).rstrip('.')}; {fix}") from None
+    except (PermissionError, IsADirectoryError) as error:
+        raise DataError(f"{image_name} cannot be read: {error.strerror}; fix it or drop the row") from None
     except _DECODER_ERRORS as error:
-        problem = f"cannot be decoded: {error or type(error).__name__}"
-        raise DataError(f"{place}image {os.fspath(path)!r} {problem}; replace it or drop the row") from error
+        raise DataError(
+            f"{image_name} cannot be decoded: {error or type(error).__name__}; {replace}"
+        ) from error
 
 
 def _orientation(image: Image.Image) -> int:

@@ -1,5 +1,6 @@
 """One row of a data file, checked: `Record`, and `DataError` for everything that can be wrong with it."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,14 @@ RESERVED = frozenset(
 
 
 class DataError(ValueError):
-    """The data cannot be used; the message names file and line, the value, and the fix."""
+    """The data cannot be used; the message names file and line, the value, and the fix.
+
+    `row_id` (`file:line`) where one row is the reason, and is known.
+    """
+
+    def __init__(self, message: str, row_id: str = "") -> None:
+        super().__init__(message)
+        self.row_id = row_id
 
 
 @dataclass
@@ -69,6 +77,8 @@ class RowContext:
     shown_root: str  # as the user wrote it, for messages
     exists: Callable[[str], bool]
     task: str | None = None
+    outside: Callable[[str], str | None] = lambda path: None
+    """Where a file really is, if that is not under the root nor allowed."""
 
 
 def modality(row: Record | Mapping[str, Any]) -> str:
@@ -166,9 +176,18 @@ def _image(path: Any, key: str, context: RowContext) -> str:
         raise DataError(f"{key!r} must be a path or a list of paths, found {shown(path)}")
     absolute = path if path.startswith("/") else f"{context.root}/{path}"
     if context.exists(absolute):
-        return absolute
+        if (place := context.outside(absolute)) is None:
+            return absolute
+        fix = "set image_root to a folder that holds it, or allow_outside_image_root: true"
+        raise DataError(
+            f"image {shown(path, 300)} lies outside of image_root {context.shown_root}, at {shown(place, 300)}; {fix}"
+        )
     if path.startswith(("http://", "https://", "data:")):
         raise DataError(f"image {shown(path)} is not a file; save it as one, nothing is fetched")
+    if os.path.islink(absolute):
+        raise DataError(
+            f"image {shown(path, 300)} is a link that leads nowhere or in a circle; mend the link"
+        )
     where = "" if path.startswith("/") else f" under {context.shown_root}"
     raise DataError(f"image {shown(path, 300)} not found{where}; set image_root or fix the path")
 

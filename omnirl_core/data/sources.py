@@ -3,15 +3,19 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Container, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import yaml
 
-from omnirl_core.data.hub import hub_rows, open_hub
+from omnirl_core.data.hub import hub_rows, open_hub, picture_folder
+from omnirl_core.data.image_checks import with_checked_pictures
 from omnirl_core.data.images import ImageFiles
 from omnirl_core.data.json_rows import RawRow, count_jsonl, read_json, read_jsonl
 from omnirl_core.data.record import DataError, Problems, Record, RowContext, record_from_row, shown
+from omnirl_core.data.rules import RowRules
 from omnirl_core.data.sampling import Sampling
 from omnirl_core.values import nearest
 from omnirl_core.yaml_file import YamlFault, read_yaml
@@ -43,16 +47,39 @@ def load_records(
     task: str | None = None,
     split: str = "train",
     seed: int = 0,
-    on_bad_sample: str = "error",
+    **rules: Any,
 ) -> list[Record]:
     """All checked rows of a `.json`, `.jsonl` or `.yaml` file, or of a hub data set (`org/name`).
 
     Relative image paths start at `image_root`, by default the folder of the data file. `task` is for rows
-    that name none. Bad rows raise one DataError, or with `on_bad_sample="skip"` are dropped, counted and
-    logged.
+    that name none. `rules` are RowRules': bad rows raise one DataError, or with `on_bad_sample="skip"` are
+    dropped, counted and logged.
     """
     sources = find_sources(path, image_root, task=task, split=split)
-    return list(read_records(sources, seed=seed, on_bad_sample=on_bad_sample))
+    return list(read_records(sources, RowRules(**rules), seed=seed))
+
+
+def find_bad_rows(
+    path: str | os.PathLike[str],
+    image_root: str | os.PathLike[str] | None = None,
+    *,
+    task: str | None = None,
+    split: str = "train",
+    seed: int = 0,
+    share: tuple[int, int] = (0, 1),
+    **rules: Any,
+) -> dict[str, str]:
+    """Row id -> what is wrong, for every bad row of what `load_records` would read; pictures at level `pixels`.
+
+    `share` (k, n): of the rows, look at the pictures of every n-th from the k-th on only. Processes that each take
+    a share and put their answers together know all bad rows, and the same ones.
+    """
+    checks = RowRules(**{"check_images": "pixels", **rules})
+    sources = find_sources(path, image_root, task=task, split=split)
+    found = checked_rows(sources, seed=seed, allow_outside_image_root=checks.allow_outside_image_root)
+    own = (row for n, row in enumerate(found) if n % share[1] == share[0] or isinstance(row, DataError))
+    checked = with_checked_pictures(own, checks.check_images)
+    return {row.row_id: str(row) for row in checked if isinstance(row, DataError)}
 
 
 def find_sources(
@@ -73,16 +100,13 @@ def find_sources(
     return [Source(place, root, task, on_hub=True, split=split)]
 
 
-def read_records(
-    sources: Iterable[Source], *, seed: int = 0, on_bad_sample: str = "error"
-) -> Iterator[Record]:
+def read_records(sources: Iterable[Source], rules: RowRules, *, seed: int = 0) -> Iterator[Record]:
     """The good rows of all sources in order; then DataError if there were bad ones, or none good."""
-    if on_bad_sample not in ("error", "skip"):
-        raise ValueError(f"on_bad_sample is {on_bad_sample!r}; it can be 'error' or 'skip'")
     problems, n_good = Problems(), 0
     sources = list(sources)
+    rows = checked_rows(sources, seed=seed, allow_outside_image_root=rules.allow_outside_image_root)
     try:
-        for row in checked_rows(sources, seed=seed):
+        for row in rules.settled(rows):
             if isinstance(row, DataError):
                 problems.add(str(row))
             else:
@@ -91,7 +115,7 @@ def read_records(
     except DataError as error:  # a whole file cannot be read: nothing to skip
         raise DataError("\n".join([str(error), *([str(problems)] if problems.count else [])])) from error
     n_rows = n_good + problems.count
-    if problems.count and on_bad_sample == "error":
+    if problems.count and rules.on_bad_sample == "error":
         raise DataError(
             f"{problems}\n{problems.count} of {n_rows} rows are bad; on_bad_sample: skip drops them"
         )
@@ -104,41 +128,54 @@ def read_records(
 
 
 def checked_rows(
-    sources: Iterable[Source], *, seed: int = 0, read_on: bool = False
+    sources: Iterable[Source],
+    *,
+    seed: int = 0,
+    read_on: bool = False,
+    allow_outside_image_root: bool = False,
 ) -> Iterator[Record | DataError]:
-    """Every row of all sources in order: a Record, or a DataError that says what is wrong with it.
+    """Every row of all sources in order: a Record, or a DataError with its `row_id` that says what is wrong with it.
 
-    A file that cannot be read on raises its DataError; with `read_on` that is one more item, and the next
-    source follows.
+    Of pictures, only that their files exist is looked at. A file that cannot be read on raises its DataError; with
+    `read_on` that is one more item, and the next source follows.
     """
-    exists = ImageFiles()
+    files = ImageFiles()
     for number, source in enumerate(sources):
+        context = _context(source, files, allow_outside_image_root)
         try:
-            yield from _source_rows(source, f"{seed}:{number}", exists)
+            yield from _source_rows(source, f"{seed}:{number}", context)
         except DataError as error:
             if not read_on:
                 raise
             yield error
 
 
-def _source_rows(source: Source, seed: str, exists: Callable[[str], bool]) -> Iterator[Record | DataError]:
+def _context(source: Source, files: ImageFiles, allow_outside: bool) -> RowContext:
     root = (
         source.image_root
         if source.image_root is not None
         else os.path.dirname(source.place) * (not source.on_hub)
     )
-    context = RowContext(os.path.abspath(root), root or ".", exists, source.task)
+    absolute = os.path.abspath(root)
+    context = RowContext(absolute, root or ".", files, source.task)
+    if allow_outside:
+        return context
+    roots = [os.path.realpath(absolute), *([os.path.realpath(picture_folder())] if source.on_hub else [])]
+    return replace(context, outside=partial(files.outside, roots=roots))
+
+
+def _source_rows(source: Source, seed: str, context: RowContext) -> Iterator[Record | DataError]:
     n_rows = 0
     for row in _sampled_rows(source, seed):
         n_rows += 1
         where = f"{source.place}:{row.place}"
         if row.fault:
-            yield DataError(f"{where}: {row.fault}")
+            yield DataError(f"{where}: {row.fault}", where)
             continue
         try:
             record = record_from_row(row.value, where, context)
         except DataError as error:
-            yield error
+            yield DataError(str(error), where)
         else:
             yield record
     amount = source.sampling.amount

@@ -267,7 +267,7 @@ def test_skip_keeps_quiet_about_good_data_and_refuses_to_train_on_none(write_row
     assert not caplog.records
     path = write_rows([{"bad": 1}], "bad.jsonl")
     assert refusal(path, on_bad_sample="skip") == [f"no good rows in {path}"]
-    with pytest.raises(ValueError, match="on_bad_sample is 'ignore'; it can be 'error' or 'skip'"):
+    with pytest.raises(ValueError, match="on_bad_sample: 'ignore' is not a choice; known: error, skip"):
         load_records(path, on_bad_sample="ignore")
 
 
