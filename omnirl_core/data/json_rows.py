@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Container, Iterator
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from omnirl_core.data.record import DataError, shown
 
@@ -17,6 +17,8 @@ _SPACES = " \t\n\r"
 _SPACE = re.compile(f"[{_SPACES}]*")
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 _CHUNK_CHARS = 1 << 20
+MAX_ROW_BYTES = 64 * 2**20
+"""A longer row is a fault: read to its end, one line that never ends would fill the memory."""
 _LONGEST_SHORT_TOKEN = 64  # a literal, number or escape cut by the end of the window is shorter than this
 
 
@@ -105,7 +107,7 @@ def read_jsonl(path: str, keep: Container[int] | None = None) -> Iterator[RawRow
     decoder = StrictDecoder()
     index = -1
     with open(path, "rb") as file:
-        for line, raw in enumerate(file, 1):
+        for line, raw in enumerate(_lines(file), 1):
             if line == 1:
                 _refuse_bom(raw, path)
             if raw.isspace():
@@ -120,10 +122,20 @@ def read_jsonl(path: str, keep: Container[int] | None = None) -> Iterator[RawRow
 def count_jsonl(path: str) -> int:
     """Rows in a `.jsonl` file, without parsing them."""
     with open(path, "rb") as file:
-        return sum(not raw.isspace() for raw in file)
+        return sum(not raw.isspace() for raw in _lines(file))
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines; of one beyond the limit the first bytes, one more than the limit."""
+    while raw := file.readline(MAX_ROW_BYTES + 1):
+        yield raw
+        while len(raw) > MAX_ROW_BYTES and not raw.endswith(b"\n"):
+            raw = file.readline(MAX_ROW_BYTES + 1)
 
 
 def _parsed_line(decoder: StrictDecoder, line: int, raw: bytes) -> RawRow:
+    if len(raw) > MAX_ROW_BYTES:
+        return RawRow(line, None, _too_long())
     try:
         text = raw.decode("utf-8").rstrip(_SPACES)
         value, fault = decoder.decode(text)
@@ -234,9 +246,16 @@ class _Window:
             else:
                 if end + 3 <= len(self._text) or self._ended:  # else a number could go on, as 1 does in 1e+5
                     break
+            self._check_length()
             self._grow()
+        if end - self._at > MAX_ROW_BYTES:
+            value, fault = None, _too_long()
         self.step(end)
         return RawRow(line, value, fault, self._nth)
+
+    def _check_length(self) -> None:
+        if len(self._text) - self._at > MAX_ROW_BYTES:
+            raise self.error(_too_long())
 
     def _may_be_cut(self, error: json.JSONDecodeError) -> bool:
         """Whether the end of the window, and no mistake in the file, can be what stopped the decoder."""
@@ -264,6 +283,10 @@ def _refuse_bom(start: bytes, path: str) -> None:
     ):
         if start.startswith(bom):
             raise DataError(f"{path}:1: starts with a {name} byte order mark; save it as UTF-8 without one")
+
+
+def _too_long() -> str:
+    return f"a row of more than {MAX_ROW_BYTES:,} bytes; split it, or keep what is long in files of its own"
 
 
 def _not_utf8(error: UnicodeDecodeError) -> str:
