@@ -31,7 +31,22 @@ class DataArguments:
     )
     system_prompt: str | None = field(default=None, metadata={"help": "system turn before every prompt"})
     on_bad_sample: str = field(
-        default="error", metadata={"help": "what a bad row does", "choices": ["error", "skip"]}
+        default="error",
+        metadata={"help": "what a bad row does: stop the run, or be left out", "choices": ["error", "skip"]},
+    )
+    check_images: str = field(
+        default="header",
+        metadata={
+            "help": "how far pictures are looked at before training; on_bad_sample: skip always reads all pixels",
+            "choices": ["exists", "header", "pixels"],
+        },
+    )
+    max_image_pixels: int | None = field(
+        default=None,
+        metadata={"help": "most pixels of a picture's file; default: Pillow's 178,956,970"},
+    )
+    allow_outside_image_root: bool = field(
+        default=False, metadata={"help": "let image paths, or links, lead out of image_root"}
     )
     draw_shapes: dict | str | None = field(
         default=None,
@@ -44,6 +59,8 @@ class DataArguments:
         for name in ("templates", "draw_shapes"):  # on the command line a mapping is JSON
             if isinstance(getattr(self, name), str):
                 setattr(self, name, json.loads(getattr(self, name)))
+        if self.max_image_pixels is not None and self.max_image_pixels < 1:
+            raise ValueError(f"max_image_pixels {self.max_image_pixels} is not a whole number above 0")
 
 
 def parse(argv: list[str] | None = None) -> tuple[DataArguments, OmniGRPOConfig, ModelConfig]:

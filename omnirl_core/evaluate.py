@@ -19,7 +19,6 @@ from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, get_quantization_config
 
 from omnirl_core.boxes import default_space
-from omnirl_core.data import load_dataset
 from omnirl_core.evaluate_arguments import EvaluationArguments, parse_evaluation
 from omnirl_core.evaluation.generate import Generation, generate_batches, longest_first
 from omnirl_core.evaluation.generations import GenerationLog, prompt_hash, row_keys
@@ -32,6 +31,7 @@ from omnirl_core.models import adapter_base, load_processor, load_trained
 from omnirl_core.report import write_evaluation
 from omnirl_core.rewards import Reward, load_rewards
 from omnirl_core.rewards.grounding import box_reading
+from omnirl_core.rows import read_rows as checked_rows
 from omnirl_core.run import PACKAGES, draw_missing, model_settings
 from omnirl_core.shapes import tiny_policy
 from omnirl_core.trainer.callbacks import prompt_text
@@ -111,14 +111,8 @@ def read_rows(evaluation: Evaluation) -> None:
             rows += chosen
         evaluation.space = arguments.box_space or evaluation.rules.space or _family_space(model)
     else:
-        dataset = load_dataset(
-            arguments.eval_dataset_name or "",
-            image_root=arguments.image_root,
-            templates=arguments.templates,  # type: ignore[arg-type]  # a mapping since __post_init__
-            system_prompt=arguments.system_prompt,
-            on_bad_sample=arguments.on_bad_sample,
-            seed=arguments.seed,
-        )
+        name = arguments.eval_dataset_name or ""
+        dataset = checked_rows(arguments, name, arguments.seed, evaluation.folder / "bad_eval_rows.txt")
         rows = list(dataset.select(range(min(len(dataset), arguments.eval_rows or len(dataset)))))
         evaluation.rewards = load_rewards(arguments.rewards or "")
     evaluation.rows = rows

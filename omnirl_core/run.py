@@ -25,13 +25,13 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 from trl.models import unwrap_model_for_generation
 
 from omnirl_core.arguments import DataArguments, parse
-from omnirl_core.data import load_dataset
 from omnirl_core.evaluation.compare import Change, compare, table
 from omnirl_core.evaluation.lines import read_lines, write_lines
 from omnirl_core.evaluation.score import evaluate
 from omnirl_core.report import plot_curves, write_completions
 from omnirl_core.report.result import write_result
 from omnirl_core.rewards import Reward, load_rewards
+from omnirl_core.rows import read_rows
 from omnirl_core.shapes import tiny_policy, write_dataset
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_core.trainer.interrupts import Interrupts
@@ -137,13 +137,11 @@ def build(
     data: DataArguments, training: OmniGRPOConfig, model_config: ModelConfig
 ) -> tuple[OmniGRPOTrainer, list[Reward], Dataset | None]:
     """The trainer, its rewards, and the held-out rows."""
-    reading: dict[str, Any] = {
-        "image_root": data.image_root, "templates": data.templates, "system_prompt": data.system_prompt,
-        "on_bad_sample": data.on_bad_sample, "seed": training.seed,
-    }  # fmt: skip
     rewards = load_rewards(data.rewards)
-    dataset = load_dataset(data.dataset_name, **reading)
-    held_out = load_dataset(data.eval_dataset_name, **reading) if data.eval_dataset_name else None
+    folder, held_out = Path(str(training.output_dir)), None
+    dataset = read_rows(data, data.dataset_name, training.seed, folder / "bad_rows.txt")
+    if data.eval_dataset_name:
+        held_out = read_rows(data, data.eval_dataset_name, training.seed, folder / "bad_eval_rows.txt")
     if held_out is not None and data.eval_rows is not None:
         held_out = held_out.select(range(min(data.eval_rows, len(held_out))))
     training.reward_weights = [reward.weight for reward in rewards]

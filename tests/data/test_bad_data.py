@@ -298,7 +298,7 @@ def test_the_rest_is_as_if_they_had_never_been_there(at_scale, caplog):
 
 
 def test_processes_that_share_the_work_find_the_same(at_scale):
-    everything, good, _, good_ids = at_scale
+    everything, _, _, good_ids = at_scale
     shares = [find_bad_rows(everything, share=(k, 3)) for k in range(3)]
     together = {row_id: message for share in shares for row_id, message in share.items()}
     whole = find_bad_rows(everything)
@@ -318,7 +318,7 @@ def test_a_row_that_went_bad_after_the_agreement_is_an_error(tmp_path):
 
 
 def test_order_and_verdicts_do_not_depend_on_the_number_of_threads(at_scale):
-    everything, good, _, good_ids = at_scale
+    everything, _, _, good_ids = at_scale
     records = load_records(everything, on_bad_sample="skip")[:500]
     for threads in (1, 2, 7):
         assert [r.source for r in with_checked_pictures(records, "pixels", threads)] == good_ids[:500]
