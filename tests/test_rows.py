@@ -50,7 +50,7 @@ def drawn(tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("drawn")
     good = write_dataset(folder, "mixed", 24, seed=0)
     rows = json.loads(Path(good).read_text())
-    (folder / "half.png").write_bytes(next((folder / "images").rglob("*.png")).read_bytes()[:60])
+    (folder / "half.png").write_bytes(next((folder / "train").glob("*.png")).read_bytes()[:60])
     bad = [
         {"problem": "Q", "solution": "a", "image": "half.png"},
         {"problem": "Q", "solution": "a", "image": "no.png"},
