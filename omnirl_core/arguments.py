@@ -2,14 +2,13 @@
 
 import difflib
 import json
-import os
 import sys
 from dataclasses import dataclass, field
 from typing import Any
 
 from trl import ModelConfig, TrlParser
 
-from omnirl_core.config_file import ConfigError, read_config
+from omnirl_core.config_file import ConfigError, split_config
 from omnirl_core.trainer import OmniGRPOConfig
 
 EARLIER_NAMES = {"--torch_dtype": "--dtype"}  # transformers 5 has renamed it
@@ -74,19 +73,14 @@ def parse_as(kinds: tuple[type, ...], argv: list[str] | None = None) -> Any:
     As `TrlParser.parse_args_and_config`, but for includes, equal keys and the earlier OmniRL's names.
     """
     parser = TrlParser(kinds)  # type: ignore[arg-type]  # TRL types it so
-    argv = [_present_name(argument) for argument in (sys.argv[1:] if argv is None else argv)]
-    if "--config" in argv:
-        place = argv.index("--config")
-        path, argv = argv[place + 1], argv[:place] + argv[place + 2 :]
-        config = read_config(path)
-        os.environ.update({name: str(value) for name, value in config.pop("env", {}).items()})
-        names = {action.dest for action in parser._actions}
-        if unknown := [name for name in config if name not in names]:
-            raise ConfigError(
-                f"{path}: unknown settings: {'; '.join(_with_nearest(u, names) for u in unknown)}"
-            )
-        parser.set_defaults_with_config(**config)
-    return parser.parse_args_into_dataclasses(args=argv)
+    given = sys.argv[1:] if argv is None else argv
+    path, config, options = split_config([_present_name(argument) for argument in given])
+    names = {action.dest for action in parser._actions}
+    if unknown := [name for name in config if name not in names]:
+        told = "; ".join(_with_nearest(name, names) for name in unknown)
+        raise ConfigError(f"{path}: unknown settings: {told}")
+    parser.set_defaults_with_config(**config)
+    return parser.parse_args_into_dataclasses(args=options)
 
 
 def _with_nearest(name: str, known: set[str]) -> str:

@@ -7,6 +7,7 @@ So a recipe says once what its data wants, a machine once what its memory wants,
 says only what differs.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,23 @@ def read_config(path: str | Path, _open: tuple[Path, ...] = ()) -> dict[str, Any
             raise ConfigError(f"{path}: {INCLUDE} names {name!r}, but there is no {file}")
         settings |= read_config(file, (*_open, path.resolve()))
     return settings | own
+
+
+def split_config(argv: list[str]) -> tuple[str | None, dict[str, Any], list[str]]:
+    """The file that `--config` names, its settings, and the other options; its `env` goes into the environment.
+
+    >>> split_config(["--max_steps", "3"])
+    (None, {}, ['--max_steps', '3'])
+    """
+    if "--config" not in argv:
+        return None, {}, list(argv)
+    place = argv.index("--config")
+    if place + 1 == len(argv):
+        raise ConfigError("--config names no file")
+    path = argv[place + 1]
+    config = read_config(path)
+    os.environ.update({str(name): str(value) for name, value in config.pop("env", {}).items()})
+    return path, config, [*argv[:place], *argv[place + 2 :]]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 import dataclasses
 import difflib
 import json
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
 from trl import ModelConfig, TrlParser
 
 from omnirl_core.arguments import DataArguments
+from omnirl_core.config_file import split_config
 from omnirl_core.evaluation.grounding import PROTOCOLS
 from omnirl_core.trainer import OmniGRPOConfig
 
@@ -123,10 +125,10 @@ def parse_evaluation(argv: list[str] | None = None) -> tuple[EvaluationArguments
     that nothing knows.
     """
     parser = TrlParser([EvaluationArguments, ModelConfig])  # type: ignore[list-item]  # TRL types it so
-    parsed = parser.parse_args_and_config(
-        argv, return_remaining_strings=True, separate_remaining_strings=True
-    )
-    arguments, model, from_yaml, from_command = parsed
+    _, config, options = split_config(sys.argv[1:] if argv is None else argv)
+    from_yaml = parser.set_defaults_with_config(**config)
+    parsed = parser.parse_args_into_dataclasses(args=options, return_remaining_strings=True)
+    arguments, model, from_command = parsed
     training = {item.name for item in dataclasses.fields(OmniGRPOConfig)}
     known = {item.name for part in (arguments, model) for item in dataclasses.fields(part)}
     faults = [

@@ -13,6 +13,7 @@ import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 
+from omnirl_core.config_file import read_config
 from omnirl_core.evaluate import main
 from omnirl_core.evaluation.lines import read_lines, write_lines
 from omnirl_core.models import load_policy, load_processor
@@ -256,7 +257,7 @@ def test_what_cannot_be_evaluated_is_said_before_anything_is_loaded(arguments, s
 
 
 def test_a_key_that_nothing_knows_is_named(tmp_path):
-    config = yaml.safe_load(Path("recipes/mixed/demo.yaml").read_text()) | {"eval_row": 3}
+    config = read_config("recipes/mixed/demo.yaml") | {"eval_row": 3}
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(
         ValueError, match="eval_row is no setting of training or evaluation; did you mean eval_rows"
