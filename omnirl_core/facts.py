@@ -28,7 +28,7 @@ SUBJECTS = {
         {
             "name": ("Blue Door", "The Anchor", "Casa Lima", "Green Olive", "Old Mill", "Seven Spoons"),
             "food": ("Greek", "Italian", "Indian", "Thai", "French", "Mexican"),
-            "price": ("cheap", "expensive", "mid-priced"),
+            "price": ("cheap", "pricey", "mid-priced"),
             "near": ("the station", "the river", "the old market", "the city park", "the harbour"),
         },
         (
