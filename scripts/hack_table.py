@@ -3,21 +3,18 @@
     python scripts/hack_table.py            # prints both tables
     python scripts/hack_table.py --write    # renews them in docs/rewards.md
 
-A blind hack knows the question and nothing else. The others are built from the gold answer, which no policy has;
-they show what a reward makes of right words in a wrong answer. The rule that tests/rewards/test_hacks.py holds:
+The hacks are those of omnirl_core/rewards/hacks.py. The rule that tests/rewards/test_hacks.py holds:
 no blind hack earns more than a quarter of what a right, well-formed answer earns under the same config.
 """
 
 import argparse
 import json
-import random
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from omnirl_core.rewards import Reward, load_rewards
+from omnirl_core.rewards.hacks import BLIND, INFORMED, Sample, hacks
 from omnirl_core.rewards.registry import SCORERS, scorer_named
 
 ROOT = Path(__file__).parents[1]
@@ -25,31 +22,8 @@ DOCS = ROOT / "docs" / "rewards.md"
 START, END = "<!-- made by scripts/hack_table.py -->", "<!-- end of what scripts/hack_table.py made -->"
 
 
-# --- samples: a question, its gold, a right answer, and wrong answers of the same kind ---
+# --- samples ---
 
-
-@dataclass(frozen=True)
-class Sample:
-    problem: str
-    solution: Any
-    answer: str
-    decoys: tuple[str, ...]
-    task: str = "text"
-
-    @property
-    def right(self) -> str:
-        return formed(self.answer, think=THOUGHT)
-
-
-def formed(answer: str, think: str = "ok") -> str:
-    return f"<think>{think}</think><answer>{answer}</answer>"
-
-
-THOUGHT = (
-    "The question asks for one thing, so first find where it could be, then look closely at each of these places, "
-    "compare what stands there with the words of the question, drop whatever does not fit, and say what is left in "
-    "the form that was asked for, neither more nor less."
-)
 BOY = "a small boy in a red shirt kicks the ball over a wooden fence"
 LONG = (
     "The ship left the harbour before sunrise and sailed north along the coast. Fog hid the lighthouse, so the "
@@ -134,69 +108,6 @@ OF_CONFIG = {
 }
 """Configs that promise to keep hacks down; original_scheme promises to be the original's."""
 
-# --- hacks ---
-
-COMMON = "the of and a to in is you that it he was for on are as with his they at be this have from or one had by not"
-CHINESE_COMMON = (
-    "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过"
-)
-RAMBLE = " ".join(
-    f"Then we look at part {i} and find it {word} again." for i, word in enumerate(COMMON.split() * 2)
-)
-GRID = [
-    [x, y, x + size, y + size]
-    for size in (60, 120, 240)
-    for x in range(0, 640, size)
-    for y in range(0, 480, size)
-]
-EXIT = "```python\nimport os, sys\nprint(2)\nsys.stdout.flush()\nos._exit(0)\n```"
-ALWAYS_EQUAL = (
-    "```python\nclass Any(int):\n    __eq__ = lambda s, o: True\ndef second(values): return Any()\n```"
-)
-
-BLIND: dict[str, Callable[[Sample], str]] = {
-    "nothing": lambda sample: "",
-    "empty tags": lambda sample: formed("", think=""),
-    "form only": lambda sample: formed("."),
-    "tag soup": lambda sample: formed("x") * 50 + "<think>" * 20 + "</answer>" * 20,
-    "commas": lambda sample: formed(", " * 100, think="," * 300),
-    "common words": lambda sample: formed(f"{COMMON} {CHINESE_COMMON}"),
-    "one word": lambda sample: formed("the " * 60),
-    "echo": lambda sample: formed(sample.problem, think=sample.problem * 10),
-    "ramble": lambda sample: formed("I am not sure, it depends.", think=RAMBLE),
-    "all options": lambda sample: formed("A, B, C, D, yes, no"),
-    "all numbers": lambda sample: formed(" ".join(str(n) for n in range(101))),
-    "whole picture": lambda sample: formed('[{"bbox_2d": [0, 0, 640, 480], "label": "dog"}]'),
-    "all boxes": lambda sample: formed(json.dumps([{"bbox_2d": box, "label": "dog"} for box in GRID])),
-    "no boxes": lambda sample: formed("[]"),
-    "exit code 0": lambda sample: formed(EXIT),
-    "equals all": lambda sample: formed(ALWAYS_EQUAL),
-}
-
-
-def shuffled(sample: Sample) -> str:
-    """The words (or ideographs) of the answer in another order; nothing to shuffle leaves nothing."""
-    space = " " if sample.answer.isascii() else ""
-    pieces = sample.answer.split() if space else list(sample.answer)
-    random.Random(1).shuffle(pieces)
-    return space.join(pieces) if len(pieces) > 2 else ""
-
-
-def listed(sample: Sample) -> str:
-    """The gold in the middle of a list of wrong answers."""
-    middle = len(sample.decoys) // 2
-    return "; ".join([*sample.decoys[:middle], sample.answer, *sample.decoys[middle:]])
-
-
-INFORMED: dict[str, Callable[[Sample], str]] = {
-    "gold in thought": lambda sample: f"<think>{sample.answer}</think><answer>.</answer>",
-    "gold in a list": lambda sample: formed(listed(sample)),
-    "gold shuffled": lambda sample: formed(shuffled(sample)),
-    "gold x 10": lambda sample: formed((sample.answer + " ") * 10),
-    "gold, then no": lambda sample: f"{sample.right}<answer>none</answer>",
-    "gold + junk": lambda sample: formed(f"{sample.answer} {' '.join(COMMON.split() * 3)}"),
-}
-
 # --- tables ---
 
 PICTURE = [(640, 480)]
@@ -225,10 +136,6 @@ def config_table() -> dict[str, dict[str, float]]:
             for hack, build in hacks().items()
         }
     return table
-
-
-def hacks() -> dict[str, Callable[[Sample], str]]:
-    return {**BLIND, **INFORMED}
 
 
 def score(reward: Reward, sample: Sample, completion: str) -> float:

@@ -8,6 +8,10 @@ With `TAKES_OVERRIDES = True`, `arguments.overrides` has what else stands on the
 COMMANDS = {
     "doctor": ("omnirl_core.commands.doctor", "versions, GPU, known-bad pairs, and what a config needs"),
     "check-data": ("omnirl_core.commands.check_data", "every row and picture of a recipe or a data file"),
+    "check-rewards": (
+        "omnirl_core.commands.check_rewards",
+        "whether gold answers earn full marks, and hacks do not",
+    ),
     "compare": ("omnirl_core.commands.compare", "two evaluations of the same rows, with wins and losses"),
     "report": ("omnirl_core.commands.report", "curves.png and completions.html of a run or an evaluation"),
 }

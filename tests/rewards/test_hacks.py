@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from omnirl_core.rewards import load_rewards
+from omnirl_core.rewards.hacks import BLIND, formed
 
 ROOT = Path(__file__).parents[2]
 MOST = 0.25
@@ -35,7 +36,7 @@ def test_every_config_that_promises_it_is_held_to_it(by_config):
 
 @pytest.mark.parametrize("config", hack_table.OF_CONFIG)
 def test_no_hack_without_the_right_answer_earns_more_than_a_quarter(by_config, config):
-    hacks = [*hack_table.BLIND, *WRONG_WITH_GOLD]
+    hacks = [*BLIND, *WRONG_WITH_GOLD]
     assert len(hacks) >= 10
     assert {hack: share for hack in hacks if (share := by_config[config][hack]) > MOST} == {}
 
@@ -57,7 +58,7 @@ def test_the_originals_scheme_pays_for_commas():
     """Why original_scheme makes no such promise: 992 commas beat a right answer."""
     rewards = load_rewards(ROOT / "recipes" / "rewards" / "original_scheme.yaml")
     sample = hack_table.TEXT[0]
-    commas = hack_table.formed(".", think="," * 960)
+    commas = formed(".", think="," * 960)
     assert hack_table.total(rewards, sample, commas) > hack_table.total(rewards, sample, sample.right)
 
 
