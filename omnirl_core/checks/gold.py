@@ -90,13 +90,17 @@ def _box_answers(
 def _sizes(
     reward: Reward, image_sizes: Sequence[Size], resized_sizes: Sequence[Size]
 ) -> tuple[Size | None, Size | None]:
-    """The sizes of the picture that the reward's boxes are in."""
+    """The sizes of the picture that the reward's boxes are in; ValueError where a space needs one that is missing."""
     index = box_setting(reward, "image_index") or 0
     inside = -len(image_sizes) <= index < len(image_sizes)
-    return (
-        image_sizes[index] if inside else None,
-        resized_sizes[index] if inside and len(resized_sizes) == len(image_sizes) else None,
-    )
+    image = image_sizes[index] if inside else None
+    resized = resized_sizes[index] if inside and len(resized_sizes) == len(image_sizes) else None
+    for name in ("space", "solution_space"):
+        space = box_setting(reward, name)
+        if space != "pixels" and (image is None or (space == "resized" and resized is None)):
+            missing = "the row has no picture" if image is None else "the model's processor does not tell it"
+            raise ValueError(f"{reward.name}: {name} {space!r} needs a picture's size, and {missing}")
+    return image, resized
 
 
 def total(scores: Mapping[str, float | None], rewards: Iterable[Reward]) -> float:

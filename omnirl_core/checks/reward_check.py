@@ -102,7 +102,8 @@ class RewardCheck:
             *_box_faults(record, rewards, columns),
             *self._length_faults(record, completion),
         ]
-        hacks = self._hacks(record, rewards, columns, answer, scores) if with_hacks and answer else {}
+        hacked = with_hacks and answer is not None and not faults
+        hacks = self._hacks(record, rewards, columns, answer or "", scores) if hacked else {}
         return Graded(record.source, record.task, answer, scores, tuple(faults), hacks)
 
     def _best(

@@ -85,6 +85,7 @@ class RewardReport:
         return [*parts, f"every one of them, one a line: {self.path}"] if parts else []
 
     def _hacks(self) -> str:
+        high = max(HIGH, max(self.shares["form only"]) + ABOVE_FORM)
         n_rows = max(map(len, self.shares.values()))
         lines = [
             f"{f'what hacks earn, on {n_rows} rows':<38}  {'mean':>5}  {'most':>5}   (100 % is the gold's)"

@@ -1,0 +1,192 @@
+"""`omnirl check-rewards`: golds that cannot win are named with the reward and the reason; sound ones pass."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from omnirl_core.checks.gold import gold_answers, gold_completions
+from omnirl_core.checks.reward_check import PixelGrid, RewardCheck
+from omnirl_core.cli import main
+from omnirl_core.data import Record
+from omnirl_core.models import load_processor
+from omnirl_core.rewards import box_iou, load_rewards, think_format
+from omnirl_core.rewards.hacks import BLIND
+from omnirl_core.rewards.reward import Reward
+from omnirl_core.shapes import tiny_policy
+
+ROOT = Path(__file__).parents[2]
+
+
+def recipe(folder, rows, rewards, **settings):
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    (folder / "rewards.yaml").write_text(f"rewards:\n{rewards}")
+    keys = {
+        "output_dir": str(folder / "run"), "dataset_name": str(folder / "train.jsonl"),
+        "model_name_or_path": "tiny_policy", "rewards": str(folder / "rewards.yaml"), "max_completion_length": 256,
+        **settings,
+    }  # fmt: skip
+    (folder / "recipe.yaml").write_text("".join(f"{key}: {value}\n" for key, value in keys.items()))
+    return str(folder / "recipe.yaml")
+
+
+@pytest.fixture
+def picture(tmp_path):
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    return "a.png"
+
+
+MIXED = """
+- {name: think_format, weight: 0.5}
+- {name: exact, tasks: [color]}
+- {name: number, tasks: [count]}
+- {name: box_iou, tasks: [boxes], settings: {space: resized}}
+- {name: length_band, weight: 0.1, tasks: [color], settings: {low: 40, high: 200}, gated_by: exact}
+"""
+
+
+def test_rows_whose_gold_cannot_win_are_named_with_reward_value_and_reason(tmp_path, picture, capsys):
+    rows = [
+        {"problem": "Color?", "solution": "red", "task": "color"},
+        {"problem": "Color?", "solution": None, "task": "color"},
+        {"problem": "How many?", "solution": "several", "task": "count"},
+        {"problem": "How many?", "solution": 3, "task": "count"},
+        {"problem": "Where?", "solution": [1, 2, 30, 40], "image": picture, "task": "boxes"},
+        {"problem": "Where?", "solution": [100, 200, 900, 800], "image": picture, "task": "boxes"},
+        {"problem": "Where?", "solution": [1, 2, 30, 40], "task": "boxes"},
+        {"problem": "What?", "solution": "a cat", "task": "caption"},
+        {"problem": "Color?", "solution": "red " * 300, "task": "color"},
+    ]
+    assert main(["check-rewards", recipe(tmp_path, rows, MIXED), "--workers", "1"]) == 1
+    lines = (tmp_path / "run" / "check_rewards.txt").read_text().splitlines()
+    told = dict(line.split(": ", 1) for line in lines)
+    place = f"{tmp_path}/train.jsonl"
+    assert sorted(told) == [f"{place}:{n}" for n in (2, 3, 6, 7, 8, 9)]
+    assert told[f"{place}:2"] == "exact: cannot read the gold None"
+    assert told[f"{place}:3"] == "number: cannot read the gold 'several'"
+    assert told[f"{place}:6"] == (
+        "box_iou: gold box [100, 200, 900, 800] lies outside of its picture of 64 x 48; look at solution_space"
+    )
+    assert told[f"{place}:7"].endswith("space 'resized' needs a picture's size, and the row has no picture")
+    assert told[f"{place}:8"] == "-: no reward judges answers of task 'caption'"
+    [band, cut] = [line.partition(f"{place}:9: ")[2] for line in lines if line.startswith(f"{place}:9: ")]
+    assert band.startswith("length_band: 0.4")
+    assert band.endswith("gated by exact")
+    assert "is cut at max_completion_length 256" in cut
+    out = capsys.readouterr().out
+    assert "9 rows, 6 whose own gold answer cannot earn full marks" in out
+    assert sum(f"  {hack} " in out for hack in BLIND) >= 10
+
+
+def test_the_mixed_demo_passes_and_two_workers_say_the_same(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    shapes = json.dumps({"task": "mixed", "train": 140, "test": 7, "seed": 0})
+    here = [f"--dataset_name={tmp_path}/train.json", f"--eval_dataset_name={tmp_path}/test.json"]
+    arguments = [
+        "check-rewards",
+        "recipes/mixed/demo.yaml",
+        "--output_dir",
+        str(tmp_path),
+        "--draw_shapes",
+        shapes,
+    ]
+    outputs = []
+    for workers in ("1", "2"):
+        assert main([*arguments, *here, "--workers", workers]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+    assert "140 rows, 0 whose own gold answer cannot earn full marks" in outputs[0]
+    assert "<- pays" not in outputs[0]
+
+
+def test_a_reward_that_pays_for_anything_is_marked(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        "def wordy(completion, solution):\n    return min(1.0, len(completion) / 60)\n"
+    )
+    rewards = "- {name: think_format, weight: 0.1}\n- {function: mine.py:wordy}\n"
+    rows = [{"problem": "Color?", "solution": "red"}]
+    assert main(["check-rewards", recipe(tmp_path, rows, rewards), "--workers", "1"]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "ramble" in line]
+    assert line.endswith("<- pays")
+
+
+def test_a_space_that_the_model_does_not_answer_in_is_a_warning(tmp_path, picture, capsys):
+    rows = [{"problem": "Where?", "solution": [1, 2, 30, 40], "image": picture}]
+    assert main(["check-rewards", recipe(tmp_path, rows, "- name: box_iou\n"), "--workers", "1"]) == 0
+    assert "box_iou reads boxes in space 'pixels'; qwen2_5_vl answers in 'resized'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("space", ["pixels", "resized", "0-1000", "0-1"])
+@pytest.mark.parametrize("solution_space", ["pixels", "0-1000"])
+def test_gold_boxes_win_in_every_space(tmp_path, picture, space, solution_space):
+    gold = [5, 6, 40, 30] if solution_space == "pixels" else [78, 125, 625, 625]
+    reward = Reward("iou", box_iou, settings={"space": space, "solution_space": solution_space})
+    grid = PixelGrid(28, 56 * 56, 28 * 28 * 64)
+    record = Record("Where?", gold, (str(tmp_path / picture),), source="a.json:1")
+    [row] = RewardCheck([reward], grid).many([(record, True)])
+    assert row.faults == ()
+    assert row.scores["iou"] == pytest.approx(1.0, abs=0.02)
+    assert row.hacks["nothing"] == 0.0
+
+
+def test_resized_sizes_are_the_processors():
+    processor = load_processor(tiny_policy(), max_pixels=96 * 96)
+    grid = PixelGrid.of(processor)
+    side = processor.image_processor.patch_size
+    for size in [(64, 48), (200, 100), (33, 97), (300, 20)]:
+        [[_, height, width]] = processor.image_processor([Image.new("RGB", size)])["image_grid_thw"]
+        assert grid.resized(size) == (int(width) * side, int(height) * side)
+
+
+@pytest.mark.parametrize(
+    ("solution", "answers"),
+    [
+        ("<answer>a cat</answer>", ["a cat"]),
+        (["a cat", "a kitten"], ["a cat", "a kitten"]),
+        (3.0, ["3"]),
+        ({"answer": "B"}, ["B"]),
+        ([], ["[]"]),
+        (None, []),
+        ({"tests": []}, []),
+    ],
+)
+def test_golds_as_text(solution, answers):
+    assert gold_answers(solution, [], [], []) == answers
+
+
+def test_labelled_boxes_are_tried_together_and_alone():
+    reward = Reward("iou", box_iou)
+    gold = [{"bbox_2d": [1, 2, 3, 4], "label": "cat"}, {"bbox_2d": [5, 6, 7, 8], "label": "dog"}]
+    together, *alone = gold_answers(gold, [reward], [(10, 10)], [])
+    assert json.loads(together) == [{**one, "bbox_2d": [float(x) for x in one["bbox_2d"]]} for one in gold]
+    assert alone == ["[1.0, 2.0, 3.0, 4.0]", "[5.0, 6.0, 7.0, 8.0]"]
+
+
+def test_a_template_that_opens_the_thought_gets_completions_without_the_tag():
+    opened = Reward("form", think_format, settings={"think_opened": True})
+    for completion in list(gold_completions("4", [opened]))[:-1]:
+        assert not completion.startswith("<think>")
+        assert opened.score(completion) == 1.0
+
+
+NO_GOLD_TEXT = ("code", "original_scheme")  # tests of a program; a peak at 499 characters that no gold has
+CONFIGS = [path for path in (ROOT / "recipes" / "rewards").glob("*.yaml") if path.stem not in NO_GOLD_TEXT]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS), ids=lambda path: path.stem)
+def test_golds_of_every_shipped_config_win(tmp_path, picture, path):
+    """One row of each kind of gold that the config is for."""
+    golds = {
+        "math": r"\frac{1}{2}", "multiple_choice": "B", "counting": 3, "visual_qa": "no",
+        "rec_soft": [10, 20, 50, 40], "rec_strict": [10, 20, 50, 40],
+        "detection": [{"bbox_2d": [1, 2, 30, 40], "label": "dog"}, {"bbox_2d": [40, 2, 60, 30], "label": "cat"}],
+    }  # fmt: skip
+    rewards = load_rewards(path)
+    tasks = [task for reward in rewards for task in reward.tasks or ()] or [None]
+    gold = golds.get(path.stem, "a small boy kicks the ball over the fence")
+    record = Record("What?", gold, (str(tmp_path / picture),), tasks[0], source="a.json:1")
+    grid = PixelGrid(28, 56 * 56, 28 * 28 * 64)
+    check = RewardCheck(rewards, grid, count_tokens=lambda text: list(range(len(text) // 4)))
+    [row] = check.many([(record, False)])
+    assert row.faults == (), path.stem
