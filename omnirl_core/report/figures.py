@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -21,6 +22,9 @@ COLORS = ("#2f6fbf", "#d9772b", "#2f9468", "#8b62c8", "#c94f5d", "#1f98a6", "#a8
 BLUE, ORANGE, GREEN, VIOLET, RED, TEAL, OCHRE, GREY = COLORS
 INK, QUIET, GRID, PAPER = "#24292f", "#6a737d", "#e1e5ea", "#f6f8fa"
 """Titles and text; ticks and notes; lines of the grid; the ground."""
+SEQUENTIAL = LinearSegmentedColormap.from_list("paper to blue", (PAPER, BLUE, "#173a66"))
+DIVERGING = LinearSegmentedColormap.from_list("orange to blue", (ORANGE, PAPER, BLUE))
+"""For grids of numbers: from nothing to much, and from less over as it was to more."""
 PIXELS_PER_INCH = 160
 WIDTH_PER_INCH = 90  # CSS pixels on the page, so that a figure of 8 inches fits a notebook's column
 MOST_COLORS = 256  # enough for lines and drawn shapes, at a third of the size
