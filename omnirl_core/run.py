@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 import time
+import traceback
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from datasets import Dataset
+from torch.distributed.elastic.multiprocessing.errors import record
 from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, get_peft_config, get_quantization_config
 from trl.models import unwrap_model_for_generation
@@ -55,7 +57,24 @@ class Result:
 
 
 def main(argv: list[str] | None = None) -> Result:
-    """Run the config that `argv` (default: the command line) names; SystemExit(75) if a signal stopped it."""
+    """Run the config that `argv` (default: the command line) names; SystemExit(75) if a signal stopped it.
+
+    In a job of several ranks an error ends its process at once: one that lingers, for a communicator to close, keeps
+    the launcher from ending the others. The launcher reads the error from the file that `record` writes.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return run(argv)
+    try:
+        return record(run)(argv)
+    except Exception:  # noqa: BLE001  printed as it is
+        traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def run(argv: list[str] | None) -> Result:
+    """What `main` does on each rank."""
     started = time.monotonic()
     data, training, model_config = parse(argv)
     start_quietly(training)

@@ -120,6 +120,15 @@ class OmniGRPOConfig(GRPOConfig):
         metadata={"help": "Most steps in a row that `on_nonfinite: skip` leaves out before the run stops."},
     )
 
+    stall_timeout_s: float | None = field(
+        default=None,
+        metadata={
+            "help": "Most seconds between two stages of a step (rollout, each reward, each micro-batch, saving) on any "
+            "rank; beyond it the rank says what it was doing, for which rows, and ends the job. By default "
+            "`ddp_timeout` in jobs of several ranks, no limit for a single process."
+        },
+    )
+
     def __post_init__(self) -> None:
         faults = [
             *self._length_faults(),
@@ -199,8 +208,10 @@ class OmniGRPOConfig(GRPOConfig):
             value = getattr(self, name)
             if value not in choices:
                 faults.append(f"{name} {value!r} is neither '{choices[0]}' nor '{choices[1]}'")
-        if self.reward_timeout_s is not None and not self.reward_timeout_s > 0:
-            faults.append(f"reward_timeout_s {self.reward_timeout_s!r} is not a number of seconds above 0")
+        for name in ("reward_timeout_s", "stall_timeout_s"):
+            seconds = getattr(self, name)
+            if seconds is not None and not seconds > 0:
+                faults.append(f"{name} {seconds!r} is not a number of seconds above 0")
         return faults
 
     def _prompt_faults(self) -> list[str]:

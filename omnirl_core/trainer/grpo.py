@@ -140,6 +140,7 @@ class OmniGRPOTrainer(WatchedTrainer):
     def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
         """TRL 1.16 takes no mix of rows with and without pictures; see `mixed_rows`."""
         self._rows = inputs
+        self._beat("rollout", inputs)
         with self._clock.measure(PREPARE):
             if self._is_vlm and not self.environment_factories:
                 self._rows = mixed_rows(inputs) if self._is_mixed else text_rows(inputs)

@@ -72,6 +72,8 @@ class RewardGuard:
     abstains: bool
     rank: int
     faults: list[RewardFault]
+    begins: Callable[[], None] = lambda: None
+    """Called before each call."""
 
     def guarded(self) -> Callable[..., Any]:
         """What to give TRL in the function's place."""
@@ -87,6 +89,7 @@ class RewardGuard:
 
     def _judge(self, columns: dict[str, Any]) -> list[float | None]:
         n = len(columns["completions"])
+        self.begins()
         try:
             values = in_time(lambda: self.function(**columns), self.timeout_s)
         except (Exception, RewardTimeout) as error:  # noqa: BLE001  a user's function may raise anything
@@ -113,6 +116,7 @@ class RewardGuard:
         for i in range(n):
             if len(self.faults) > known and (not self.abstains or timeouts > 1):
                 break
+            self.begins()
             try:
                 value = in_time(lambda: self.function(**_row(columns, i, n)), self.timeout_s)  # noqa: B023  called here
             except (Exception, RewardTimeout) as error:  # noqa: BLE001  as above

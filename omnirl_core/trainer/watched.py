@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from omnirl_core.trainer.divergence import GRADIENT, Divergence, NonFinite, NonFiniteError
+from omnirl_core.trainer.heartbeat import Heartbeat, last_seen
 from omnirl_core.trainer.resumable import ResumableTrainer
 from omnirl_core.trainer.reward_guard import RewardError, RewardFault, RewardGuard
 
@@ -35,6 +36,9 @@ class WatchedTrainer(ResumableTrainer):
         self._on_reward_error = getattr(self.args, "on_reward_error", None)
         self._on_nonfinite = getattr(self.args, "on_nonfinite", None)
         self._divergence = Divergence(self.accelerator.process_index, self.accelerator.device)
+        self._heartbeat = Heartbeat(
+            self.args.output_dir, self.accelerator.process_index, stall_timeout_s(self.args)
+        )
         self._micro_batch: list[dict[str, Any]] = []
         """Rows of the micro-batch at hand, as completions.jsonl has them."""
         self._step_rows: list[dict[str, Any]] = []
@@ -44,6 +48,32 @@ class WatchedTrainer(ResumableTrainer):
                 "on_nonfinite: skip cannot be had with DeepSpeed, which takes its step together with the gradients; "
                 "set on_nonfinite: stop"
             )
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Watched from here on; what fails leaves the ranks' files, and carries what they say."""
+        if self._on_nonfinite is None:
+            return super().train(*args, **kwargs)
+        self._heartbeat.start()
+        self._beat("start")
+        try:
+            result = super().train(*args, **kwargs)
+        except BaseException as error:  # also a user's Ctrl-C in a notebook
+            error.add_note(last_seen(self.args.output_dir))
+            self._heartbeat.stop(keep=True)
+            raise
+        self._heartbeat.stop()
+        return result
+
+    def _beat(self, doing: str, rows: Sequence[Mapping[str, Any]] = ()) -> None:
+        self._heartbeat.beat(doing, self.state.global_step + 1, (row.get("row_id") for row in rows))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """May take long; a step's time starts anew."""
+        self._beat("saving a checkpoint")
+        super()._save_checkpoint(model, trial)
+        self._beat("going on after a checkpoint")
 
     # -- rewards ------------------------------------------------------------------------------------------------
 
@@ -56,7 +86,7 @@ class WatchedTrainer(ResumableTrainer):
         faults: list[RewardFault] = []
         plain = self.reward_funcs
         self.reward_funcs = [
-            self._guard(function, name, faults).guarded()
+            self._guard(function, name, faults, inputs).guarded()
             for function, name in zip(plain, self.reward_func_names, strict=True)
         ]
         try:
@@ -72,10 +102,17 @@ class WatchedTrainer(ResumableTrainer):
         self._settle_rewards(faults)
         return torch.where(rewards.isfinite(), rewards, torch.nan)
 
-    def _guard(self, function: Any, name: str, faults: list[RewardFault]) -> RewardGuard:
+    def _guard(
+        self, function: Any, name: str, faults: list[RewardFault], inputs: Sequence[Mapping[str, Any]]
+    ) -> RewardGuard:
+        def begins() -> None:
+            self._beat(f"reward '{name}'", inputs)
+
         timeout_s = getattr(function, "timeout_s", None) or self.args.reward_timeout_s
         abstains = self._on_reward_error == "abstain"
-        return RewardGuard(function, name, timeout_s, abstains, self.accelerator.process_index, faults)
+        return RewardGuard(
+            function, name, timeout_s, abstains, self.accelerator.process_index, faults, begins
+        )
 
     def _faults_of_models(self, rewards: Tensor, inputs: Sequence[Mapping[str, Any]]) -> list[RewardFault]:
         """Reward models cannot abstain: what they give has to be finite."""
@@ -121,6 +158,7 @@ class WatchedTrainer(ResumableTrainer):
             return super()._compute_loss(model, inputs)
         self._micro_batch = [json.loads(line) for line in inputs.get(ROWS, ())]
         self._step_rows += self._micro_batch
+        self._beat("training", self._micro_batch)
         loss = super()._compute_loss(model, inputs)
         self._divergence.look_at("loss", loss, self._micro_batch)
         if self.is_deepspeed_enabled:
@@ -200,6 +238,12 @@ class WatchedTrainer(ResumableTrainer):
 
     def _advice(self, setting: str, effect: str) -> str:
         return f"Written to {self.args.output_dir}/faults.jsonl; `{setting}` {effect} and goes on"
+
+
+def stall_timeout_s(args: Any) -> float | None:
+    """The setting; where there is none, what torch allows a collective, or nothing for a single process."""
+    given = getattr(args, "stall_timeout_s", None)
+    return given if given is not None or args.world_size == 1 else float(args.ddp_timeout)
 
 
 def _told(faults: Sequence[RewardFault | NonFinite]) -> str:

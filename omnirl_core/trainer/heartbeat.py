@@ -1,0 +1,124 @@
+"""What each rank is doing, for when one of them stops: a small file a rank, and the end of a process that stalls."""
+
+import faulthandler
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+RANKS = "ranks"
+"""Folder in a run's folder with one file a rank; gone after a run that ends well."""
+STALLED = 70
+"""Exit code of a process that made no progress: EX_SOFTWARE of sysexits.h."""
+GRACE_S = 5.0
+"""How much later a rank ends that only waits for others, so that theirs is the first message."""
+MOST_ROWS = 16
+_WAITING = (os.path.join("torch", "distributed"), os.path.join("accelerate", "utils", "operations"))
+
+
+class Heartbeat:
+    """Told at each stage of a step; between two stages at most `stall_timeout_s` may pass.
+
+    A thread of Python watches, which can say what stalls; where C code holds the interpreter's lock, so that no
+    thread runs, faulthandler's own watchdog prints the tracebacks and ends the process a little later.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], rank: int, stall_timeout_s: float | None):
+        self.path = Path(folder) / RANKS / f"rank{rank}.json"
+        self.rank = rank
+        self.stall_timeout_s = stall_timeout_s
+        self.is_beating = False
+        self._last = time.monotonic()
+        self._ended = threading.Event()
+
+    def start(self) -> None:
+        """Begin to watch; the caller beats from now on."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.is_beating = True
+        self._ended = threading.Event()
+        self._last = time.monotonic()
+        if self.stall_timeout_s is not None:
+            threading.Thread(target=self._watch, args=(self._ended,), daemon=True, name="heartbeat").start()
+
+    def beat(self, doing: str, step: int, row_ids: Iterable[Any] = ()) -> None:
+        """Say what begins now, and for which rows."""
+        if not self.is_beating:
+            return
+        self._last = time.monotonic()
+        rows = list(dict.fromkeys(str(row) for row in row_ids))
+        state = {
+            "rank": self.rank,
+            "doing": doing,
+            "step": step,
+            "row_ids": rows[:MOST_ROWS],
+            "since": time.time(),
+        }
+        beside = self.path.with_suffix(".part")
+        beside.write_text(json.dumps(state | {"pid": os.getpid()}) + "\n", encoding="utf-8")
+        beside.replace(self.path)
+        if self.stall_timeout_s is not None:
+            faulthandler.dump_traceback_later(
+                self.stall_timeout_s + 2 * GRACE_S, exit=True, file=sys.__stderr__
+            )
+
+    def stop(self, keep: bool = False) -> None:
+        """End the watch; whoever is last takes the folder away, unless its files are to be kept for a look."""
+        if not self.is_beating:
+            return
+        self.is_beating = False
+        self._ended.set()
+        if self.stall_timeout_s is not None:
+            faulthandler.cancel_dump_traceback_later()
+        if keep:
+            return
+        self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty yet, or gone
+            self.path.parent.rmdir()
+
+    def _watch(self, ended: threading.Event) -> None:
+        limit = self.stall_timeout_s or 0.0
+        while not ended.wait(min(1.0, limit / 4)):
+            idle = time.monotonic() - self._last
+            if idle > limit + (GRACE_S if _waits_for_others() else 0.0) and not ended.is_set():
+                self._end(idle)
+
+    def _end(self, idle: float) -> None:
+        waits = " (it waits for another rank)" if _waits_for_others() else ""
+        print(
+            f"\nrank {self.rank} has made no progress for {idle:.0f} s, above stall_timeout_s "
+            f"{self.stall_timeout_s:g}{waits}; ending the job\n{last_seen(self.path.parent.parent)}",
+            file=sys.__stderr__,
+            flush=True,
+        )
+        faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+        os._exit(STALLED)
+
+
+def last_seen(folder: str | os.PathLike[str]) -> str:
+    """One line a rank: what it did last, for which rows, since when. Empty where no run is under way."""
+    lines = []
+    for path in sorted(Path(folder, RANKS).glob("rank*.json")):
+        try:
+            state = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # its last words were cut
+            continue
+        since = datetime.fromtimestamp(state["since"]).strftime("%H:%M:%S")
+        rows = f", rows {', '.join(state['row_ids'])}" if state["row_ids"] else ""
+        lines.append(f"rank {state['rank']}: {state['doing']} of step {state['step']}{rows}, since {since}")
+    return "\n".join(lines)
+
+
+def _waits_for_others() -> bool:
+    """Whether the main thread is within a collective."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None:
+        if any(part in frame.f_code.co_filename for part in _WAITING):
+            return True
+        frame = frame.f_back
+    return False

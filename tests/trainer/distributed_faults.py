@@ -1,0 +1,43 @@
+"""A run whose second rank has the given fault; run by test_faults_of_ranks.py."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from omnirl_core import run
+from omnirl_core.trainer.shared_prefix_trainer import SharedPrefixTrainer
+
+
+def nan_loss(plain):
+    def compute_loss(self, model, inputs):
+        loss = plain(self, model, inputs)
+        return loss * float("nan") if self.state.global_step == 1 and self.model.training else loss
+
+    return compute_loss
+
+
+def signal_to_itself(plain):
+    def compute_loss(self, model, inputs):
+        if self.state.global_step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self, model, inputs)
+
+    return compute_loss
+
+
+def main() -> None:
+    fault, folder = sys.argv[1], Path(sys.argv[2])
+    rank = int(os.environ["RANK"])
+    if rank == 1 and fault in ("nan_loss", "signal_to_itself"):
+        SharedPrefixTrainer._compute_loss = globals()[fault](SharedPrefixTrainer._compute_loss)
+    result = run.main(["--output_dir", str(folder), *sys.argv[3:]])
+    assert result.trainer.accelerator.num_processes == 2
+    weights = [parameter.detach().flatten() for parameter in result.trainer.model.parameters()]
+    torch.save(torch.cat(weights), folder / f"rank{rank}.pt")
+
+
+if __name__ == "__main__":
+    main()
