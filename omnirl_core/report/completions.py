@@ -76,6 +76,7 @@ def write_comparison(
         Path(path),
         f"{names[0]} and {names[1]}",
         page_data(pairs, [], names, max_image_bytes, None),
+        kind="Comparison",
         summary=[str(first), str(second)],
         tiles=_tiles(changes, [], 0),
         changes=changes,

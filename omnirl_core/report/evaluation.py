@@ -32,6 +32,7 @@ def write_evaluation(
             str(facts[name]) for name in ("model", "completions", "protocol", "data") if facts.get(name)
         ],
         tiles=_tiles(found, facts),
+        kind="Evaluation",
         figures=found,
         run={"metrics.json": json.dumps(facts, indent=2, ensure_ascii=False)} if facts else {},
     )

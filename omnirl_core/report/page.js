@@ -56,6 +56,9 @@ function chips(rewards) {
   return list;
 }
 
+/** Whether the answer is likely to stand below what one sees of the text. */
+const isLong = (answer) => answer.said && answer.text.length > 400;
+
 function answerBlock(title, answer, best) {
   const block = make("div", { class: best ? "answer best" : "answer" });
   if (!answer) {
@@ -68,7 +71,9 @@ function answerBlock(title, answer, best) {
       make("strong", { title: "score" }, number(answer.score)),
       answer.advantage !== null && make("span", { class: mood(answer.advantage) }, `advantage ${signed(answer.advantage)}`),
       answer.tokens !== null && make("span", {}, `${answer.tokens} tokens`),
-      answer.clipped && make("span", { class: "chip warn" }, "clipped")),
+      answer.clipped && make("span", { class: "chip warn" }, "clipped"),
+      answer.said === null && make("span", { class: "chip warn", title: "no closed <answer>: rewards that read the answer give 0" }, "no answer found")),
+    isLong(answer) && make("p", { class: "reply" }, make("span", { class: "quiet" }, "Answer "), make("b", { dir: "auto" }, answer.said)),
     completion(answer), chips(answer.rewards));
   return block;
 }
@@ -81,9 +86,11 @@ function overlay(image, groups) {
   svg.setAttribute("viewBox", `0 0 ${image.width} ${image.height}`);
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("aria-hidden", "true");
-  for (const { look, boxes, owner } of groups) {
-    for (const [x1, y1, x2, y2] of boxes) {
-      for (const name of ["halo", look]) {
+  // halos first and dashes last, so that a true box is seen through the gaps of an answer that lies on it
+  for (const isHalo of [true, false]) {
+    for (const { look, boxes, owner } of groups) {
+      for (const [x1, y1, x2, y2] of boxes) {
+        const name = isHalo ? "halo" : look;
         const box = document.createElementNS(SVG, "rect");
         const place = { class: name, x: x1, y: y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1) };
         for (const [key, value] of Object.entries(place)) box.setAttribute(key, value);

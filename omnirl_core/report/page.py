@@ -17,6 +17,7 @@ from omnirl_core.report.svg import panel_svg
 
 HERE = Path(__file__).parent
 NOT_GIVEN: dict[str, Any] = {
+    "kind": "Run report",
     "summary": [],
     "tiles": [],
     "changes": [],
@@ -25,18 +26,11 @@ NOT_GIVEN: dict[str, Any] = {
     "run": {},
     "n_completions": 0,
 }
-PARTS = (
-    {
-        "id": "rows",
-        "title": "Held-out rows",
-        "lead": "Each row with both answers, their scores, their rewards and their boxes.",
-    },
-    {
-        "id": "training",
-        "title": "Training completions",
-        "lead": "What the policy answered while it trained: the completions of one prompt stand together, "
-        "best first, with the advantage that each got over its group.",
-    },
+BOTH = "Each row with both answers, their scores, their rewards and their boxes."
+ALONE = "Each row with its answer, its score, its rewards and its boxes."
+TRAINING = (
+    "What the policy answered while it trained: the completions of one prompt stand together, best first, with the "
+    "advantage that each got over its group."
 )
 
 
@@ -65,7 +59,10 @@ def write_page(path: Path, name: str, data: dict[str, Any], **facts: Any) -> Pat
         style=Markup(style),
         data=_island(data),
         data_rows=len(data["rows"]),
-        parts=PARTS,
+        parts=(
+            {"id": "rows", "title": "Held-out rows", "lead": BOTH if len(data["names"]) > 1 else ALONE},
+            {"id": "training", "title": "Training completions", "lead": TRAINING},
+        ),
         **facts,
     )
     path.write_text(html, encoding="utf-8", errors="backslashreplace")  # text may hold half a surrogate pair

@@ -10,9 +10,11 @@ from omnirl_core.evaluation.lines import finite, weighted_mean
 from omnirl_core.report.boxes import answered_boxes, true_boxes
 from omnirl_core.report.pictures import Picture
 from omnirl_core.report.sample import Group
+from omnirl_core.text import answer_text
 from omnirl_core.types import Box
 
 MOST_CHARACTERS = 6000
+MOST_OF_ANSWER = 300
 
 Line = dict[str, Any]
 
@@ -61,12 +63,13 @@ class View:
         }
 
     def _answer(self, line: Line) -> dict[str, Any]:
-        text = line["completion"]
+        text, said = line["completion"], answer_text(line["completion"])
         rewards = finite(line.get("rewards") or {})
         score = line["score"] if "score" in line else weighted_mean(rewards, self.weights)
         return {
             "text": text[:MOST_CHARACTERS],
             "cut": max(0, len(text) - MOST_CHARACTERS),
+            "said": said if said is None else said[:MOST_OF_ANSWER],
             "score": finite(score),
             "rewards": rewards,
             "advantage": finite(line.get("advantage")),
