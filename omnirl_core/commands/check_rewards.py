@@ -25,6 +25,7 @@ from omnirl_core.checks.reward_report import RewardReport
 from omnirl_core.commands import CannotRun
 from omnirl_core.commands.recipe import Recipe, read_recipe
 from omnirl_core.data import DataError, Record
+from omnirl_core.data.rules import RowRules
 from omnirl_core.data.sources import Source, find_sources, read_records
 from omnirl_core.rewards import load_rewards
 from omnirl_core.rewards.entries import RewardsError
@@ -93,7 +94,7 @@ def _sources(recipe: Recipe) -> list[Source]:
 def _picked(sources: list[Source], seed: int) -> Iterator[tuple[Record, bool]]:
     """The good rows; True beside the first few of each task, on which hacks are tried."""
     seen: dict[str | None, int] = {}
-    for record in read_records(sources, seed=seed, on_bad_sample="skip"):
+    for record in read_records(sources, RowRules(on_bad_sample="skip"), seed=seed):
         seen[record.task] = seen.get(record.task, 0) + 1
         yield record, seen[record.task] <= HACKED
 
