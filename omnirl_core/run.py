@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> Result:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return run(argv)
     try:
-        return record(run)(argv)
+        return cast(Result, record(run)(argv))
     except Exception:  # noqa: BLE001  printed as it is
         traceback.print_exc()
         sys.stdout.flush()

@@ -118,7 +118,7 @@ def final_state(folder: Path) -> dict[str, str]:
     state = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     timeless = [
-        {key: value for key, value in line.items() if key not in TIMES}
+        {key: value for key, value in line.items() if key not in TIMES and not key.startswith("time/")}
         for line in lines
         if "train_runtime" not in line  # its means are over the steps of the last process
     ]

@@ -63,9 +63,7 @@ class Heartbeat:
         beside.write_text(json.dumps(state | {"pid": os.getpid()}) + "\n", encoding="utf-8")
         beside.replace(self.path)
         if self.stall_timeout_s is not None:
-            faulthandler.dump_traceback_later(
-                self.stall_timeout_s + 2 * GRACE_S, exit=True, file=sys.__stderr__
-            )
+            faulthandler.dump_traceback_later(self.stall_timeout_s + 2 * GRACE_S, exit=True, file=2)
 
     def stop(self, keep: bool = False) -> None:
         """End the watch; whoever is last takes the folder away, unless its files are to be kept for a look."""
@@ -96,7 +94,7 @@ class Heartbeat:
             file=sys.__stderr__,
             flush=True,
         )
-        faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+        faulthandler.dump_traceback(file=2, all_threads=True)
         os._exit(STALLED)
 
 

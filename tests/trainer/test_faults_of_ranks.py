@@ -1,4 +1,4 @@
-"""One of two ranks fails, stalls or is told to stop: the job ends everywhere, and says which rank, where, on what rows."""
+"""One of two ranks fails, stalls or is told to stop: the job ends everywhere, and says which rank, on what rows."""
 
 import json
 import os
@@ -71,10 +71,6 @@ def job(data, tmp_path):
         return done.returncode, done.stdout
 
     return run
-
-
-def ids(text: str) -> set[str]:
-    return set(re.findall(r"train\.json:\d+", text))
 
 
 @pytest.mark.slow
