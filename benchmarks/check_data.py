@@ -72,7 +72,7 @@ def _measure(data: Path, workers: int, decode: bool) -> tuple[float, float, floa
     """(seconds over the rows, CPU seconds, peak MiB of all processes, the rows that the report names)."""
     report = data / f"report_{workers}.txt"
     command = [sys.executable, "-c", _TIMED, str(data / "recipe.yaml"), "--workers", str(workers)]
-    command += ["--report", str(report), "--min_side", "28", *(["--decode"] if decode else [])]
+    command += ["--report", str(report), *(["--decode"] if decode else [])]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     peak: list[float] = [0.0]
     watch = threading.Thread(target=_watch, args=(process.pid, peak), daemon=True)
@@ -191,8 +191,8 @@ def _saved(size: tuple[int, int]) -> Callable[[bytes], bytes]:
 
 
 def _huge_header(_: bytes) -> bytes:
-    """A PNG whose header says 10,000 x 10,000."""
-    header = struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0)
+    """A PNG whose header says 20,000 x 20,000."""
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -228,7 +228,7 @@ CORRUPTIONS: list[Callable[[Row, Path, Row], str]] = [
     _copied,
 ]
 
-KINDS = ("row", "row", "row", "row", "picture", "picture", "size", "size", "length", "duplicate")
+KINDS = ("row", "row", "row", "row", "picture", "picture", "size", "picture", "length", "duplicate")
 """What the check calls each of `CORRUPTIONS`."""
 
 

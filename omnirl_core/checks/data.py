@@ -1,7 +1,7 @@
 """The check of whole data files: every row streamed through the data layer's own checks and `RowCheck`."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -65,6 +65,7 @@ def check_data(
     *,
     workers: int = 1,
     seed: int = 0,
+    allow_outside_image_root: bool = False,
     on_row: Callable[[], object] = lambda: None,
 ) -> DataReport:
     """Check all rows of the splits, the last of which is looked up for duplicates of the ones before it.
@@ -79,7 +80,10 @@ def check_data(
     with open(report, "w", encoding="utf-8") as file:
         for split in reversed(splits):  # the evaluation rows first: the others are compared with them
             is_last = split == list(splits)[-1]
-            for row in _checked(splits[split], check, workers, seed):
+            rows = checked_rows(
+                splits[split], seed=seed, read_on=True, allow_outside_image_root=allow_outside_image_root
+            )
+            for row in _checked(rows, check, workers):
                 if check.keys and is_last:
                     evaluation.add(row)
                 elif check.keys:
@@ -90,9 +94,8 @@ def check_data(
     return found
 
 
-def _checked(sources: list[Source], check: RowCheck, workers: int, seed: int) -> Iterator[Checked]:
-    rows = chunks(checked_rows(sources, seed=seed, read_on=True), CHUNK)
-    for chunk in in_order(_Chunk(check), rows, workers):
+def _checked(rows: Iterable[Record | DataError], check: RowCheck, workers: int) -> Iterator[Checked]:
+    for chunk in in_order(_Chunk(check), chunks(rows, CHUNK), workers):
         yield from chunk
 
 
@@ -108,7 +111,7 @@ class _Chunk:
 
 
 def _refused(error: DataError) -> Checked:
-    return Checked("", (), (Fault("row", str(error)),))
+    return Checked(error.row_id, (), (Fault("row", str(error)),))
 
 
 def _with(row: Checked, fault: Fault) -> Checked:

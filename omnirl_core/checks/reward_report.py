@@ -10,8 +10,8 @@ from omnirl_core.rewards.hacks import BLIND
 from omnirl_core.rewards.reward import Reward
 
 SHOWN = 5
-HIGH, ABOVE_FORM = 0.25, 0.1
-"""A hack is marked that earns more than a quarter of the gold's reward, and clearly more than the right form does."""
+HIGH = 0.25
+"""A hack is marked that earns more than a quarter of what a right answer adds to the right form."""
 
 
 @dataclass
@@ -85,7 +85,8 @@ class RewardReport:
         return [*parts, f"every one of them, one a line: {self.path}"] if parts else []
 
     def _hacks(self) -> str:
-        high = max(HIGH, max(self.shares["form only"]) + ABOVE_FORM)
+        form = max(self.shares["form only"])
+        high = form + HIGH * (1 - form)
         n_rows = max(map(len, self.shares.values()))
         lines = [
             f"{f'what hacks earn, on {n_rows} rows':<38}  {'mean':>5}  {'most':>5}   (100 % is the gold's)"

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from omnirl_core.checks.truncation import looks_cut
-from omnirl_core.data import DataError, PromptFormat, Record, image_size, open_image
+from omnirl_core.data import DataError, PromptFormat, Record, image_size, limit_pixels
+from omnirl_core.data.image_checks import picture_problem
 
 if TYPE_CHECKING:
     from omnirl_core.trainer.prompt_length import PromptLength
 
-MAX_RATIO = 200
-"""Qwen's processors refuse a picture of which one side is more than that many times the other."""
 MIN_SIDE = 28
 """Patch times merge size of Qwen2.5-VL: less is under one image token."""
 
@@ -31,8 +30,8 @@ class Fault:
 
 KINDS = {
     "row": "not readable, keys or values wrong, or a picture's file is missing",
-    "picture": "a picture that cannot be opened or decoded",
-    "size": "a picture too small, too large or too slim",
+    "picture": "a picture that cannot be opened or decoded, or is too large or too slim",
+    "size": "a picture with a side below --min_side",
     "length": "a prompt with more tokens than max_prompt_length",
     "duplicate": "question and pictures of a training row are in the evaluation rows too",
 }
@@ -53,7 +52,8 @@ class RowCheck:
     """Checks rows one by one. `decode` reads every pixel; without it headers and ends of files are looked at."""
 
     min_side: int = MIN_SIDE
-    max_image_pixels: int = Image.MAX_IMAGE_PIXELS or 2**27
+    max_image_pixels: int | None = None
+    """None is the data layer's own limit."""
     decode: bool = False
     keys: bool = False
     prompts: PromptFormat = field(default_factory=PromptFormat)
@@ -62,8 +62,9 @@ class RowCheck:
 
     def many(self, records: Sequence[Record]) -> list[Checked]:
         """The rows in order; a picture that several of them share is looked at once."""
-        # Pillow warns of large pictures, which are told here by row
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        if self.max_image_pixels is not None:
+            limit_pixels(self.max_image_pixels)
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what the limit allows is no matter
         seen: dict[str, tuple[int, int] | str] = {}
         return [self._check(record, seen) for record in records]
 
@@ -76,12 +77,12 @@ class RowCheck:
             found = seen[path]
             if isinstance(found, str):
                 faults.append(Fault("picture", f"{record.source}: {found}"))
-            else:
-                sizes[path] = found
-                faults += [
-                    Fault("size", f"{record.source}: image {path!r} {fault}")
-                    for fault in self._size_faults(*found)
-                ]
+                continue
+            sizes[path] = found
+            if min(found) < self.min_side:
+                shown = f"image {path!r} is {found[0]} x {found[1]} pixels"
+                why = f"a side below {self.min_side} is less than one image token; enlarge it or drop the row"
+                faults.append(Fault("size", f"{record.source}: {shown}; {why}"))
         if len(sizes) == len(set(record.images)):
             faults += self._length_faults(record, sizes)
         return Checked(record.source, record.images, tuple(faults), _key(record) if self.keys else 0)
@@ -89,26 +90,12 @@ class RowCheck:
     def _look(self, path: str) -> tuple[int, int] | str:
         """The picture's size, or what is wrong with it."""
         try:
-            size = image_size(path)
-            if size[0] * size[1] <= self.max_image_pixels and (self.decode or looks_cut(path)):
-                open_image(path)
+            problem = picture_problem(path, "pixels" if self.decode or looks_cut(path) else "header")
+            return problem or image_size(path)
         except DataError as error:
             return str(error)
         except OSError as error:  # no permission, or gone since
             return f"image {path!r} cannot be read: {error.strerror or error}"
-        return size
-
-    def _size_faults(self, width: int, height: int) -> list[str]:
-        faults, shown = [], f"is {width:,} x {height:,} pixels"
-        if min(width, height) < self.min_side:
-            faults.append(
-                f"{shown}; a side below {self.min_side} is less than one image token: enlarge or drop it"
-            )
-        if width * height > self.max_image_pixels:
-            faults.append(f"{shown}, above the limit of {self.max_image_pixels:,} in all: shrink the file")
-        if max(width, height) > MAX_RATIO * min(width, height):
-            faults.append(f"{shown}; processors refuse sides in a ratio above {MAX_RATIO}: crop it")
-        return faults
 
     def _length_faults(self, record: Record, sizes: dict[str, tuple[int, int]]) -> list[Fault]:
         if self.length is None or self.max_prompt_length is None:

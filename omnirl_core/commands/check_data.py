@@ -12,9 +12,9 @@ Exit code 1 when a row is bad; every one of them is in the report, one a line, a
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
 from omnirl_core.checks.data import check_data
@@ -38,26 +38,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--decode", action="store_true", help="decode every picture: slower, and nothing is missed"
     )
     parser.add_argument(
-        "--min_side", type=int, help=f"least pixels of a side (default {MIN_SIDE}, or the processor's)"
+        "--min_side", type=int, default=MIN_SIDE, help="least pixels of a side (default %(default)s)"
     )
     parser.add_argument(
-        "--max_image_pixels", type=int, default=Image.MAX_IMAGE_PIXELS, help="(default %(default)s)"
+        "--max_image_pixels", type=int, help="most pixels of a file (default: Pillow's 178,956,970)"
+    )
+    parser.add_argument(
+        "--allow_outside_image_root", action="store_true", help="image paths may lead out of it"
     )
     parser.add_argument("--workers", type=int, default=cores(), help="processes (default %(default)s)")
     parser.add_argument("--report", type=Path, help="default check_data.txt, in the recipe's output_dir")
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What to check, how, and where the report goes."""
+
+    splits: dict[str, list[Source]]
+    check: RowCheck
+    report: Path
+    seed: int = 0
+    allow_outside_image_root: bool = False
+
+
 def run(arguments: argparse.Namespace) -> int:
     if _is_recipe(arguments.source):
-        splits, check, report, seed = _of_recipe(arguments)
+        plan = _of_recipe(arguments)
+    elif arguments.overrides:
+        raise CannotRun(f"{arguments.overrides[0]}: only a recipe's keys can be overridden")
     else:
-        if arguments.overrides:
-            raise CannotRun(f"{arguments.overrides[0]}: only a recipe's keys can be overridden")
-        splits, check, report, seed = _of_file(arguments)
-    check.decode, check.max_image_pixels = arguments.decode, arguments.max_image_pixels
+        plan = _of_file(arguments)
     with tqdm(desc="rows", unit="", disable=not sys.stderr.isatty()) as bar:
         try:
-            found = check_data(splits, check, report, workers=arguments.workers, seed=seed, on_row=bar.update)
+            found = check_data(
+                plan.splits,
+                plan.check,
+                plan.report,
+                workers=arguments.workers,
+                seed=plan.seed,
+                allow_outside_image_root=plan.allow_outside_image_root,
+                on_row=bar.update,
+            )
         except WorkerDied as error:
             rows = [getattr(row, "source", row) for row in error.chunk]
             reason = "a picture crashes Pillow, or memory ran out; --workers 1 shows where"
@@ -70,34 +91,38 @@ def _is_recipe(source: str) -> bool:
     return source.endswith((".yaml", ".yml")) and "dataset_name" in read_settings(source)
 
 
-def _of_recipe(arguments: argparse.Namespace) -> tuple[dict[str, list[Source]], RowCheck, Path, int]:
+def _of_recipe(arguments: argparse.Namespace) -> Plan:
     from omnirl_core.commands.recipe import read_recipe  # with it comes TRL, which takes seconds
     from omnirl_core.run import draw_missing
     from omnirl_core.trainer.prompt_length import PromptLength
 
     overrides = list(arguments.overrides)
-    for name in ("image_root", "eval_dataset_name"):
-        if getattr(arguments, name):
-            overrides += [f"--{name}", getattr(arguments, name)]
+    for name in ("image_root", "eval_dataset_name", "max_image_pixels"):
+        if getattr(arguments, name) is not None:
+            overrides += [f"--{name}", str(getattr(arguments, name))]
     recipe = read_recipe(arguments.source, overrides)
-    draw_missing(recipe.data)
-    splits = _splits(recipe.data.dataset_name, recipe.data.eval_dataset_name, recipe.data.image_root)
-    check = RowCheck(prompts=_prompts(recipe.data.templates, recipe.data.system_prompt))
-    limit = recipe.training.max_prompt_length
-    if limit is not None or arguments.min_side is None:
-        processor = recipe.processor()
-        check.min_side = _token_side(processor)
-        check.length = PromptLength(processor, recipe.template_kwargs)
-        check.max_prompt_length = limit
-    check.min_side = check.min_side if arguments.min_side is None else arguments.min_side
-    report = arguments.report or Path(str(recipe.training.output_dir)) / "check_data.txt"
-    return splits, check, report, recipe.training.seed
+    data, training = recipe.data, recipe.training
+    draw_missing(data)
+    check = _row_check(arguments, data.max_image_pixels)
+    check.prompts = _prompts(data.templates, data.system_prompt)
+    if training.max_prompt_length is not None:
+        check.length = PromptLength(recipe.processor(), recipe.template_kwargs)
+        check.max_prompt_length = training.max_prompt_length
+    report = arguments.report or Path(str(training.output_dir)) / "check_data.txt"
+    outside = arguments.allow_outside_image_root or data.allow_outside_image_root
+    splits = _splits(data.dataset_name, data.eval_dataset_name, data.image_root)
+    return Plan(splits, check, report, training.seed, outside)
 
 
-def _of_file(arguments: argparse.Namespace) -> tuple[dict[str, list[Source]], RowCheck, Path, int]:
+def _of_file(arguments: argparse.Namespace) -> Plan:
     splits = _splits(arguments.source, arguments.eval_dataset_name, arguments.image_root)
-    check = RowCheck(min_side=MIN_SIDE if arguments.min_side is None else arguments.min_side)
-    return splits, check, arguments.report or Path("check_data.txt"), 0
+    check = _row_check(arguments, arguments.max_image_pixels)
+    report = arguments.report or Path("check_data.txt")
+    return Plan(splits, check, report, allow_outside_image_root=arguments.allow_outside_image_root)
+
+
+def _row_check(arguments: argparse.Namespace, max_image_pixels: int | None) -> RowCheck:
+    return RowCheck(arguments.min_side, max_image_pixels, decode=arguments.decode)
 
 
 def _splits(train: str, evaluation: str | None, image_root: str | None) -> dict[str, list[Source]]:
@@ -112,9 +137,3 @@ def _prompts(templates: dict | str | None, system_prompt: str | None) -> PromptF
         return PromptFormat(templates if isinstance(templates, dict) else {}, system_prompt)
     except ValueError as error:
         raise CannotRun(str(error)) from error
-
-
-def _token_side(processor: object) -> int:
-    """Pixels of one image token's side, 1 where the processor has no grid of patches."""
-    images = getattr(processor, "image_processor", None)
-    return getattr(images, "patch_size", 1) * getattr(images, "merge_size", 1) if images is not None else 1

@@ -25,8 +25,7 @@ from omnirl_core.checks.reward_report import RewardReport
 from omnirl_core.commands import CannotRun
 from omnirl_core.commands.recipe import Recipe, read_recipe
 from omnirl_core.data import DataError, Record
-from omnirl_core.data.rules import RowRules
-from omnirl_core.data.sources import Source, find_sources, read_records
+from omnirl_core.data.sources import Source, checked_rows, find_sources
 from omnirl_core.rewards import load_rewards
 from omnirl_core.rewards.entries import RewardsError
 from omnirl_core.rewards.reward import Reward
@@ -59,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     report.parent.mkdir(parents=True, exist_ok=True)
     found = RewardReport(report, rewards)
     try:
-        rows = _picked(sources, recipe.training.seed)
+        rows = _picked(sources, recipe)
         head = list(islice(rows, HEAD))
         check.decoys = _decoys(head)
         graded = in_order(check.many, chunks(chain(head, rows), CHUNK), arguments.workers)
@@ -91,12 +90,16 @@ def _sources(recipe: Recipe) -> list[Source]:
         raise CannotRun(str(error)) from error
 
 
-def _picked(sources: list[Source], seed: int) -> Iterator[tuple[Record, bool]]:
-    """The good rows; True beside the first few of each task, on which hacks are tried."""
+def _picked(sources: list[Source], recipe: Recipe) -> Iterator[tuple[Record, bool]]:
+    """The readable rows; True beside the first few of each task, on which hacks are tried."""
     seen: dict[str | None, int] = {}
-    for record in read_records(sources, RowRules(on_bad_sample="skip"), seed=seed):
-        seen[record.task] = seen.get(record.task, 0) + 1
-        yield record, seen[record.task] <= HACKED
+    outside = recipe.data.allow_outside_image_root
+    for row in checked_rows(sources, seed=recipe.training.seed, allow_outside_image_root=outside):
+        if isinstance(row, Record):
+            seen[row.task] = seen.get(row.task, 0) + 1
+            yield row, seen[row.task] <= HACKED
+        elif recipe.data.on_bad_sample == "error":
+            raise row
 
 
 def _decoys(rows: list[tuple[Record, bool]]) -> tuple[str, ...]:

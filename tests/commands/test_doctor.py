@@ -122,4 +122,4 @@ def test_doctor_of_a_torchvision_for_another_torch(tmp_path, monkeypatch, capsys
 
 def test_a_config_that_cannot_be_read_is_exit_code_2(tmp_path, capsys):
     assert main(["doctor", str(tmp_path / "none.yaml")]) == 2
-    assert "none.yaml: No such file" in capsys.readouterr().err
+    assert "none.yaml: no such config file" in capsys.readouterr().err
