@@ -1,17 +1,14 @@
 """What a recipe's YAML and command line say, as the objects that they configure."""
 
-import difflib
 import json
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from trl import ModelConfig, TrlParser
+from trl import ModelConfig
 
-from omnirl_core.config_file import ConfigError, split_config
+from omnirl_core.run_files import file_faults
+from omnirl_core.strict_parser import StrictParser
 from omnirl_core.trainer import OmniGRPOConfig
-
-EARLIER_NAMES = {"--torch_dtype": "--dtype"}  # transformers 5 has renamed it
 
 
 @dataclass
@@ -62,37 +59,12 @@ class DataArguments:
             raise ValueError(f"max_image_pixels {self.max_image_pixels} is not a whole number above 0")
 
 
-def parse(argv: list[str] | None = None) -> tuple[DataArguments, OmniGRPOConfig, ModelConfig]:
-    """Read `--config FILE` and what overrides it; `argv` is the command line by default."""
-    return parse_as((DataArguments, OmniGRPOConfig, ModelConfig), argv)
+def parse(
+    argv: Sequence[str] | None = None, check_files: bool = False
+) -> tuple[DataArguments, OmniGRPOConfig, ModelConfig]:
+    """Read `--config FILE`, its includes, and what overrides them; `argv` is the command line by default.
 
-
-def parse_as(kinds: tuple[type, ...], argv: list[str] | None = None) -> Any:
-    """One object of each dataclass, from `--config FILE`, its includes, and the command line over both.
-
-    As `TrlParser.parse_args_and_config`, but for includes, equal keys and the earlier OmniRL's names.
+    ConfigError tells all that is wrong at once; with `check_files` also of the files that the settings name.
     """
-    parser = TrlParser(kinds)  # type: ignore[arg-type]  # TRL types it so
-    given = sys.argv[1:] if argv is None else argv
-    path, config, options = split_config([_present_name(argument) for argument in given])
-    names = {action.dest for action in parser._actions}
-    if unknown := [name for name in config if name not in names]:
-        told = "; ".join(_with_nearest(name, names) for name in unknown)
-        raise ConfigError(f"{path}: unknown settings: {told}")
-    parser.set_defaults_with_config(**config)
-    return parser.parse_args_into_dataclasses(args=options)
-
-
-def _with_nearest(name: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"{name!r}, did you mean {close[0]!r}?" if close else repr(name)
-
-
-def _present_name(argument: str) -> str:
-    """The option of today for one of the earlier OmniRL's command line.
-
-    >>> _present_name("--torch_dtype"), _present_name("--bf16")
-    ('--dtype', '--bf16')
-    """
-    name, *value = argument.split("=", 1)
-    return "=".join([EARLIER_NAMES.get(name, name), *value])
+    checks = [file_faults] if check_files else []
+    return StrictParser([DataArguments, OmniGRPOConfig, ModelConfig], checks).parse(argv)  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""A run's YAML as one mapping: its own keys over those of the files that it includes.
+"""A run's YAML: its own keys over those of the files that it includes, each with the place where it stands.
 
     include: [qwen2_5_vl_3b.yaml, ../hardware/one_24gb_lora.yaml]  # paths from this file's folder; later ones win
     output_dir: outputs/rec_lora                                   # the file's own keys win over all of them
@@ -7,20 +7,33 @@ So a recipe says once what its data wants, a machine once what its memory wants,
 says only what differs.
 """
 
-import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from omnirl_core.yaml_file import YamlFault, read_yaml
+from omnirl_core.values import nearest
+from omnirl_core.yaml_file import YamlFault, key_lines, read_yaml
 
 INCLUDE = "include"
 
 
 class ConfigError(ValueError):
-    """What is wrong in a config file, with file and line."""
+    """Everything that is wrong with a config, one fault a line, each with file and line."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = list(faults)
 
 
-def read_config(path: str | Path, _open: tuple[Path, ...] = ()) -> dict[str, Any]:
+class Given(NamedTuple):
+    """A setting as someone wrote it, and where: `demo.yaml:12`, or the command line."""
+
+    name: str
+    value: Any
+    place: str
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
     """Every setting that the file and its includes give; ConfigError for what is no mapping of unlike names.
 
     >>> import tempfile
@@ -30,48 +43,57 @@ def read_config(path: str | Path, _open: tuple[Path, ...] = ()) -> dict[str, Any
     >>> read_config(folder / "run.yaml")
     {'bf16': True, 'max_steps': 50}
     """
+    faults: list[str] = []
+    given = read_given(path, faults)
+    if faults:
+        raise ConfigError(faults)
+    return {one.name: one.value for one in given}
+
+
+def read_given(path: str | Path, faults: list[str], _open: tuple[Path, ...] = ()) -> list[Given]:
+    """The settings of the file's includes, then its own: later ones win. What cannot be read goes to `faults`."""
     path = Path(path)
     if path.resolve() in _open:
         circle = " -> ".join(file.name for file in (*_open, path))
-        raise ConfigError(f"{path}: includes itself: {circle}")
-    own = _read(path)
-    included = own.pop(INCLUDE, None) or []
-    settings: dict[str, Any] = {}
-    for name in [included] if isinstance(included, str) else included:
-        file = path.parent / str(name)
-        if not file.is_file():
-            raise ConfigError(f"{path}: {INCLUDE} names {name!r}, but there is no {file}")
-        settings |= read_config(file, (*_open, path.resolve()))
-    return settings | own
+        faults.append(f"{path}: includes itself: {circle}")
+        return []
+    settings: list[Given] = []
+    for one in _own(path, faults):
+        if one.name != INCLUDE:
+            settings.append(one)
+            continue
+        included: list[Given] = []
+        for name in one.value if isinstance(one.value, list) else [one.value]:
+            if (file := path.parent / str(name)).is_file():
+                included += read_given(file, faults, (*_open, path.resolve()))
+            elif name is not None:
+                hint = nearest(name, [other.name for other in sorted(file.parent.glob("*.yaml"))])
+                faults.append(f"{one.place}: {INCLUDE} names {name!r}, but there is no {file}{hint}")
+        settings = included + settings
+    return settings
 
 
-def split_config(argv: list[str]) -> tuple[str | None, dict[str, Any], list[str]]:
-    """The file that `--config` names, its settings, and the other options; its `env` goes into the environment.
-
-    >>> split_config(["--max_steps", "3"])
-    (None, {}, ['--max_steps', '3'])
-    """
-    if "--config" not in argv:
-        return None, {}, list(argv)
-    place = argv.index("--config")
-    if place + 1 == len(argv):
-        raise ConfigError("--config names no file")
-    path = argv[place + 1]
-    config = read_config(path)
-    os.environ.update({str(name): str(value) for name, value in config.pop("env", {}).items()})
-    return path, config, [*argv[:place], *argv[place + 2 :]]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such config file; paths start at the folder that the command runs in")
+def _own(path: Path, faults: list[str]) -> list[Given]:
     try:
         text = read_yaml(path)
-    except YamlFault as fault:
-        raise ConfigError(fault.at(path)) from None
-    if twice := text.given_twice():
-        told = "; ".join(f"line {line}: {key!r} appears twice, keep one" for line, key in twice)
-        raise ConfigError(f"{path}: {told}")
-    if not isinstance(text.data, dict):
-        raise ConfigError(f"{path}: expected lines of `name: value`")
-    return dict(text.data)
+    except YamlFault as error:
+        faults.append(error.at(path))
+        return []
+    except OSError as error:
+        faults.append(f"{path}: {_why_unreadable(path, error)}")
+        return []
+    if not isinstance(text.data, dict) or text.root is None:
+        faults.append(f"{path}:1: expected lines of `name: value`")
+        return []
+    faults += [f"{path}:{line}: {key!r} appears twice; keep one" for line, key in text.given_twice()]
+    lines = key_lines(text.root)
+    return [Given(str(key), value, f"{path}:{lines.get(str(key), 1)}") for key, value in text.data.items()]
+
+
+def _why_unreadable(path: Path, error: OSError) -> str:
+    if not isinstance(error, FileNotFoundError):
+        return f"cannot be read ({error.strerror})"
+    folder = path.parent if path.parent.is_dir() else path.parent.parent
+    there = [str(other) for pattern in ("*.yaml", "*/*.yaml") for other in sorted(folder.glob(pattern))]
+    hint = nearest(path, there) if there else ""
+    return f"no such config file; paths start at the folder that the command runs in{hint}"

@@ -1,17 +1,14 @@
 """What `recipes/evaluate.py` reads of a recipe's YAML and the command line."""
 
-import dataclasses
-import difflib
 import json
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from trl import ModelConfig, TrlParser
+from trl import ModelConfig
 
 from omnirl_core.arguments import DataArguments
-from omnirl_core.config_file import split_config
 from omnirl_core.evaluation.grounding import PROTOCOLS
+from omnirl_core.strict_parser import StrictParser
 from omnirl_core.trainer import OmniGRPOConfig
 
 
@@ -118,37 +115,12 @@ class EvaluationArguments(DataArguments):
         return faults
 
 
-def parse_evaluation(argv: list[str] | None = None) -> tuple[EvaluationArguments, ModelConfig]:
-    """Read `--config FILE` and what overrides it.
+def parse_evaluation(argv: Sequence[str] | None = None) -> tuple[EvaluationArguments, ModelConfig]:
+    """Read `--config FILE`, its includes, and what overrides them.
 
     A YAML's keys that only training knows are left alone; on the command line they are refused, as are names
     that nothing knows.
     """
-    parser = TrlParser([EvaluationArguments, ModelConfig])  # type: ignore[list-item]  # TRL types it so
-    _, config, options = split_config(sys.argv[1:] if argv is None else argv)
-    from_yaml = parser.set_defaults_with_config(**config)
-    parsed = parser.parse_args_into_dataclasses(args=options, return_remaining_strings=True)
-    arguments, model, from_command = parsed
-    training = {item.name for item in dataclasses.fields(OmniGRPOConfig)}
-    known = {item.name for part in (arguments, model) for item in dataclasses.fields(part)}
-    faults = [
-        f"the config's {name} is no setting of training or evaluation{_nearest(name, training | known)}"
-        for name in _names(from_yaml)
-        if name not in training
-    ]
-    for name in _names(from_command):
-        hint = " (sampled answers: eval_temperature)" if name == "temperature" else ""
-        said = f"is a setting of training, and changes nothing here{hint}; remove it"
-        faults.append(f"--{name} {said if name in training else 'is unknown' + _nearest(name, known)}")
-    if faults:
-        raise ValueError("\n".join(faults))
-    return arguments, model
-
-
-def _nearest(name: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"; did you mean {close[0]}?" if close else "; remove it"
-
-
-def _names(strings: list[Any]) -> list[str]:
-    return [str(item)[2:] for item in strings if str(item).startswith("--")]
+    hints = {"temperature": "sampled answers: eval_temperature"}
+    parser = StrictParser([EvaluationArguments, ModelConfig], elsewhere=[OmniGRPOConfig], hints=hints)
+    return parser.parse(argv)  # type: ignore[return-value]

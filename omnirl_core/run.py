@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> Result:
 def run(argv: list[str] | None) -> Result:
     """What `main` does on each rank."""
     started = time.monotonic()
-    data, training, model_config = parse(argv)
+    data, training, model_config = parse(argv, check_files=True)
     start_quietly(training)
     set_seed(training.seed)
     folder = Path(str(training.output_dir))

@@ -1,25 +1,47 @@
 """What a resumed run needs besides what transformers restores: its weights, and the order of its rows."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel
 from transformers.utils import (
+    ADAPTER_SAFE_WEIGHTS_NAME,
+    ADAPTER_WEIGHTS_NAME,
     SAFE_WEIGHTS_INDEX_NAME,
     SAFE_WEIGHTS_NAME,
     WEIGHTS_INDEX_NAME,
     WEIGHTS_NAME,
 )
 
-_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
+_FULL = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+_SAFE = (*_FULL, ADAPTER_SAFE_WEIGHTS_NAME)
+_PICKLED = (WEIGHTS_NAME, WEIGHTS_INDEX_NAME, ADAPTER_WEIGHTS_NAME)
 
 
 def has_full_weights(folder: str | os.PathLike[str] | None) -> bool:
     """Whether the folder holds a whole model, not only an adapter."""
-    return folder is not None and any(os.path.isfile(os.path.join(folder, name)) for name in _FILES)
+    return folder is not None and _first_of(_FULL, folder) is not None
+
+
+def pickled_weights(folder: str | os.PathLike[str]) -> str | None:
+    """What to say of a folder whose weights are pickles only, which are not read; None for any other folder.
+
+    A pickle can run code when it is read; safetensors cannot.
+    """
+    pickled = _first_of(_PICKLED, folder)
+    if pickled is None or _first_of(_SAFE, folder) is not None:
+        return None
+    return (
+        f"{os.fspath(folder)} has its weights in {pickled}, a pickle, which can run code when it is read; "
+        "save them as safetensors (save_pretrained does) on a machine that trusts them"
+    )
+
+
+def _first_of(names: Iterable[str], folder: str | os.PathLike[str]) -> str | None:
+    return next((name for name in names if os.path.isfile(os.path.join(folder, name))), None)
 
 
 def restore_weights(model: PreTrainedModel, folder: str | os.PathLike[str] | None) -> None:

@@ -12,7 +12,7 @@ from omnirl_core.models import base_model, freeze_vision_tower, vision_token_ids
 from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.trainer.anchor import VisionAnchor, add_vision_anchor
 from omnirl_core.trainer.callbacks import RunFiles, completion_lines, in_place_of
-from omnirl_core.trainer.checkpoints import EpochSampler, has_full_weights, restore_weights
+from omnirl_core.trainer.checkpoints import EpochSampler, has_full_weights, pickled_weights, restore_weights
 from omnirl_core.trainer.mixed import Row, counted_by_row, mixed_rows, row_images, text_rows
 from omnirl_core.trainer.phases import PREPARE, ROLLOUT, SCORE, PhaseClock
 from omnirl_core.trainer.preparation import Preparation
@@ -270,6 +270,8 @@ class OmniGRPOTrainer(WatchedTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Trainer of transformers 5.23 restores no weight of a vision-language model; see `restore_weights`."""
+        if fault := pickled_weights(resume_from_checkpoint):
+            raise ValueError(fault)
         if self._loads_full_weights(resume_from_checkpoint):
             restore_weights(self.model, resume_from_checkpoint)
         else:

@@ -73,11 +73,11 @@ def _names(included: str | list[str]) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("max_steps: 1\nmax_steps: 2", "line 2: 'max_steps' appears twice"),
+        ("max_steps: 1\nmax_steps: 2", ":2: 'max_steps' appears twice"),
         ("include: [other.yaml]", "include names 'other.yaml', but there is no"),
         ("include: run.yaml", "includes itself: run.yaml -> run.yaml"),
         ("- max_steps", "expected lines of `name: value`"),
-        ("max_stepz: 1", "unknown settings: 'max_stepz', did you mean 'max_steps'?"),
+        ("max_stepz: 1", ":1: unknown setting 'max_stepz'; did you mean 'max_steps'?"),
         ("a: [", "not YAML"),
     ],
 )

@@ -246,7 +246,7 @@ def _shuffled(n: int) -> list[int]:
         (["--eval_dataset_name", "x.json"], "nothing to judge by"),
         (["--config", "recipes/mixed/demo.yaml", "--max_steps", "3"], "--max_steps is a setting of training"),
         (["--config", "recipes/mixed/demo.yaml", "--temperature", "1"], "eval_temperature"),
-        (["--config", "recipes/mixed/demo.yaml", "--evl_rows", "1"], "did you mean eval_rows?"),
+        (["--config", "recipes/mixed/demo.yaml", "--evl_rows", "1"], "did you mean 'eval_rows'"),
         (["--config", "recipes/mixed/demo.yaml", "--box_space", "pixels"], "with a protocol only"),
         (["--config", "recipes/mixed/demo.yaml", "--eval_rows", "0"], "eval_rows 0 is not"),
     ],
@@ -260,6 +260,6 @@ def test_a_key_that_nothing_knows_is_named(tmp_path):
     config = read_config("recipes/mixed/demo.yaml") | {"eval_row": 3}
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(
-        ValueError, match="eval_row is no setting of training or evaluation; did you mean eval_rows"
+        ValueError, match=r"a\.yaml:[0-9]+: unknown setting 'eval_row'; did you mean 'eval_rows'"
     ):
         main(["--config", str(tmp_path / "a.yaml")])
