@@ -12,6 +12,7 @@ import platform
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -34,6 +35,7 @@ from omnirl_core.report import plot_curves, write_completions
 from omnirl_core.report.result import write_result
 from omnirl_core.rewards import Reward, load_rewards
 from omnirl_core.rows import read_rows
+from omnirl_core.run_files import own_code
 from omnirl_core.shapes import tiny_policy, write_dataset
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_core.trainer.interrupts import Interrupts
@@ -85,7 +87,7 @@ def run(argv: list[str] | None) -> Result:
     checkpoint = checkpoint_to_resume(training)
     trainer, rewards, held_out = build(data, training, model_config)
     if trainer.accelerator.is_main_process:
-        write_run_file(folder, data, training, model_config)
+        write_run_file(folder, own_code(rewards), data, training, model_config)
     interrupts = Interrupts()
     trainer.add_callback(interrupts)
 
@@ -217,8 +219,10 @@ def graded_before(folder: Path) -> list[dict[str, Any]]:
     return broadcast_object_list(lines)[0]
 
 
-def write_run_file(folder: Path, *configs: Any) -> None:
-    """run.json: every setting that is not a default, and the versions that ran."""
+def write_run_file(folder: Path, reward_files: Mapping[str, str], *configs: Any) -> None:
+    """run.json: every setting that is not a default, the user's own code that ran, and the versions."""
+    for function, digest in reward_files.items():
+        print(f"Runs your own code: {function} (SHA-256 {digest[:12]}), named in the rewards")
     config = {}
     for part in configs:
         for item in dataclasses.fields(part):
@@ -229,6 +233,7 @@ def write_run_file(folder: Path, *configs: Any) -> None:
     facts = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": config,
+        "reward_files": dict(reward_files),
         "versions": versions,
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
 """The files and names that a run's settings point at, looked up before a model is loaded."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from huggingface_hub import constants, try_to_load_from_cache
 
 from omnirl_core.data import DataError, PromptFormat
 from omnirl_core.data.sources import find_sources
-from omnirl_core.rewards import RewardsError, load_rewards
+from omnirl_core.rewards import Reward, RewardsError, load_rewards
+from omnirl_core.rewards.file_function import FileFunction
 from omnirl_core.shapes import GROUPS, TASKS
 from omnirl_core.trainer.checkpoints import pickled_weights
 from omnirl_core.values import nearest
@@ -29,6 +31,15 @@ def file_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
     yield from _template_faults(values.get("templates"))
     yield from _folder_faults(values)
     yield from _model_faults(values.get("model_name_or_path"))
+
+
+def own_code(rewards: Iterable[Reward]) -> dict[str, str]:
+    """Each reward function of the user's own files, `path:function`, and the file's SHA-256."""
+    functions = [reward.scorer for reward in rewards if isinstance(reward.scorer, FileFunction)]
+    return {
+        f"{function.path}:{function.name}": sha256(function.path.read_bytes()).hexdigest()
+        for function in functions
+    }
 
 
 def _reward_faults(path: Any) -> Iterator[Fault]:

@@ -41,9 +41,13 @@ def read_value(
         return _bare_word(name, value, choices)
     if isinstance(value, str):
         value = _from_text(value, kinds)
+        if isinstance(value, str) and _holds(dict, kinds) and value.lstrip().startswith("{"):
+            return value, f"{name}: {value!r} is no JSON mapping"
     if choices and isinstance(value, str) and value not in choices:
         return value, f"{name}: {value!r} is not a choice{nearest(value, choices)}"
     faults = value_faults(name, value, annotation)
+    if faults and str in kinds and isinstance(value, bool | int | float):
+        faults = [f"{faults[0]}; put it in quotes"]  # a bare no, on, 5 or 1.0 of YAML is no text
     if not faults and isinstance(value, list):
         items = [typing.get_args(kind)[0] for kind in kinds if typing.get_origin(kind) is list]
         faults = [fault for item in value for fault in value_faults(name, item, items[0])] if items else []
@@ -69,7 +73,7 @@ def _choices(name: str, annotation: Any, field: dataclasses.Field | None) -> lis
 
 def _from_text(text: str, kinds: Sequence[Any]) -> Any:
     """The text as a mapping, a truth value or a number where the field holds one; else as it is."""
-    if any((typing.get_origin(kind) or kind) is dict for kind in kinds) and text.lstrip().startswith("{"):
+    if _holds(dict, kinds) and text.lstrip().startswith("{"):
         return _tried(json.loads, text)
     if str in kinds:
         return text
@@ -81,6 +85,10 @@ def _from_text(text: str, kinds: Sequence[Any]) -> Any:
             return value
     lists = [typing.get_args(kind) for kind in kinds if typing.get_origin(kind) is list]
     return [_from_text(text, lists[0])] if lists else text
+
+
+def _holds(wanted: type, kinds: Sequence[Any]) -> bool:
+    return any((typing.get_origin(kind) or kind) is wanted for kind in kinds)
 
 
 def _tried(read: Callable[[str], Any], text: str) -> Any:

@@ -1,6 +1,7 @@
 """A scorer from a user's own file, `path/to/file.py:function`, that still pickles."""
 
 import inspect
+import logging
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +13,8 @@ from zlib import crc32
 
 from omnirl_core.rewards.settings import Scorer
 from omnirl_core.values import nearest
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ def _module(path: Path) -> ModuleType:
     """Run the file once, as a module of its own."""
     if path.suffix != ".py" or not path.is_file():
         raise FileNotFoundError(f"no Python file {path}")
+    # own code runs here, and only here: a file is read because a rewards.yaml names it
+    logger.info("running the reward file %s", path)
     name = f"omnirl_reward_{path.stem}_{crc32(str(path).encode()):08x}"
     loader = SourceFileLoader(name, str(path))
     module = ModuleType(name)
