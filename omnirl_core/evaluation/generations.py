@@ -15,6 +15,8 @@ from omnirl_core.evaluation.lines import by_row, read_lines, write_lines
 
 WHOLE, RANK, SETTINGS = "generations.jsonl", "generations.rank{}.jsonl", "settings.json"
 
+UNKNOWN_TOKEN = -1
+
 
 def row_keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a key of each row: which row it is and everything the policy is shown of it.
@@ -77,10 +79,13 @@ class GenerationLog:
 
 
 def generation_of(line: Mapping[str, Any]) -> Generation:
-    """Return the completion that a line tells of: one of `GenerationLog`, or any with a `completion`."""
+    """Return the completion that a line tells of: one of `GenerationLog`, or any with a `completion`.
+
+    A line that tells only how many tokens it took gets as many unknown ones: rewards count them, none reads them.
+    """
     return Generation(
         text=line["completion"],
-        token_ids=tuple(line.get("token_ids") or ()),
+        token_ids=tuple(line.get("token_ids") or [UNKNOWN_TOKEN] * int(line.get("n_tokens") or 0)),
         clipped=bool(line.get("clipped", False)),
         image_sizes=_sizes(line.get("image_sizes")) or (),
         resized_sizes=_sizes(line.get("resized_sizes")),

@@ -71,7 +71,8 @@ def _call(reward: Reward, rows: Sequence[dict], generations: Sequence[Generation
     return reward(
         prompts=[row["prompt"] for row in rows],
         completions=[[{"role": "assistant", "content": generation.text}] for generation in generations],
-        completion_ids=[list(generation.token_ids) for generation in generations],
+        # of ready answers without a count nothing is known: None has a length reward count words
+        completion_ids=[list(generation.token_ids) or None for generation in generations],
         images=[row.get("images") or [] for row in rows],
         image_sizes=[_as_list(generation.image_sizes) for generation in generations],
         resized_sizes=[_as_list(generation.resized_sizes) for generation in generations],

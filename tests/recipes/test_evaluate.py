@@ -15,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 
 from omnirl_core.config_file import read_config
 from omnirl_core.evaluate import main
+from omnirl_core.evaluate_arguments import parse_evaluation
 from omnirl_core.evaluation.lines import read_lines, write_lines
 from omnirl_core.models import load_policy, load_processor
 from omnirl_core.shapes import tiny_policy, write_dataset
@@ -254,6 +255,20 @@ def _shuffled(n: int) -> list[int]:
 def test_what_cannot_be_evaluated_is_said_before_anything_is_loaded(arguments, said):
     with pytest.raises(ValueError, match=said):
         main(arguments)
+
+
+RECIPES = [
+    path for path in sorted(ROOT.glob("recipes/*/*.yaml")) if "model_name_or_path" in read_config(path)
+]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_recipe_can_be_evaluated(path):
+    arguments, model = parse_evaluation(["--config", str(path), "--eval_dataset_name", "mine.json"])
+    assert arguments.rewards
+    assert Path(arguments.rewards).exists()
+    assert model.model_name_or_path
+    assert arguments.eval_temperature == 0
 
 
 def test_a_key_that_nothing_knows_is_named(tmp_path):
