@@ -123,6 +123,18 @@ def freeze_vision_tower(model: nn.Module) -> int:
     return frozen
 
 
+def keep_4bit_trainable(model: nn.Module) -> None:
+    """Have 4-bit layers on a CPU stay in the form through which gradients pass.
+
+    On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks them for speed in the first pass without gradients, a
+    rollout say, and no pass after that can be trained (tests/accelerate_configs/test_launches.py).
+    """
+    repacked = "support_avx512bf16_for_cpu"
+    for module in model.modules():
+        if getattr(module, repacked, False):
+            setattr(module, repacked, False)
+
+
 def without_vision(peft_config: PeftConfig) -> PeftConfig:
     """A copy of the adapter config that leaves the tower alone, by name: its layers share names with the text's.
 

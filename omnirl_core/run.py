@@ -87,7 +87,7 @@ def run(argv: list[str] | None) -> Result:
     checkpoint = checkpoint_to_resume(training)
     trainer, rewards, held_out = build(data, training, model_config)
     if trainer.accelerator.is_main_process:
-        write_run_file(folder, own_code(rewards), data, training, model_config)
+        write_run_file(folder, trainer, own_code(rewards), data, training, model_config)
     interrupts = Interrupts()
     trainer.add_callback(interrupts)
 
@@ -219,8 +219,10 @@ def graded_before(folder: Path) -> list[dict[str, Any]]:
     return broadcast_object_list(lines)[0]
 
 
-def write_run_file(folder: Path, reward_files: Mapping[str, str], *configs: Any) -> None:
-    """run.json: every setting that is not a default, the user's own code that ran, and the versions."""
+def write_run_file(
+    folder: Path, trainer: OmniGRPOTrainer, reward_files: Mapping[str, str], *configs: Any
+) -> None:
+    """run.json: every setting that is not a default, processes and engine, the user's own code, the versions."""
     for function, digest in reward_files.items():
         print(f"Runs your own code: {function} (SHA-256 {digest[:12]}), named in the rewards")
     config = {}
@@ -234,6 +236,8 @@ def write_run_file(folder: Path, reward_files: Mapping[str, str], *configs: Any)
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": config,
         "reward_files": dict(reward_files),
+        "processes": trainer.accelerator.num_processes,
+        "engine": trainer.engine,
         "versions": versions,
     }
     folder.mkdir(parents=True, exist_ok=True)

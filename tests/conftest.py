@@ -117,10 +117,8 @@ def tiny_text_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def noise_pictures(folder: Path) -> list[str]:
     """Paths of six noise pictures of six sizes."""
-    folder: Path = tmp_path_factory.mktemp("pictures")
     random = np.random.default_rng(0)
     paths = []
     for number, (width, height) in enumerate([(32, 32), (48, 32), (32, 64), (100, 60), (16, 16), (64, 40)]):
@@ -128,6 +126,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
         paths.append(str(path))
     return paths
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return noise_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(autouse=True)

@@ -101,7 +101,10 @@ def _generate_batch(
     inputs, resized = _encode(processor, tokenizer, rows, images, template_kwargs, model.device)
     extra = LogitsProcessorList([draw(model.device)] if draw else [])
     with torch.no_grad():
-        output = model.generate(**inputs, generation_config=config, logits_processor=extra)  # (B, P+C)
+        # not synced: under ZeRO-3 transformers would wait, batch by batch, for processes that have fewer of them
+        output = model.generate(
+            **inputs, generation_config=config, logits_processor=extra, synced_gpus=False
+        )  # (B, P+C)
     completions = output[:, inputs["input_ids"].shape[1] :].tolist()
     return [
         _generation(tokenizer, ids, config, tuple(i.size for i in pictures), sizes)

@@ -1,18 +1,19 @@
 """TRL's GRPOTrainer for rows of any mix: text-only, one picture, many."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object, is_peft_model
 from trl import GRPOConfig
 
-from omnirl_core.models import base_model, freeze_vision_tower, vision_token_ids
+from omnirl_core.models import base_model, freeze_vision_tower, keep_4bit_trainable, vision_token_ids
 from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.trainer.anchor import VisionAnchor, add_vision_anchor
 from omnirl_core.trainer.callbacks import RunFiles, completion_lines, in_place_of
 from omnirl_core.trainer.checkpoints import EpochSampler, has_full_weights, pickled_weights, restore_weights
+from omnirl_core.trainer.fsdp import gathered_for_generation, trainable_after_reference
 from omnirl_core.trainer.mixed import Row, counted_by_row, mixed_rows, row_images, text_rows
 from omnirl_core.trainer.phases import PREPARE, ROLLOUT, SCORE, PhaseClock
 from omnirl_core.trainer.preparation import Preparation
@@ -86,6 +87,7 @@ class OmniGRPOTrainer(WatchedTrainer):
         self._completions: list[Any] = []
         self._completion_ids: list[list[int]] = []
         self._rewards = torch.empty(0)
+        keep_4bit_trainable(self.model)
         if getattr(args, "freeze_vision_tower", False):
             freeze_vision_tower(self.model)
         self._anchor = self._add_anchors() if self._is_mixed else None
@@ -95,7 +97,7 @@ class OmniGRPOTrainer(WatchedTrainer):
             and self.model.config.model_type in ANCHORED_WHOLE
         ):
             # TRL 1.16 has DDP search for what a text-only batch leaves out; now nothing is, and DDP would warn so
-            self.args.ddp_find_unused_parameters = False
+            self.args.ddp_find_unused_parameters = self.accelerator.ddp_handler.find_unused_parameters = False
         if self._is_vlm:
             self._suppress_vision_tokens()
         self._add_callbacks()
@@ -118,6 +120,17 @@ class OmniGRPOTrainer(WatchedTrainer):
         if self.ref_model is not None:
             add_vision_anchor(self.accelerator.unwrap_model(self.ref_model), self.processing_class, sharded)
         return add_vision_anchor(self.model, self.processing_class, sharded)
+
+    @property
+    def engine(self) -> str:
+        """What runs the processes, by the name of its file in accelerate_configs/; `cpu` stands for one process."""
+        plugin = self.args.deepspeed_plugin
+        if plugin is not None:
+            offload = plugin.deepspeed_config["zero_optimization"].get("offload_param") or {}
+            return f"zero{plugin.zero_stage}{'_offload' if offload.get('device') == 'cpu' else ''}"
+        if self.is_fsdp_enabled:
+            return f"fsdp{self._dist.fsdp_version}"
+        return "ddp" if self.accelerator.num_processes > 1 else "cpu"
 
     @property
     def _is_zero3(self) -> bool:
@@ -145,7 +158,11 @@ class OmniGRPOTrainer(WatchedTrainer):
             if self._is_vlm and not self.environment_factories:
                 self._rows = mixed_rows(inputs) if self._is_mixed else text_rows(inputs)
         self._images = None
-        with self._clock.measure(PREPARE), self._without_gathering_images():
+        with (
+            self._clock.measure(PREPARE),
+            self._without_gathering_images(),
+            trainable_after_reference(self.model),
+        ):
             output = counted_by_row(super()._generate_and_score_completions(self._rows))
         self._log_images()
         lines = self._completion_lines(inputs, output["advantages"])
@@ -180,15 +197,18 @@ class OmniGRPOTrainer(WatchedTrainer):
 
         A shared prefill is a forward as any other, which has the anchor in it.
         """
-        ungathered = self.is_fsdp_enabled or (self._is_zero3 and not self.args.ds3_gather_for_generation)
+        ungathered = self._dist.fsdp_version == 1 or (
+            self._is_zero3 and not self.args.ds3_gather_for_generation
+        )
         alone = ungathered and not self._shares_rollout
         if self._anchor is not None and alone and "pixel_values" not in multimodal_fields:
             backbone: Any = base_model(self.accelerator.unwrap_model(self.model)).base_model
             with torch.no_grad():
                 self._anchor.features(backbone)
-        return super()._generate_single_turn(
-            prompt_ids, images, multimodal_fields, num_generations, has_tool_images=has_tool_images
-        )
+        with nullcontext() if self.use_vllm else gathered_for_generation(self.model):
+            return super()._generate_single_turn(
+                prompt_ids, images, multimodal_fields, num_generations, has_tool_images=has_tool_images
+            )
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         """TRL 1.16 gives None for a row without pictures; processors need an empty list.

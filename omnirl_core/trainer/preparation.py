@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from accelerate.utils import DistributedType, parse_flag_from_env
 from peft import PeftConfig
 from trl import GRPOConfig
 from trl.trainer.utils import get_config_model_id
@@ -33,7 +34,7 @@ class Preparation:
         """
         self._settle_texts()  # the steps below would meet prompts that no template of the model can render
         faults: list[str] = []
-        for step in (self._settle_processor, self._settle_tower, self._settle_prompts):
+        for step in (self._settle_engine, self._settle_processor, self._settle_tower, self._settle_prompts):
             try:
                 step()
             except ValueError as error:
@@ -61,6 +62,16 @@ class Preparation:
         if isinstance(self.model, str):
             return has_vision(self.model, self._setting("trust_remote_code"))
         return vision_tower(self.model) is not None
+
+    def _settle_engine(self) -> None:
+        state = self._setting("distributed_state")
+        wants_fsdp = parse_flag_from_env("ACCELERATE_USE_FSDP")
+        if wants_fsdp and state is not None and state.distributed_type == DistributedType.MULTI_CPU:
+            # accelerate 1.15 shards on accelerators only, and would train plain DDP without a word
+            raise ValueError(
+                "FSDP is asked for on CPUs, where accelerate does not start it; launch with "
+                "accelerate_configs/ddp.yaml or zero3.yaml"
+            )
 
     def _settle_processor(self) -> None:
         low, high = self._setting("min_pixels"), self._setting("max_pixels")

@@ -168,7 +168,9 @@ def test_modules_and_gradients_come_in_the_order_of_a_forward_with_pictures(trai
 
 @pytest.mark.parametrize("asked", [None, True, False])
 def test_ddp_need_not_look_for_unused_parameters(trainer, rows, asked):
-    assert trainer(rows, ddp_find_unused_parameters=asked).args.ddp_find_unused_parameters is bool(asked)
+    worker = trainer(rows, ddp_find_unused_parameters=asked)
+    assert worker.args.ddp_find_unused_parameters is bool(asked)
+    assert worker.accelerator.ddp_handler.find_unused_parameters is bool(asked)  # what DDP is made with
     text = Dataset.from_list(_text(rows))
     assert trainer(text, ddp_find_unused_parameters=asked).args.ddp_find_unused_parameters is (
         asked is not False

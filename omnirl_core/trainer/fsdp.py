@@ -1,0 +1,74 @@
+"""What FSDP2 needs in a GRPO run besides what accelerate and TRL do; nothing here touches a model without it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+
+_GATHER = "_gather_for_generation"
+
+
+@contextmanager
+def gathered_for_generation(model: nn.Module) -> Iterator[None]:
+    """Whole weights on every process; nothing is done to a model that FSDP2 does not shard.
+
+    TRL 1.16 generates from sharded weights, which every layer gathers for every token: processes whose completions
+    end sooner leave the others waiting for ever, and one with pictures runs other layers first than one without
+    (tests/trainer/test_distributed.py).
+    """
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    if not hasattr(model, _GATHER):  # FSDP2 wants the root to run first; so it does at any forward method
+        setattr(model, _GATHER, lambda: _gather(model))
+        register_fsdp_forward_method(model, _GATHER)
+    getattr(model, _GATHER)()
+    resharding = [(group, group.post_forward_mesh_info) for group in _groups(model)]
+    model.set_reshard_after_forward(False)
+    try:
+        yield
+    finally:
+        for group, mesh in resharding:
+            group.post_forward_mesh_info = mesh
+        for module in _parts(model):
+            module.reshard()
+
+
+@contextmanager
+def trainable_after_reference(model: nn.Module) -> Iterator[None]:
+    """What is trainable before stays so.
+
+    PEFT 0.21 stops and restarts the training of adapters around a pass without them, TRL's reference for LoRA.
+    FSDP2 swaps sharded and whole parameters meanwhile, so that of some only the whole ones restart: adapters
+    outside the layers, such as the vision merger's, would never be trained again.
+    """
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    for module in _parts(model):
+        module.reshard()
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def _gather(model: nn.Module) -> None:
+    with torch.no_grad():
+        for module in _parts(model):
+            module.unshard()
+
+
+def _parts(model: nn.Module) -> list[FSDPModule]:
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+def _groups(model: nn.Module) -> list[Any]:
+    """What shares its weights out together. torch 2.14 has a setter of its resharding and no getter."""
+    states = {id(state): state for state in (module._get_fsdp_state() for module in _parts(model))}
+    return [group for state in states.values() for group in state._fsdp_param_groups]

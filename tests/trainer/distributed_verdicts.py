@@ -1,0 +1,80 @@
+"""Layouts trained on many processes and in one, compared: weights after SGD steps, so gradients, losses, rollouts."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from distributed_layouts import Layout, dump
+
+RANKS = Path(__file__).parent / "distributed_ranks.py"
+TOLERANCE = 1e-5
+"""Of the difference of an update, relative to the update; of a loss, relative to 1 or to itself."""
+
+
+def verdicts(
+    layouts: list[Layout], checkpoint: str, pictures: list[str], folder: Path, timeout_s: float
+) -> dict[Layout, str]:
+    """What is wrong with each layout; "" where nothing is."""
+    single = {str(layout.single()): layout.single() for layout in layouts}
+    # processes of one engine and number run one after the other in one group
+    todo = [*single.values(), *sorted(layouts, key=lambda layout: (layout.engine, layout.processes))]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "layouts.json").write_text(dump(todo))
+    command = [
+        sys.executable, str(RANKS), str(folder / "layouts.json"), "--checkpoint", checkpoint, "--output", str(folder),
+        "--pictures", *pictures,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
+    environment.pop("ACCELERATE_USE_CPU", None)  # would switch DeepSpeed off
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout_s)
+    assert done.returncode == 0, done.stderr[-3000:]
+    outcomes = json.loads((folder / "outcomes.json").read_text())
+    left = {layout: folder / f"{place}.pt" for place, layout in enumerate(todo)}
+    found = {}
+    for layout, outcome in zip(todo, outcomes, strict=True):
+        if layout.processes == 1:
+            assert outcome == "ok", outcome
+            continue
+        expected = left[single[str(layout.single())]]
+        found[layout] = "" if outcome == "ok" else outcome
+        if outcome == "ok":
+            found[layout] = "; ".join(faults(layout, torch.load(left[layout]), torch.load(expected)))
+    return found
+
+
+def faults(layout: Layout, result: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    """What differs from the single process, and what the processes disagree about."""
+    found = [
+        f"{name} differs by {size:.1e}"
+        for name, size in differences(layout, result, expected).items()
+        if not size <= TOLERANCE
+    ]
+    if len(set(result["checksums"])) > 1:
+        found.append("processes end with different weights")
+    if result["generated"] != expected["generated"]:
+        found.append("other completions are generated")
+    for batch, shares in enumerate(zip(*result["drawn"], strict=True)):
+        rows = [row for share in shares for row in share]
+        first = batch * layout.prompts_per_step
+        if sorted(rows, key=int) != [str(first + place) for place in range(layout.prompts_per_step)]:
+            found.append(f"step {batch + 1} draws {shares}")
+    return found
+
+
+def differences(layout: Layout, result: dict[str, Any], expected: dict[str, Any]) -> dict[str, float]:
+    """Relative difference of the update of each part, of the losses, and of gradient norms where they are clipped."""
+    assert result["moved"].keys() == expected["moved"].keys(), "other parameters are trainable"
+    found = {}
+    for part, sees in (("vision", True), ("language", False)):
+        names = [name for name in expected["moved"] if (".visual." in name) == sees]
+        if names:
+            moved, right = (torch.cat([r["moved"][n].flatten() for n in names]) for r in (result, expected))
+            found[part] = float((moved - right).norm() / (right.norm() or 1.0))
+    for name in ("loss", "grad_norm") if layout.settings.get("max_grad_norm") else ("loss",):
+        logged = zip(result[name], expected[name], strict=True)
+        found[name] = max(abs(a - b) / max(1.0, abs(b)) for a, b in logged)
+    return found

@@ -1,0 +1,38 @@
+"""FSDP2 where it cannot start; tests/trainer/test_distributed.py holds it to the single process where it can."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate.utils import DistributedType
+
+from omnirl_core.trainer.fsdp import gathered_for_generation, trainable_after_reference
+from omnirl_core.trainer.preparation import Preparation
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind", "refused"),
+    [
+        ("true", DistributedType.MULTI_CPU, True),
+        ("true", DistributedType.MULTI_GPU, False),
+        ("false", DistributedType.MULTI_CPU, False),
+    ],
+)
+def test_fsdp_on_cpus_is_refused(asked, kind, refused, monkeypatch, tiny_checkpoint):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", asked)
+    args = SimpleNamespace(distributed_state=SimpleNamespace(distributed_type=kind))
+    ready = Preparation(tiny_checkpoint, args, None, None, None, None, None, False)
+    if not refused:
+        ready.settle()
+        return
+    with pytest.raises(ValueError, match=r"FSDP is asked for on CPUs.*/ddp\.yaml or zero3\.yaml"):
+        ready.settle()
+
+
+def test_a_model_that_is_not_sharded_is_left_alone():
+    model = torch.nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    with gathered_for_generation(model), trainable_after_reference(model):
+        model.weight.requires_grad_(False)
+    assert not model.weight.requires_grad
+    assert not hasattr(model, "_gather_for_generation")
