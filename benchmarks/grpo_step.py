@@ -1,6 +1,6 @@
 """A GRPO step of TRL's GRPOTrainer against ours with a shared prefix: time and memory, phase by phase.
 
-    python benchmarks/grpo_step.py [--repeats 3] [--groups 4 8 16] [--write]
+    python benchmarks/grpo_step.py [--repeats 3] [--groups 4 8 16] [--lines FILE] [--write]
 
 One prompt a step, G completions of exactly C tokens, a policy of 11 million parameters with Qwen2.5-VL's architecture,
 fp32, one thread, the same rows and the same seed: both trainers sample the same completions, which is checked. The two
@@ -9,10 +9,12 @@ thread spends in as many seconds of the clock on a quiet machine. Peak memory is
 what it held before the step. Three quarters of an image prompt's tokens are one picture's. With a GPU, `--preset 3b`
 does the same for a randomly initialised Qwen2.5-VL-3B in bf16, by the clock.
 
-`--write` renews the section of benchmarks/RESULTS.md and the plot beside it.
+The whole table takes about an hour of CPU. With `--lines FILE` each cell is kept there as it is measured, and a later
+call goes on with the cells that are missing. `--write` renews the section of benchmarks/RESULTS.md and its plot.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -22,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -143,7 +145,8 @@ def compare(folder: str, cell: Cell, preset: str, repeats: int) -> dict[str, Any
         for which, runs in seconds.items()
     }
     memory = {which: peak_memory(which, folder, cell, preset) for which in ("trl", "ours")}
-    return {**asdict(cell), "seconds": medians, "memory_mib": memory, "equal": equal, "completions": total}
+    counts = {"repeats": repeats, "equal": equal, "completions": total}
+    return {**asdict(cell), "seconds": medians, "memory_mib": memory, **counts}
 
 
 def peak_memory(which: str, folder: str, cell: Cell, preset: str) -> float:
@@ -183,6 +186,25 @@ def resident(name: str) -> int:
     return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])  # type: ignore[index]
 
 
+def measured(cells: list[Cell], preset: str, repeats: int, kept: Path | None) -> list[dict[str, Any]]:
+    """A line for each cell, and for those that were kept before."""
+    known = kept.read_text(encoding="utf-8").splitlines() if kept and kept.exists() else []
+    lines = [json.loads(line) for line in known]
+    done = {(line["kind"], line["group"], line["prompt"], line["completion"]) for line in lines}
+    with tempfile.TemporaryDirectory() as folder:
+        write_checkpoint(folder, preset)
+        for which in ("trl", "ours"):
+            measure(which, folder, Cell("image", 4, 128, 32), preset, seed=0)  # a warm-up
+        for cell in cells:
+            if astuple(cell) in done:
+                continue
+            lines.append(compare(folder, cell, preset, repeats))
+            print(json.dumps(lines[-1]), file=sys.stderr, flush=True)
+            if kept:
+                kept.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return lines
+
+
 # --- the report ---
 
 
@@ -196,6 +218,7 @@ def table(lines: list[dict[str, Any]]) -> list[str]:
         "G",
         "P",
         "C",
+        "n",
         "bound",
         *PHASES,
         "TRL's step",
@@ -209,7 +232,7 @@ def table(lines: list[dict[str, Any]]) -> list[str]:
         cell = Cell(*(line[name] for name in ("kind", "group", "prompt", "completion")))
         theirs, ours = line["memory_mib"]["trl"], line["memory_mib"]["ours"]
         values = [
-            cell.kind, cell.group, cell.prompt, cell.completion, f"{cell.bound:.2f}",
+            cell.kind, cell.group, cell.prompt, cell.completion, line["repeats"], f"{cell.bound:.2f}",
             *(f"{speed_up(line, phase):.2f}x" for phase in PHASES), f"{line['seconds']['trl']['step']:.2f} s",
             f"{line['seconds']['ours']['step']:.2f} s", f"{theirs:.0f} MiB", f"{ours:.0f} MiB", f"{ours / theirs:.2f}",
         ]  # fmt: skip
@@ -217,7 +240,7 @@ def table(lines: list[dict[str, Any]]) -> list[str]:
     return made
 
 
-def report(lines: list[dict[str, Any]], repeats: int, preset: str) -> str:
+def report(lines: list[dict[str, Any]], preset: str) -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl"))
     info = Path("/proc/cpuinfo")
     found = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
@@ -227,8 +250,8 @@ def report(lines: list[dict[str, Any]], repeats: int, preset: str) -> str:
         START,
         "## A GRPO step with a shared prefix",
         "",
-        f"`python benchmarks/grpo_step.py --preset {preset} --repeats {repeats}`: TRL's GRPOTrainer over ours with "
-        "`shared_prefix: on`, alternating in one process, medians; CPU time where the CPU computes. One prompt a step, "
+        f"`python benchmarks/grpo_step.py --preset {preset}`: TRL's GRPOTrainer over ours with `shared_prefix: on`, "
+        "alternating in one process, medians of n steps; CPU time where the CPU computes. One prompt a step, "
         "fp32, random weights. `bound` is G(P+C)/(P+GC), the ratio of tokens in the language model; above it is what "
         "the vision tower and the head save. Memory is the peak over what the process held before the step. "
         f"{equal} of {total} sampled completions were the same in both.",
@@ -286,6 +309,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--write", action="store_true", help="renew the section in benchmarks/RESULTS.md and its plot"
     )
+    parser.add_argument("--lines", type=Path, help="a file of cells that are measured, to go on with")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if PRESETS[arguments.preset]["device"] == "cpu":
@@ -294,24 +318,10 @@ def main(argv: list[str] | None = None) -> int:
         which, folder, cell = arguments.memory_of
         print_peak_memory(which, folder, Cell(**json.loads(cell)), arguments.preset)
         return 0
-    cells = [
-        Cell(kind, group, prompt, completion)
-        for kind in arguments.kinds
-        for group in arguments.groups
-        for prompt in arguments.prompts
-        for completion in arguments.completions
-    ]
-    lines = []
-    with tempfile.TemporaryDirectory() as folder:
-        write_checkpoint(folder, arguments.preset)
-        warm_up = Cell("image", 4, 128, 32)
-        for which in ("trl", "ours"):
-            measure(which, folder, warm_up, arguments.preset, seed=0)
-        for cell in cells:
-            lines.append(compare(folder, cell, arguments.preset, arguments.repeats))
-            print(json.dumps(lines[-1]), file=sys.stderr, flush=True)
+    wanted = itertools.product(arguments.kinds, arguments.groups, arguments.prompts, arguments.completions)
+    lines = measured([Cell(*sizes) for sizes in wanted], arguments.preset, arguments.repeats, arguments.lines)
     lines.sort(key=lambda line: (line["kind"], line["group"], line["prompt"], line["completion"]))
-    section = report(lines, arguments.repeats, arguments.preset)
+    section = report(lines, arguments.preset)
     print(section)
     if arguments.write:
         plot(lines, PLOT)
