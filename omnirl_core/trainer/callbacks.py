@@ -24,11 +24,13 @@ class RunFiles(TrainerCallback):
     """Appends what TRL logs, and every completion with its rewards, to the run's folder line by line.
 
     A new run puts the files of an earlier one aside (`metrics.old.jsonl`); a resumed one continues them, less
-    what an earlier process wrote after the checkpoint.
+    what an earlier process wrote after the checkpoint. A file that would become larger than `most_mb` is begun anew,
+    and the one before kept as `completions.1.jsonl`, so that no file takes more than twice of it.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]):
+    def __init__(self, folder: str | os.PathLike[str], most_mb: float = math.inf):
         self.folder = Path(folder)
+        self.most_bytes = most_mb * 1e6
         self._started = False
         self._n_faults = 0
 
@@ -55,18 +57,23 @@ class RunFiles(TrainerCallback):
 
     def _append(self, name: str, lines: Iterable[Mapping[str, Any]], step: int) -> None:
         self._start(step)
+        path = self.folder / name
+        text = "".join(_json(line) + "\n" for line in lines)
         try:
-            with open(self.folder / name, "a", encoding="utf-8") as file:
-                file.writelines(_json(line) + "\n" for line in lines)
+            if path.exists() and path.stat().st_size + len(text) > self.most_bytes:
+                path.replace(_part_before(path))
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(text)
         except OSError as error:
-            raise space_error(self.folder / name, error) from error
+            raise space_error(path, error) from error
 
     def _start(self, step: int) -> None:
         if self._started:
             return
         self._started = True
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in (self.folder / METRICS, self.folder / COMPLETIONS, self.folder / FAULTS):
+        files = [self.folder / name for name in (METRICS, COMPLETIONS, FAULTS)]
+        for path in (*files, *map(_part_before, files)):
             if path.exists() and step:
                 _keep_until(path, step)
             elif path.exists():
@@ -166,6 +173,10 @@ def _image_path(image: Any) -> str | None:
     if isinstance(image, str | os.PathLike):
         return os.fspath(image)
     return getattr(image, "filename", None) or None  # a PIL image knows its file if it was opened from one
+
+
+def _part_before(path: Path) -> Path:
+    return path.with_suffix(".1.jsonl")
 
 
 def _keep_until(path: Path, step: int) -> None:

@@ -120,6 +120,13 @@ class OmniGRPOConfig(GRPOConfig):
         metadata={"help": "Most steps in a row that `on_nonfinite: skip` leaves out before the run stops."},
     )
 
+    log_file_limit_mb: float = field(
+        default=1000.0,
+        metadata={
+            "help": "Size at which metrics.jsonl or completions.jsonl is begun anew; the part before is kept as "
+            "completions.1.jsonl, older ones are not."
+        },
+    )
     stall_timeout_s: float | None = field(
         default=None,
         metadata={
@@ -208,10 +215,10 @@ class OmniGRPOConfig(GRPOConfig):
             value = getattr(self, name)
             if value not in choices:
                 faults.append(f"{name} {value!r} is neither '{choices[0]}' nor '{choices[1]}'")
-        for name in ("reward_timeout_s", "stall_timeout_s"):
+        for name in ("reward_timeout_s", "stall_timeout_s", "log_file_limit_mb"):
             seconds = getattr(self, name)
             if seconds is not None and not seconds > 0:
-                faults.append(f"{name} {seconds!r} is not a number of seconds above 0")
+                faults.append(f"{name} {seconds!r} is not a number above 0")
         return faults
 
     def _prompt_faults(self) -> list[str]:

@@ -1,5 +1,6 @@
 """TRL's GRPOTrainer for rows of any mix: text-only, one picture, many."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -103,7 +104,7 @@ class OmniGRPOTrainer(WatchedTrainer):
         self._add_callbacks()
 
     def _add_callbacks(self) -> None:
-        self.run_files = RunFiles(self.args.output_dir)
+        self.run_files = RunFiles(self.args.output_dir, getattr(self.args, "log_file_limit_mb", math.inf))
         self.add_callback(self.run_files)
         self.add_callback(ScaleDoctor())
         self._clock = PhaseClock(self._metrics["train"])

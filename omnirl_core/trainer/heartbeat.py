@@ -60,8 +60,9 @@ class Heartbeat:
             "since": time.time(),
         }
         beside = self.path.with_suffix(".part")
-        beside.write_text(json.dumps(state | {"pid": os.getpid()}) + "\n", encoding="utf-8")
-        beside.replace(self.path)
+        with suppress(OSError):  # a full disk is told by what has to be written
+            beside.write_text(json.dumps(state | {"pid": os.getpid()}) + "\n", encoding="utf-8")
+            beside.replace(self.path)
         if self.stall_timeout_s is not None:
             faulthandler.dump_traceback_later(self.stall_timeout_s + 2 * GRACE_S, exit=True, file=2)
 

@@ -150,3 +150,17 @@ def test_a_bar_of_ones_own_is_kept(trainer, rows):
 
     worker = trainer(rows, extra={"callbacks": [Own()]})
     assert [type(c) for c in worker.callback_handler.callbacks].count(Own) == 1
+
+
+def test_files_are_bounded_and_a_resumed_run_cuts_both_parts(tmp_path):
+    files = RunFiles(tmp_path, most_mb=0.0003)
+    for step in range(1, 40):
+        files.write_completions([{"step": step, "completion": "x" * 20}], _state(step - 1))
+    path, before = tmp_path / "completions.jsonl", tmp_path / "completions.1.jsonl"
+    assert path.stat().st_size <= 300
+    assert before.stat().st_size <= 300
+    steps = [line["step"] for line in (*_read(before), *_read(path))]
+    assert steps == list(range(steps[0], 40))
+    RunFiles(tmp_path, most_mb=0.0003).on_train_begin(None, _state(steps[1]), None)
+    assert [line["step"] for line in _read(before)] == steps[:2]
+    assert _read(path) == []

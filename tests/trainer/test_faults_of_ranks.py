@@ -49,13 +49,13 @@ def data(tmp_path_factory):
 def job(data, tmp_path):
     """Run on two ranks; the exit code, and all that was printed."""
 
-    def run(fault: str, seconds: float = 300, **settings: str) -> tuple[int, str]:
+    def run(fault: str, folder: str = "run", seconds: float = 300, **settings: str) -> tuple[int, str]:
         given = {
             **SETTINGS, "dataset_name": str(data / "train.json"), "rewards": str(data / "rewards.yaml"), **settings,
         }  # fmt: skip
         command = [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(SCRIPT), fault,
-            str(tmp_path / "run"), *(part for key, value in given.items() for part in (f"--{key}", value)),
+            str(tmp_path / folder), *(part for key, value in given.items() for part in (f"--{key}", value)),
         ]  # fmt: skip
         environment = {
             **os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "FAULT": fault,
@@ -118,7 +118,7 @@ def test_a_rank_that_stalls_ends_all_and_is_named(job, tmp_path, fault):
 
 
 @pytest.mark.slow
-def test_a_signal_at_one_rank_stops_both_at_one_step(job, tmp_path):
+def test_a_signal_at_one_rank_stops_both_at_one_step_and_a_resume_is_the_uninterrupted_run(job, tmp_path):
     code, printed = job("signal_to_itself")
     assert code == 1, "the launcher's own code"
     assert re.search(r"exitcode\s*: 75", printed), printed[-4000:]
@@ -128,7 +128,10 @@ def test_a_signal_at_one_rank_stops_both_at_one_step(job, tmp_path):
     assert sorted(path.name for path in newest.glob("rng_state*")) == ["rng_state_0.pth", "rng_state_1.pth"]
     code, printed = job("none", resume_from_checkpoint="auto")
     assert code == 0, printed[-4000:]
-    steps = [
-        json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    ]
-    assert sorted(set(steps)) == [1, 2, 3]
+    code, printed = job("none", folder="whole")
+    assert code == 0, printed[-4000:]
+    for rank in (0, 1):
+        resumed, whole = (torch.load(tmp_path / folder / f"rank{rank}.pt") for folder in ("run", "whole"))
+        assert torch.equal(resumed, whole)
+    resumed, whole = ((tmp_path / folder / "completions.jsonl").read_text() for folder in ("run", "whole"))
+    assert resumed == whole
