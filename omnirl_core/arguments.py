@@ -16,7 +16,10 @@ class DataArguments:
     """What to train on and what to reward. Paths are relative to the folder that the command runs in."""
 
     dataset_name: str = field(metadata={"help": "JSON, JSONL or YAML mixture of training rows, or a hub id"})
-    rewards: str = field(metadata={"help": "rewards.yaml"})
+    rewards: str | None = field(
+        default=None,
+        metadata={"help": "rewards.yaml; without one, by what the rows' answers are: boxes or text"},
+    )
     eval_dataset_name: str | None = field(
         default=None, metadata={"help": "held-out rows, answered greedily before and after training"}
     )

@@ -16,7 +16,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
 from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
-from trl import ModelConfig, get_quantization_config
+from trl import ModelConfig
 
 from omnirl_core.boxes import default_space
 from omnirl_core.evaluate_arguments import EvaluationArguments, parse_evaluation
@@ -27,12 +27,13 @@ from omnirl_core.evaluation.lines import write_lines
 from omnirl_core.evaluation.metrics import add_overlap, figure_table, figures, metrics, overlap_row
 from omnirl_core.evaluation.ready import qwen_resize, ready_generations
 from omnirl_core.evaluation.score import score_rows
+from omnirl_core.loading import model_settings, quantization_settings
 from omnirl_core.models import adapter_base, load_processor, load_trained
 from omnirl_core.report import write_evaluation
 from omnirl_core.rewards import Reward, load_rewards
 from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.rows import read_rows as checked_rows
-from omnirl_core.run import PACKAGES, draw_missing, model_settings
+from omnirl_core.run import PACKAGES, draw_missing
 from omnirl_core.shapes import tiny_policy
 from omnirl_core.trainer.callbacks import prompt_text
 
@@ -194,7 +195,7 @@ def _precision(arguments: EvaluationArguments, device: torch.device) -> Any:
 
 def _load(evaluation: Evaluation) -> tuple[Any, Any]:
     settings = model_settings(evaluation.model_config)
-    quantization = get_quantization_config(evaluation.model_config)
+    quantization = quantization_settings(evaluation.model_config)
     device = evaluation.state.device
     if quantization is None:
         model = load_trained(str(evaluation.model), **settings).to(device)

@@ -19,9 +19,7 @@ class EvaluationArguments(DataArguments):
     dataset_name: str | None = field(  # type: ignore[assignment]  # training cannot do without, this can
         default=None, metadata={"help": "training rows: not used here"}
     )
-    rewards: str | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "rewards.yaml; not needed with a protocol"}
-    )
+    rewards: str | None = field(default=None, metadata={"help": "rewards.yaml; not needed with a protocol"})
     output_dir: str = field(default="outputs/evaluation", metadata={"help": "the run's folder"})
     evaluation_dir: str | None = field(
         default=None,

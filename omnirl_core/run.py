@@ -23,20 +23,23 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from datasets import Dataset
 from torch.distributed.elastic.multiprocessing.errors import record
+from transformers import TrainingArguments
 from transformers.utils.logging import disable_progress_bar
-from trl import ModelConfig, get_peft_config, get_quantization_config
+from trl import ModelConfig, get_peft_config
 from trl.models import unwrap_model_for_generation
 
 from omnirl_core.arguments import DataArguments, parse
+from omnirl_core.default_rewards import default_rewards
 from omnirl_core.evaluation.compare import Change, compare, table
 from omnirl_core.evaluation.lines import read_lines, write_lines
 from omnirl_core.evaluation.score import evaluate
+from omnirl_core.loading import model_settings, policy_path, quantization_settings
 from omnirl_core.report import plot_curves, write_completions
 from omnirl_core.report.result import write_result
 from omnirl_core.rewards import Reward, load_rewards
 from omnirl_core.rows import read_rows
 from omnirl_core.run_files import own_code
-from omnirl_core.shapes import tiny_policy, write_dataset
+from omnirl_core.shapes import write_dataset
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_core.trainer.interrupts import Interrupts
 from omnirl_core.trainer.saving import resume_path
@@ -107,7 +110,7 @@ def run(argv: list[str] | None) -> Result:
     return Result(folder, changes, trainer)
 
 
-def start_quietly(training: OmniGRPOConfig) -> None:
+def start_quietly(training: TrainingArguments) -> None:
     """No bar for every file that is read or written, no remark of DeepSpeed that the CPU asked for is a CPU."""
     disable_progress_bar()
     if training.use_cpu:
@@ -158,7 +161,8 @@ def build(
     data: DataArguments, training: OmniGRPOConfig, model_config: ModelConfig
 ) -> tuple[OmniGRPOTrainer, list[Reward], Dataset | None]:
     """The trainer, its rewards, and the held-out rows."""
-    rewards = load_rewards(data.rewards)
+    policy = policy_path(model_config)
+    rewards = load_rewards(data.rewards) if data.rewards else default_rewards(data, policy)
     folder, held_out = Path(str(training.output_dir)), None
     dataset = read_rows(data, data.dataset_name, training.seed, folder / "bad_rows.txt")
     if data.eval_dataset_name:
@@ -167,26 +171,15 @@ def build(
         held_out = held_out.select(range(min(data.eval_rows, len(held_out))))
     training.reward_weights = [reward.weight for reward in rewards]
     training.model_init_kwargs = model_settings(model_config)
-    name = model_config.model_name_or_path
     trainer = OmniGRPOTrainer(
-        model=tiny_policy() if name == "tiny_policy" else name,
+        model=policy,
         args=training,
         reward_funcs=rewards,
         train_dataset=dataset,
-        quantization_config=get_quantization_config(model_config),
+        quantization_config=quantization_settings(model_config),
         peft_config=get_peft_config(model_config),
     )
     return trainer, rewards, held_out
-
-
-def model_settings(config: ModelConfig) -> dict[str, Any]:
-    """How the policy, and the reference of beta > 0, are loaded."""
-    settings = {
-        "revision": config.model_revision,
-        "dtype": config.dtype,
-        "attn_implementation": config.attn_implementation,
-    }
-    return {key: value for key, value in settings.items() if value is not None}
 
 
 def grade(

@@ -11,6 +11,7 @@ from omnirl_core.arguments import DataArguments, parse
 from omnirl_core.config_file import ConfigError, read_config
 from omnirl_core.data import load_records
 from omnirl_core.rewards import load_rewards
+from omnirl_core.sft import parse_sft
 from omnirl_core.trainer import OmniGRPOConfig
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +20,8 @@ YAMLS = sorted(path for path in ROOT.glob("recipes/*/*.yaml") if path.parent.nam
 PARTS = [path for path in YAMLS if path.parent.name == "hardware"]
 REWARDS = [path for path in YAMLS if path.name.endswith("rewards.yaml")]
 MIXTURES = [path for path in YAMLS if path.name == "rec.yaml"]
-RUNS = [path for path in YAMLS if path not in PARTS + MIXTURES + REWARDS]
+STARTS = [path for path in YAMLS if path.name.startswith("sft")]
+RUNS = [path for path in YAMLS if path not in PARTS + MIXTURES + REWARDS + STARTS]
 DEFAULTS = {f.name: f.default for part in (DataArguments, OmniGRPOConfig, ModelConfig) for f in fields(part)}
 
 
@@ -42,6 +44,15 @@ def test_run_configs_parse_and_name_files_that_exist(path, monkeypatch, tmp_path
     assert Path(data.rewards).exists()
     assert model.model_name_or_path
     assert training.num_generations >= 2
+
+
+@pytest.mark.parametrize("path", STARTS, ids=ids)
+def test_warm_starts_parse(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    data, training, model = parse_sft(["--config", str(path), "--output_dir", str(tmp_path)])
+    assert "{solution}" in training.response_template
+    assert data.dataset_name
+    assert model.model_name_or_path
 
 
 @pytest.mark.parametrize("path", [*RUNS, *PARTS], ids=ids)

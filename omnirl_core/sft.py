@@ -1,0 +1,116 @@
+"""A warm start: TRL's SFTTrainer on the rows of a recipe, any mix of text, one picture and many.
+
+`recipes/sft.py` calls `main`. GRPO learns from what a policy does right some of the time; where the form or the
+kind of answer never occurs, some steps of imitation bring it there. What is saved starts `recipes/grpo.py`.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import set_seed
+from datasets import Dataset
+from transformers import AutoConfig
+from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
+
+from omnirl_core.arguments import DataArguments
+from omnirl_core.boxes import default_space
+from omnirl_core.data.dataset import for_language_model
+from omnirl_core.data.responses import ResponseTransform
+from omnirl_core.evaluation.ready import qwen_resize
+from omnirl_core.loading import model_settings, policy_path, quantization_settings
+from omnirl_core.models import freeze_vision_tower, has_vision, load_processor, without_vision
+from omnirl_core.rows import read_rows
+from omnirl_core.run import draw_missing, start_quietly
+from omnirl_core.run_files import file_faults
+from omnirl_core.strict_parser import StrictParser
+from omnirl_core.trainer import OmniGRPOConfig
+from omnirl_core.trainer.anchor import add_vision_anchor
+from omnirl_core.trainer.quiet import silence_upstream_noise
+
+
+@dataclass
+class OmniSFTConfig(SFTConfig):
+    """TRL's SFTConfig with what rows with pictures need."""
+
+    max_length: int | None = field(
+        default=None, metadata={"help": "most tokens; None, since to cut a prompt cuts its pictures"}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "rows are made when drawn"})
+    response_template: str = field(
+        default="<answer>{solution}</answer>",
+        metadata={"help": "what the policy should say; {solution} or any other key of the row is filled in"},
+    )
+    box_space: str | None = field(
+        default=None,
+        metadata={"help": "space of the boxes that are taught; by default the policy's family's"},
+    )
+    min_pixels: int | None = field(default=None, metadata={"help": "least pixels of a picture as it is seen"})
+    max_pixels: int | None = field(default=None, metadata={"help": "most pixels of a picture as it is seen"})
+    freeze_vision_tower: bool = field(default=False, metadata={"help": "train the language model only"})
+
+
+def parse_sft(argv: list[str] | None = None) -> tuple[DataArguments, OmniSFTConfig, ModelConfig]:
+    """Read `--config FILE` and what overrides it; keys of the YAML that only GRPO knows are left alone."""
+    kinds = [DataArguments, OmniSFTConfig, ModelConfig]
+    return StrictParser(kinds, [file_faults], elsewhere=[OmniGRPOConfig]).parse(argv)  # type: ignore[return-value]
+
+
+def main(argv: list[str] | None = None) -> SFTTrainer:
+    """Run the config that `argv` (default: the command line) names; the model is saved to `output_dir`."""
+    data, training, model_config = parse_sft(argv)
+    start_quietly(training)
+    set_seed(training.seed)
+    with training.main_process_first(local=False, desc="drawing the shapes data set"):
+        draw_missing(data)
+    trainer = build(data, training, model_config)
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    trainer.save_model()
+    if trainer.accelerator.is_main_process:
+        print(f"\nSaved; start GRPO from it with --model_name_or_path {training.output_dir}")
+    return trainer
+
+
+def build(data: DataArguments, training: OmniSFTConfig, model_config: ModelConfig) -> SFTTrainer:
+    """TRL's trainer over the rows; a vision tower runs in every forward, as in GRPO, so that ranks agree."""
+    silence_upstream_noise(use_cpu=training.use_cpu)
+    path = policy_path(model_config)
+    sees = has_vision(path)
+    processor = load_processor(path, training.min_pixels, training.max_pixels)
+    peft = get_peft_config(model_config)
+    if peft is not None and training.freeze_vision_tower:
+        peft = without_vision(peft)
+    training.model_init_kwargs = model_settings(model_config)
+    trainer = SFTTrainer(
+        model=path,
+        args=training,
+        train_dataset=rows_to_say(data, training, processor, path if sees else None),
+        processing_class=processor,
+        quantization_config=quantization_settings(model_config),
+        peft_config=peft,
+    )
+    model: Any = trainer.model
+    if training.freeze_vision_tower:
+        freeze_vision_tower(model)
+    if sees:
+        plugin = training.deepspeed_plugin
+        is_sharded = trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
+        add_vision_anchor(model, processor, is_sharded)
+    return trainer
+
+
+def rows_to_say(data: DataArguments, training: OmniSFTConfig, processor: Any, sees: str | None) -> Dataset:
+    """Prompt and response of every row; pictures are opened as rows are drawn. `sees`: path of a model that can."""
+    report = Path(str(training.output_dir)) / "bad_rows.txt"
+    rows = read_rows(data, data.dataset_name, training.seed, report)
+    space = "pixels"
+    if sees is None:
+        rows = for_language_model(rows)
+    else:
+        space = training.box_space or default_space(AutoConfig.from_pretrained(sees).model_type)
+    transform = ResponseTransform(
+        rows.format["format_kwargs"]["transform"], training.response_template, space, qwen_resize(processor)
+    )
+    said = rows.with_transform(transform)
+    # TRL prepares the rows of a language model beforehand, and only columns that are there
+    return said if sees else Dataset.from_list([said[place] for place in range(len(said))])

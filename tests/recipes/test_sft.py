@@ -1,0 +1,78 @@
+"""The warm start: the loss falls on rows of every modality, and GRPO starts from what was saved."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from omnirl_core.data import DataError, load_dataset
+from omnirl_core.data.responses import ResponseTransform
+from omnirl_core.run import main as grpo
+from omnirl_core.sft import main as sft
+from omnirl_core.shapes import write_dataset
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> str:
+    return str(write_dataset(tmp_path_factory.mktemp("data"), "mixed", 112, 0))
+
+
+def options(**settings) -> list[str]:
+    return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+
+
+@pytest.mark.slow
+def test_the_loss_falls_and_grpo_starts_from_it(rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    few = dict(max_steps=16, per_device_train_batch_size=14, learning_rate=5e-4, logging_steps=4)
+    taught = tmp_path / "sft"
+    trainer = sft(options(config="recipes/mixed/sft.yaml", dataset_name=rows, output_dir=taught, **few))
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    assert losses[-1] < 0.7 * losses[0]
+    few = dict(max_steps=1, per_device_train_batch_size=16, eval_rows=14)
+    data = dict(dataset_name=rows, eval_dataset_name=rows, output_dir=tmp_path / "grpo")
+    result = grpo(options(config="recipes/mixed/demo.yaml", model_name_or_path=taught, **data, **few))
+    form = next(change for change in result.changes if change.measure == "think_format")
+    assert form.before > 0.9, "what was taught is there when GRPO begins"
+
+
+def test_a_language_model_learns_rows_of_text(tiny_text_checkpoint, tmp_path):
+    (tmp_path / "rows.json").write_text(
+        json.dumps([{"problem": f"Say {n}.", "solution": n} for n in range(8)])
+    )
+    few = dict(use_cpu=True, bf16=False, max_steps=2, save_strategy="no", output_dir=tmp_path / "run")
+    trainer = sft(
+        options(model_name_or_path=tiny_text_checkpoint, dataset_name=tmp_path / "rows.json", **few)
+    )
+    assert trainer.state.global_step == 2
+    assert "labels" in trainer.train_dataset.column_names
+
+
+def test_what_is_said(tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    lines = [
+        {"problem": "Where?", "solution": [10, 10, 30, 30], "image": "a.png", "why": "it is there"},
+        {"problem": "Say it.", "solution": ["one", "two"], "why": "the first"},
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(lines))
+    data = load_dataset(tmp_path / "rows.json")
+    drawn = data.format["format_kwargs"]["transform"]
+    template = "<think>{why}</think><answer>{solution}</answer>"
+
+    def said(**settings):
+        rows = data.with_transform(ResponseTransform(drawn, **{"template": template, **settings}))
+        return [row["completion"][0]["content"][0]["text"] for row in rows]
+
+    doubled = said(space="resized", resize=lambda size: (size[0] * 2, size[1] * 2))
+    assert doubled == [
+        "<think>it is there</think><answer>[20, 20, 60, 60]</answer>",
+        "<think>the first</think><answer>one</answer>",
+    ]
+    assert said(space="0-1000")[0].endswith("<answer>[250, 250, 750, 750]</answer>")
+    with pytest.raises(
+        DataError, match=r"rows.json:\d+: the response template names 'reason'.* it has prompt"
+    ):
+        said(template="{reason} {solution}")
