@@ -26,6 +26,7 @@ from omnirl_core.commands import CannotRun
 from omnirl_core.commands.recipe import Recipe, read_recipe
 from omnirl_core.data import DataError, Record
 from omnirl_core.data.sources import Source, checked_rows, find_sources
+from omnirl_core.default_rewards import default_rewards
 from omnirl_core.rewards import load_rewards
 from omnirl_core.rewards.entries import RewardsError
 from omnirl_core.rewards.reward import Reward
@@ -78,8 +79,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _rewards(recipe: Recipe) -> list[Reward]:
     try:
-        return load_rewards(recipe.data.rewards)
-    except (RewardsError, OSError) as error:
+        path = recipe.data.rewards
+        return load_rewards(path) if path else default_rewards(recipe.data, recipe.model_path)
+    except (RewardsError, ValueError, OSError) as error:
         raise CannotRun(str(error)) from error
 
 
