@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -83,6 +84,7 @@ def run(argv: list[str] | None) -> Result:
     started = time.monotonic()
     data, training, model_config = parse(argv, check_files=True)
     start_quietly(training)
+    join_deepspeed(training)
     set_seed(training.seed)
     folder = Path(str(training.output_dir))
     with training.main_process_first(local=False, desc="drawing the shapes data set"):
@@ -115,6 +117,12 @@ def start_quietly(training: TrainingArguments) -> None:
     disable_progress_bar()
     if training.use_cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def join_deepspeed(training: TrainingArguments) -> None:
+    """With `--deepspeed` on a CPU, transformers 5.23 starts the ranks without DeepSpeed, whose ZeRO-3 then sees one."""
+    if training.deepspeed and training.use_cpu and training.world_size > 1:
+        import_module("deepspeed.comm").init_distributed("gloo", auto_mpi_discovery=False, verbose=False)
 
 
 def checkpoint_to_resume(training: OmniGRPOConfig) -> str | None:
