@@ -107,7 +107,8 @@ def train(layout: Layout, checkpoint: str, pictures: list[str], folder: Path) ->
     start = weights(trainer)
     trainer.train()
     end = weights(trainer)
-    return _result(trainer, {name: end[name] - start[name] for name in end}, drawn)
+    result = _result(trainer, {name: end[name] - start[name] for name in end}, drawn)
+    return result and {**result, "size": {name: float(weight.norm()) for name, weight in start.items()}}
 
 
 def _rows(layout: Layout, pictures: list[str]) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Layouts trained on many processes and in one, compared: weights after SGD steps, so gradients, losses, rollouts."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from distributed_layouts import Layout, dump
 RANKS = Path(__file__).parent / "distributed_ranks.py"
 TOLERANCE = 1e-5
 """Of the difference of an update, relative to the update; of a loss, relative to 1 or to itself."""
+FP32_ROUNDING = 2.0**-24
+"""Of a weight, relative to it: what two runs that differ in the order of a sum may end apart by."""
 
 
 def verdicts(
@@ -73,7 +76,9 @@ def differences(layout: Layout, result: dict[str, Any], expected: dict[str, Any]
         names = [name for name in expected["moved"] if (".visual." in name) == sees]
         if names:
             moved, right = (torch.cat([r["moved"][n].flatten() for n in names]) for r in (result, expected))
-            found[part] = float((moved - right).norm() / (right.norm() or 1.0))
+            rounding = FP32_ROUNDING * math.hypot(*(expected["size"][name] for name in names))
+            apart = max(0.0, float((moved - right).norm()) - rounding)
+            found[part] = apart / (float(right.norm()) or 1.0)
     for name in ("loss", "grad_norm") if layout.settings.get("max_grad_norm") else ("loss",):
         logged = zip(result[name], expected[name], strict=True)
         found[name] = max(abs(a - b) / max(1.0, abs(b)) for a, b in logged)
