@@ -1,5 +1,7 @@
 """What can be settled, and refused, before a model is loaded."""
 
+import json
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,8 @@ from omnirl_core.data.dataset import for_language_model, is_of_rows
 from omnirl_core.models import has_vision, load_processor, set_pixel_budget, vision_tower, without_vision
 from omnirl_core.trainer.mixed import may_have_images
 from omnirl_core.trainer.prompt_length import PromptLength, fit_prompts
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -34,7 +38,9 @@ class Preparation:
         """
         self._settle_texts()  # the steps below would meet prompts that no template of the model can render
         faults: list[str] = []
-        for step in (self._settle_engine, self._settle_processor, self._settle_tower, self._settle_prompts):
+        for step in (
+            self._settle_engine, self._settle_vllm, self._settle_processor, self._settle_tower, self._settle_prompts,
+        ):  # fmt: skip
             try:
                 step()
             except ValueError as error:
@@ -71,6 +77,22 @@ class Preparation:
             raise ValueError(
                 "FSDP is asked for on CPUs, where accelerate does not start it; launch with "
                 "accelerate_configs/ddp.yaml or zero3.yaml"
+            )
+
+    def _settle_vllm(self) -> None:
+        if not (self._setting("use_vllm") and self._sees and self.may_have_images):
+            return
+        if self._setting("vllm_mode") == "colocate":
+            raise ValueError(
+                "vllm_mode: colocate with pictures: TRL hands vLLM prompts whose image tokens are already expanded, "
+                "and vLLM expands them again, so that the policy answers a garbled prompt "
+                "(https://github.com/huggingface/trl/issues/6294); use vllm_mode: server, or use_vllm: false"
+            )
+        budget = {name: self._setting(name) for name in ("min_pixels", "max_pixels") if self._setting(name)}
+        if budget:
+            logger.warning(
+                "use_vllm: the server has to size pictures as this run does; start it with --mm-processor-kwargs '%s'",
+                json.dumps(budget),
             )
 
     def _settle_processor(self) -> None:
