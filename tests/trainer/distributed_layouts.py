@@ -38,6 +38,11 @@ class Layout:
     def prompts_per_step(self) -> int:
         return self.processes * self.micro_batch * self.accumulation // GROUP
 
+    @property
+    def steps(self) -> int:
+        """Optimizer steps."""
+        return len(self.kinds) // self.prompts_per_step * self.settings.get("num_iterations", 1)
+
     def single(self) -> "Layout":
         """The same rows, steps and settings in one process."""
         accumulation = self.accumulation * self.processes
@@ -88,12 +93,12 @@ def train(layout: Layout, checkpoint: str, pictures: list[str], folder: Path) ->
     settings = dict(layout.settings)
     peft = LoraConfig(target_modules="all-linear", r=4) if settings.pop("lora", False) else None
     kind = RolloutTrainer if settings.pop("rollout", False) else ScriptedTrainer
-    steps = len(layout.kinds) // layout.prompts_per_step * settings.get("num_iterations", 1)
     config = OmniGRPOConfig(**{
         **dict(
             output_dir=str(folder), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
-            disable_tqdm=True, save_strategy="no", logging_steps=1, max_steps=steps, seed=1, shuffle_dataset=False,
+            disable_tqdm=True, save_strategy="no", logging_steps=1, max_steps=layout.steps, seed=1,
             num_generations=GROUP, per_device_train_batch_size=layout.micro_batch, max_completion_length=8,
+            shuffle_dataset=False,
             gradient_accumulation_steps=layout.accumulation, optim="sgd", learning_rate=0.3, max_grad_norm=0.0,
             lr_scheduler_type="constant", shared_prefix="off", top_k=1,
         ),

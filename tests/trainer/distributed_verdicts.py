@@ -13,7 +13,11 @@ from distributed_layouts import Layout, dump
 
 RANKS = Path(__file__).parent / "distributed_ranks.py"
 TOLERANCE = 1e-5
-"""Of the difference of an update, relative to the update; of a loss, relative to 1 or to itself."""
+"""Of the difference of an update, relative to the update, for each step of it; of a loss, relative to 1 or to itself.
+
+What rounding leaves after one step changes the next step's gradient: after three, 1.5e-5 was seen, and 5e-7 where the
+same rows were trained in double precision.
+"""
 FP32_ROUNDING = 2.0**-24
 """Of a weight, relative to it: what two runs that differ in the order of a sum may end apart by."""
 
@@ -54,7 +58,7 @@ def faults(layout: Layout, result: dict[str, Any], expected: dict[str, Any]) -> 
     found = [
         f"{name} differs by {size:.1e}"
         for name, size in differences(layout, result, expected).items()
-        if not size <= TOLERANCE
+        if not size <= TOLERANCE * (1 if name == "loss" else layout.steps)
     ]
     if len(set(result["checksums"])) > 1:
         found.append("processes end with different weights")
