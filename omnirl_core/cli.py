@@ -5,17 +5,16 @@ Exit codes: 0 when all is well, 1 when a check found something, 2 when the comma
 
 import argparse
 import importlib
-import logging
 import sys
 
 from omnirl_core.commands import COMMANDS, CannotRun
+from omnirl_core.quiet_imports import silence_imports
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the subcommand that `argv` (default: the command line) names; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    # where it is installed, bitsandbytes 0.50 tells at its import that the CPU could have a faster kernel
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    silence_imports()
     parser = argparse.ArgumentParser(prog="omnirl", description="Checks before a run, reports after it.")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, line) in COMMANDS.items():

@@ -5,7 +5,10 @@
 Every key of the YAML can be given on the command line too, as `--key value`.
 """
 
-from omnirl_core.run import main
+from omnirl_core.quiet_imports import silence_imports
 
 if __name__ == "__main__":
+    silence_imports()
+    from omnirl_core.run import main
+
     main()

@@ -6,7 +6,10 @@ It reads the rows that recipes/grpo.py reads, text-only, one picture or many. Wh
 recipes/grpo.py starts from: `--model_name_or_path <output_dir>`.
 """
 
-from omnirl_core.sft import main
+from omnirl_core.quiet_imports import silence_imports
 
 if __name__ == "__main__":
+    silence_imports()
+    from omnirl_core.sft import main
+
     main()

@@ -260,7 +260,7 @@ def test_what_cannot_be_evaluated_is_said_before_anything_is_loaded(arguments, s
 RECIPES = [
     path
     for path in sorted(ROOT.glob("recipes/*/*.yaml"))
-    if {"dataset_name", "model_name_or_path"} <= set(read_config(path))
+    if {"dataset_name", "model_name_or_path", "rewards"} <= set(read_config(path))
 ]
 
 
