@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$(shell nproc 2>/dev/null || echo 2) $(BIN)/accelerate launch
 
-.PHONY: help setup demo test lint fmt notebooks bench
+.PHONY: help setup demo test lint fmt notebooks fuzz bench
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -35,6 +35,10 @@ fmt: setup  ## format the code
 
 notebooks: setup  ## run the tutorial notebooks and compare what they print with what they keep
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg -n auto --dist loadfile notebooks
+
+fuzz: setup  ## fuzz every reader of answers and data, one minute each (SECONDS=60); findings in fuzz_findings/
+	for target in tags boxes json_value jsonl json_list yaml_text record rewards mixture config; do \
+	  $(BIN)/python tests/fuzz/coverage_guided.py $$target --seconds $(or $(SECONDS),60) --corpus fuzz_corpus/$$target || exit 1; done
 
 bench: setup  ## measure against the libraries; the figures of benchmarks/RESULTS.md
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
