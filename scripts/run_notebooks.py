@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 from PIL import Image
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-SECONDS_PER_CELL = 300
+SECONDS_PER_CELL = 1200  # a watchdog; on a free machine no notebook needs 150
 THUMBNAIL = 480, 320  # most pixels, across and down
 
 

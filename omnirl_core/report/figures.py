@@ -102,6 +102,26 @@ def draw_curve(axes: Axes, points: Sequence[Point], label: str | None = None, co
     axes.plot(steps, mean, color=color, linewidth=1.8, label=label, solid_capstyle="round", **alone)
 
 
+def draw_grid(
+    axes: Axes,
+    values: Sequence[Sequence[float]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    most: float = 1.0,
+) -> None:
+    """Draw numbers as a table of shades, each number in its cell; `most` is the value of the darkest shade."""
+    axes.imshow(values, cmap=SEQUENTIAL, vmin=0, vmax=most, aspect="auto")
+    for y, line in enumerate(values):
+        for x, value in enumerate(line):
+            axes.text(
+                x, y, f"{value:.2f}", ha="center", va="center", color=PAPER if value > 0.45 * most else INK
+            )
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.grid(False)
+
+
 def draw_picture(
     axes: Axes, image: Image.Image | Sequence[Image.Image], title: str = "", note: str = ""
 ) -> None:

@@ -103,10 +103,9 @@ class ScaleDoctor(TrainerCallback):
             for name, value in means.items()
             if name.startswith("rewards/") and name.endswith("/spread")
         }
-        top = {name for name in spreads if means.get(f"rewards/{name}/mean", 0.0) >= self.learned}
-        spreads = {name: spread for name, spread in spreads.items() if name not in top}
-        found = [self._constant(name, means) for name, spread in spreads.items() if spread < 1e-9]
-        found += self._drowned(spreads, means, getattr(args, "multi_objective_aggregation", ""))
+        learning = [name for name in spreads if means.get(f"rewards/{name}/mean", 0.0) < self.learned]
+        found = [self._constant(name, means) for name in learning if spreads[name] < 1e-9]
+        found += self._drowned(spreads, learning, means, getattr(args, "multi_objective_aggregation", ""))
         clipped = means.get("completions/clipped_ratio", 0.0)
         if clipped > self.clipped:
             text = (
@@ -126,12 +125,18 @@ class ScaleDoctor(TrainerCallback):
         return ("constant", name), text
 
     def _drowned(
-        self, spreads: Mapping[str, float], means: Mapping[str, float], aggregation: str
+        self,
+        spreads: Mapping[str, float],
+        learning: Sequence[str],
+        means: Mapping[str, float],
+        aggregation: str,
     ) -> list[tuple[tuple[str, ...], str]]:
         moving = {name: spread for name, spread in spreads.items() if spread >= 1e-9}
-        if len(moving) < 2 or aggregation == "normalize_then_sum":  # which brings every reward to one scale
+        # one at its top has little spread because it is learned; but one on a scale of 500 has a high mean, too
+        quiet = min(set(moving) & set(learning), key=moving.__getitem__, default=None)
+        if quiet is None or aggregation == "normalize_then_sum":  # which brings every reward to one scale
             return []
-        loud, quiet = max(moving, key=moving.__getitem__), min(moving, key=moving.__getitem__)
+        loud = max(moving, key=moving.__getitem__)
         if moving[loud] <= self.ratio * moving[quiet]:
             return []
         text = (

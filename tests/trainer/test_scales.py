@@ -95,6 +95,12 @@ def test_a_reward_at_its_top_is_learned_and_no_fault(diagnosed, spread):
     assert diagnosed([{**_line(0.3, spread), "rewards/answer/mean": 0.99}] * 30) == []
 
 
+def test_a_reward_on_a_scale_of_hundreds_is_not_taken_for_learned(diagnosed):
+    line = {"rewards/length/spread": 60.0, "rewards/length/mean": 400.0, "rewards/exact/spread": 0.2}
+    (message,) = diagnosed([line] * 5)
+    assert "reward 'length' spreads 300 times as wide within a group as 'exact'" in message
+
+
 def test_clipped_completions(diagnosed):
     [message] = diagnosed([_line(0.1, 0.1, clipped=0.3)] * 20)
     assert message.startswith(
