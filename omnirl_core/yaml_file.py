@@ -55,7 +55,7 @@ def parse_yaml(text: str) -> YamlText:
     [(2, 'a')]
     """
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_ShallowLoader)
         if root is not None:
             _check_size(root)
         return YamlText(root, yaml.safe_load(text))
@@ -66,10 +66,23 @@ def parse_yaml(text: str) -> YamlText:
         raise YamlFault(f"not YAML: {error.problem or error.context}", mark.line + 1 if mark else 1) from None
     except yaml.YAMLError as error:  # control characters
         raise YamlFault(f"not YAML: {str(error).splitlines()[0]}") from None
-    except RecursionError:
-        raise YamlFault(f"nested more than {DEEPEST} levels deep") from None
     except _CONSTRUCTION_ERRORS as error:
         raise YamlFault(f"a value that does not fit its tag or form: {error}; put it in quotes") from None
+
+
+class _ShallowLoader(yaml.SafeLoader):
+    """Stops at the first node that is too deep: the time that PyYAML 6 takes grows with the square of the depth."""
+
+    _depth = -1
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > DEEPEST:
+            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+            raise YamlFault(f"nested more than {DEEPEST} levels deep", line)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 def key_lines(mapping: yaml.Node) -> dict[str, int]:

@@ -2,10 +2,10 @@
 
     python scripts/kill_points.py --kills 50 --stops 10
 
-Half of the kills (SIGKILL) fall while a checkpoint is being written, the others anywhere from the first step to the
-end; a stop is a SIGTERM or SIGINT while it trains, after which the run has to end with its own exit code. The libraries
-are imported once, and each run is a fork of this process. Prints one line a kill and a summary; the exit code is 1 if
-any final state differs.
+Half of the kills (SIGKILL) fall while a checkpoint is being written, after a random number of its files, the others at
+any moment of a step or its save; a stop is a SIGTERM or SIGINT while it trains, after which the run has to end with
+its own exit code. The libraries are imported once, and each run is a fork of this process. Prints one line a kill and a
+summary; the exit code is 1 if any final state differs.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from pathlib import Path
 
 from omnirl_core import run
 from omnirl_core.evaluation.lines import read_lines
+from omnirl_core.trainer.heartbeat import RANKS
 from omnirl_core.trainer.saving import ASIDE
 
 SETTINGS = {
@@ -38,6 +39,8 @@ SETTINGS = {
 }  # fmt: skip
 TIMES = {"time", "step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second"}
 """What a log holds of the clock."""
+FILES_OF_A_SAVE = 12
+"""That every save writes; a kill waits for some of them."""
 WATCHDOG_S = 300.0
 
 
@@ -79,16 +82,14 @@ class Runs:
             sys.stderr.flush()
             os._exit(code)
 
-    def finish(self, folder: Path) -> float:
-        """Run to the end; the seconds it took."""
-        start = time.monotonic()
+    def finish(self, folder: Path) -> None:
+        """Run to the end."""
         child = self.start(folder)
         code = wait(child)
         if code != 0:
             raise RuntimeError(
                 f"a run in {folder} ended with {code}: {(folder / 'run.log').read_text()[-3000:]}"
             )
-        return time.monotonic() - start
 
 
 def wait(child: int, seconds: float = WATCHDOG_S) -> int | None:
@@ -126,25 +127,43 @@ def final_state(folder: Path) -> dict[str, str]:
     return state | {"checkpoints": str(sorted(path.name for path in folder.glob("checkpoint-*")))}
 
 
-def kill_once(runs: Runs, folder: Path, at_save: bool, whole_s: float, chance: random.Random) -> str:
-    """Start a run and kill it; say where it was."""
+def kill(runs: Runs, folder: Path, at_save: bool, step_s: float, chance: random.Random) -> str:
+    """Start a run and kill it in a save, or anywhere from one checkpoint to the next; say where it was."""
+    while (place := kill_once(runs, folder, at_save, step_s, chance)) is None:
+        shutil.rmtree(folder)
+    return place
+
+
+def kill_once(runs: Runs, folder: Path, at_save: bool, step_s: float, chance: random.Random) -> str | None:
+    """None where the run had ended before it could be killed."""
+    before = chance.randint(0, 5)
+    ready = folder / (f"checkpoint-{before}" if before else RANKS)  # there when training begins
     child = runs.start(folder)
+    wait_for(ready.exists, child)
     if at_save:
-        saves = chance.randint(0, 5)
-        wait_for(lambda: (folder / f"checkpoint-{saves}").exists() or not saves, child)
-        wait_for((folder / ASIDE).exists, child)
-        time.sleep(chance.uniform(0, 0.15))
+        files = chance.randint(0, FILES_OF_A_SAVE)
+        wait_for(lambda: (folder / ASIDE).exists() and n_written(folder) >= files, child)
+        time.sleep(chance.uniform(0, 0.01))
     else:
-        steps = chance.randint(0, 5)
-        wait_for(lambda: len(read_lines(folder / "metrics.jsonl")) >= steps, child)
-        time.sleep(chance.uniform(0, whole_s / 6))
+        time.sleep(chance.uniform(0, step_s))
     if wait(child, 0) is not None:
-        return "after its end"
+        return None
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     if (folder / ASIDE).exists():
-        return f"while saving, {len(list((folder / ASIDE).glob('*/*')))} files written"
-    return "while training" if (folder / "checkpoint-1").exists() else "before the first checkpoint"
+        return f"while saving, {n_written(folder)} files written"
+    return "while training" if before else "while training, before the first checkpoint"
+
+
+def n_written(folder: Path) -> int:
+    """Files of the checkpoint that is being written."""
+    return len(list((folder / ASIDE).glob("*/*")))
+
+
+def step_seconds(folder: Path) -> float:
+    """Of the last step of a whole run, its save included."""
+    last, before = sorted((path.stat().st_mtime for path in folder.glob("checkpoint-*")), reverse=True)[:2]
+    return last - before
 
 
 def stop_once(runs: Runs, folder: Path, number: signal.Signals, chance: random.Random) -> str:
@@ -182,17 +201,18 @@ def main(argv: list[str] | None = None) -> int:
         folder = args.keep or Path(temporary)
         runs = Runs.over(folder)
         runs.finish(folder / "first")  # draws the data set, and fills the disk's cache
-        whole_s = runs.finish(folder / "whole")
+        runs.finish(folder / "whole")
         expected = final_state(folder / "whole")
         if final_state(folder / "first") != expected:
             print("two uninterrupted runs differ: nothing to compare with")
             return 1
+        step_s = step_seconds(folder / "whole")
         places: Counter[str] = Counter()
         different = 0
         for number in range(args.kills + args.stops):
             trial = folder / f"kill_{number}"
             if number < args.kills:
-                place = kill_once(runs, trial, number % 2 == 0, whole_s, chance)
+                place = kill(runs, trial, number % 2 == 0, step_s, chance)
             else:
                 place = stop_once(runs, trial, (signal.SIGTERM, signal.SIGINT)[number % 2], chance)
             runs.finish(trial)

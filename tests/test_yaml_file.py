@@ -23,7 +23,7 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" fo
         (LAUGHS, 1, "more than 100,000 values, aliases written out"),
         ("a: &a [*a]", 1, "nested more than 50 levels deep, or an alias that contains itself"),
         ("[" * 60 + "]" * 60, 1, "nested more than 50 levels deep"),
-        ("[" * 5000, None, "nested more than 50 levels deep"),
+        ("[" * 5000, 1, "nested more than 50 levels deep"),
         ("a: !!bool maybe", None, "a value that does not fit its tag"),
         ("a: !!int x", None, "a value that does not fit its tag"),
         ("a: !!timestamp x", None, "a value that does not fit its tag"),

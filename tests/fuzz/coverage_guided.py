@@ -35,7 +35,7 @@ def main() -> None:
         str(folder) for folder in (arguments.corpus, CASES / arguments.target) if folder and folder.is_dir()
     ]
     options = [
-        f"-max_total_time={arguments.seconds}", "-timeout=10", "-max_len=4096", "-rss_limit_mb=4096",
+        f"-max_total_time={arguments.seconds}", "-timeout=30", "-max_len=4096", "-rss_limit_mb=4096",
         f"-artifact_prefix={arguments.findings}/{arguments.target}-", "-print_final_stats=1",
     ]  # fmt: skip
     atheris.Setup([sys.argv[0], *options, *folders], targets.TARGETS[arguments.target])

@@ -28,10 +28,19 @@ def signal_to_itself(plain):
     return compute_loss
 
 
+def raise_in_its_step(plain):
+    def compute_loss(self, model, inputs):
+        if self.state.global_step == 1:
+            raise ArithmeticError("this rank alone cannot go on")
+        return plain(self, model, inputs)
+
+    return compute_loss
+
+
 def main() -> None:
     fault, folder = sys.argv[1], Path(sys.argv[2])
     rank = int(os.environ["RANK"])
-    if rank == 1 and fault in ("nan_loss", "signal_to_itself"):
+    if rank == 1 and fault in ("nan_loss", "signal_to_itself", "raise_in_its_step"):
         SharedPrefixTrainer._compute_loss = globals()[fault](SharedPrefixTrainer._compute_loss)
     result = run.main(["--output_dir", str(folder), *sys.argv[3:]])
     assert result.trainer.accelerator.num_processes == 2

@@ -90,6 +90,20 @@ def test_a_rank_that_raises_in_its_reward_ends_all_with_the_row_and_the_tracebac
 
 
 @pytest.mark.slow
+def test_a_rank_that_raises_anywhere_else_ends_all_with_what_each_was_doing(job, tmp_path):
+    """The other rank waits in a collective, from which only the launcher can take it."""
+    code, printed = job("raise_in_its_step", seconds=200)
+    assert code == 1
+    assert "ArithmeticError: this rank alone cannot go on" in printed
+    assert re.search(r'distributed_faults\.py", line \d+, in compute_loss', printed)
+    told = re.search(r"^rank 1: .* of step 2, rows (\S+)", printed, re.MULTILINE)
+    assert told, printed[-4000:]
+    last = json.loads((tmp_path / "run" / "ranks" / "rank1.json").read_text())
+    assert last["row_ids"][0] in told[1]
+    assert re.search(r"rank\s*: 1 .*\n.*exitcode\s*: 1", printed), printed[-3000:]
+
+
+@pytest.mark.slow
 def test_a_loss_that_is_none_on_one_rank_is_left_out_on_both(job, tmp_path):
     code, printed = job("nan_loss", on_nonfinite="skip")
     assert code == 0, printed[-4000:]

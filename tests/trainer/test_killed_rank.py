@@ -48,3 +48,7 @@ def test_kill_9_of_one_process_ends_the_run(config, tmp_path):
     assert re.search(r"rank +: 1 .*\n.*exitcode +: -9 .*SIGKILL", printed), printed[-3000:]
     _, left = psutil.wait_procs(everyone, timeout=5)
     assert left == []
+    last = json.loads((tmp_path / "run" / "ranks" / "rank1.json").read_text())
+    assert last["rank"] == 1
+    assert last["step"] >= 2
+    assert last["row_ids"]

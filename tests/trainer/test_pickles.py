@@ -23,7 +23,10 @@ class Bomb:
 
 @pytest.fixture
 def checkpoint(trainer, rows, tmp_path) -> Path:
-    worker = trainer(rows, save_strategy="steps", save_steps=1, output_dir=str(tmp_path / "run"))
+    """Within a generation batch, so that it is kept too."""
+    worker = trainer(
+        rows, save_strategy="steps", save_steps=1, num_iterations=2, output_dir=str(tmp_path / "run")
+    )
     worker.train()
     return tmp_path / "run" / "checkpoint-1"
 
@@ -37,13 +40,13 @@ def test_what_a_resume_loads_runs_nothing(checkpoint, trainer, rows, tmp_path):
     files = {path.name for path in checkpoint.iterdir()}
     assert "model.safetensors" in files
     assert not [name for name in files if name.startswith("pytorch_model")]
-    pickles = {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
+    pickles = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "generation_batch_0.pt"}
     assert pickles <= files
     for name in sorted(pickles):
         armed, mark = tmp_path / f"armed_{name}", tmp_path / f"mark_{name}"
         shutil.copytree(checkpoint, armed)
         torch.save({"state": Bomb(mark)}, armed / name)
-        worker = trainer(rows, max_steps=2, output_dir=str(tmp_path / "resumed"))
+        worker = trainer(rows, max_steps=2, num_iterations=2, output_dir=str(tmp_path / "resumed"))
         with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
             worker.train(resume_from_checkpoint=str(armed))
         assert not mark.exists(), name
