@@ -38,7 +38,7 @@ notebooks: setup  ## run the tutorial notebooks and compare what they print with
 
 fuzz: setup  ## fuzz every reader of answers and data, one minute each (SECONDS=60); findings in fuzz_findings/
 	for target in tags boxes json_value jsonl json_list yaml_text record rewards mixture config; do \
-	  $(BIN)/python tests/fuzz/coverage_guided.py $$target --seconds $(or $(SECONDS),60) --corpus fuzz_corpus/$$target || exit 1; done
+	  $(BIN)/python tests/fuzz/coverage_guided.py $$target --seconds $(or $(SECONDS),60) || exit 1; done
 
 bench: setup  ## measure against the libraries; the figures of benchmarks/RESULTS.md
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

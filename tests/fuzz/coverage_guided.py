@@ -25,15 +25,17 @@ def main() -> None:
     )
     parser.add_argument("target", choices=sorted(targets.TARGETS))
     parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--corpus", type=Path, help="a folder that keeps what reached new code")
+    parser.add_argument(
+        "--corpus", type=Path, help="a folder that keeps what reached new code; else a temporary one"
+    )
     parser.add_argument("--findings", type=Path, default=Path("fuzz_findings"))
     arguments = parser.parse_args()
-    for folder in filter(None, (arguments.findings, arguments.corpus)):
+    corpus = arguments.corpus or Path(tempfile.mkdtemp(prefix="omnirl_fuzz_"))
+    for folder in (arguments.findings, corpus):
         folder.mkdir(parents=True, exist_ok=True)
     logging.disable()
-    folders = [
-        str(folder) for folder in (arguments.corpus, CASES / arguments.target) if folder and folder.is_dir()
-    ]
+    # libFuzzer writes into the first folder only
+    folders = [str(folder) for folder in (corpus, CASES / arguments.target) if folder.is_dir()]
     options = [
         f"-max_total_time={arguments.seconds}", "-timeout=30", "-max_len=4096", "-rss_limit_mb=4096",
         f"-artifact_prefix={arguments.findings}/{arguments.target}-", "-print_final_stats=1",

@@ -22,7 +22,8 @@ from omnirl_core.rewards.load import RewardsError, load_rewards
 from omnirl_core.text import answer_text, find_tags, parse_response, references, strip_tags
 from omnirl_core.yaml_file import YamlFault, parse_yaml
 
-_FOLDER = Path(tempfile.mkdtemp(prefix="omnirl_fuzz_"))
+_TEMPORARY = tempfile.TemporaryDirectory(prefix="omnirl_fuzz_")
+_FOLDER = Path(_TEMPORARY.name)
 _PROMPTS = PromptFormat({"default": "plain"})
 _ANYWHERE = RowContext("/data", "data", exists=lambda path: True)
 

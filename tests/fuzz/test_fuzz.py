@@ -15,7 +15,7 @@ from .targets import TARGETS
 
 HERE = Path(__file__).parent
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "200"))
-SECONDS = int(os.environ.get("FUZZ_SECONDS", "4"))
+SECONDS = int(os.environ.get("FUZZ_SECONDS", "3"))
 CASES = sorted((HERE / "cases").glob("*/*"))
 
 TOKENS = {
@@ -72,11 +72,11 @@ def test_findings_stay_mended(case):
 )
 @pytest.mark.parametrize("target", ["tags", "boxes", "json_list", "yaml_text"])
 def test_coverage_finds_nothing_in_seconds(target, tmp_path):
-    command = [sys.executable, str(HERE / "coverage_guided.py"), target, "--seconds", str(SECONDS)]
+    folders = ("--findings", str(tmp_path / "found"), "--corpus", str(tmp_path / "corpus"))
     done = subprocess.run(
-        [*command, "--findings", str(tmp_path)], capture_output=True, text=True, timeout=120 + SECONDS,
-        env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
+        [sys.executable, str(HERE / "coverage_guided.py"), target, "--seconds", str(SECONDS), *folders],
+        capture_output=True, text=True, timeout=120 + SECONDS, env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
     )  # fmt: skip
-    findings = [path.read_bytes() for path in tmp_path.iterdir()]
+    findings = [path.read_bytes() for path in (tmp_path / "found").iterdir()]
     assert done.returncode == 0, (findings, done.stderr[-3000:])
     assert "stat::number_of_executed_units" in done.stderr
