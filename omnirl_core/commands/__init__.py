@@ -12,6 +12,10 @@ COMMANDS = {
         "omnirl_core.commands.check_rewards",
         "whether gold answers earn full marks, and hacks do not",
     ),
+    "estimate-memory": (
+        "omnirl_core.commands.estimate_memory",
+        "what each GPU has to hold, from the config alone",
+    ),
     "compare": ("omnirl_core.commands.compare", "two evaluations of the same rows, with wins and losses"),
     "report": ("omnirl_core.commands.report", "curves.png and completions.html of a run or an evaluation"),
 }

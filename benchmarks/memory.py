@@ -1,0 +1,176 @@
+"""Estimated against measured peak memory of two optimizer steps on the CPU, each case in a fresh process.
+
+    python benchmarks/memory.py [--cases full-text lora-image ...] [--write]
+
+A random Qwen2.5-VL of 45 million parameters in float32 (`Case.bf16`: mixed precision), large enough that tensors are
+most of what a process holds. Measured is the peak of resident memory over what was resident before the model was
+loaded; estimated is `omnirl_core.memory.estimate_memory` from the config alone. `--write` renews docs/memory.md.
+Figures of a GPU are not measured here.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from grpo_step_cells import PICTURES, PRESETS, Cell, reward, rows, write_checkpoint
+from trl import ModelConfig, get_peft_config, get_quantization_config
+
+from omnirl_core.memory import MemoryEstimate, Prompt, estimate_memory, model_config
+from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
+
+DOCS = Path(__file__).parents[1] / "docs" / "memory.md"
+START, END = "<!-- made by benchmarks/memory.py -->", "<!-- end of benchmarks/memory.py -->"
+PRESETS["memory"] = dict(
+    vocabulary=8192, words=8000, device="cpu", dtype="float32",
+    text=dict(
+        hidden_size=640, intermediate_size=1920, num_hidden_layers=8, num_attention_heads=10,
+        num_key_value_heads=2, rope_parameters={"rope_type": "default", "mrope_section": [8, 12, 12]},
+    ),
+    vision=dict(
+        depth=6, hidden_size=256, intermediate_size=512, num_heads=8, out_hidden_size=640, window_size=112,
+        fullatt_block_indexes=[5],
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the table."""
+
+    cell: Cell
+    training: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+
+
+LORA = {"use_peft": True, "lora_r": 16, "lora_target_modules": "all-linear"}
+OFF, SAVING = {"shared_prefix": "off"}, {"gradient_checkpointing": True}
+CASES = {
+    "full-text": Case(Cell("text", 8, 128, 64)),
+    "full-text, plain": Case(Cell("text", 8, 128, 64), OFF),
+    "full-image": Case(Cell("image", 8, 512, 32)),
+    "full-image, plain": Case(Cell("image", 4, 512, 32), OFF),
+    "full-image, checkpointing": Case(Cell("image", 8, 512, 32), SAVING),
+    "full-image, plain, checkpointing": Case(Cell("image", 4, 512, 32), OFF | SAVING),
+    "full-image, frozen tower, accumulation": Case(
+        Cell("image", 8, 128, 64), {"freeze_vision_tower": True, "gradient_accumulation_steps": 2}
+    ),
+    "full-text, reference model": Case(Cell("text", 8, 128, 32), {"beta": 0.04}),
+    "lora-text": Case(Cell("text", 8, 512, 64), {}, LORA),
+    "lora-image, plain": Case(Cell("image", 8, 512, 32), OFF, LORA),
+    "lora-image, plain, checkpointing": Case(Cell("image", 8, 512, 32), OFF | SAVING, LORA),
+    "full-text, 8 groups, long answers": Case(Cell("text", 8, 128, 128), {"per_device_train_batch_size": 32}),
+}
+
+
+def configs(case: Case) -> tuple[OmniGRPOConfig, ModelConfig]:
+    cell = case.cell
+    settings: dict[str, Any] = dict(
+        output_dir=tempfile.mkdtemp(), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
+        disable_tqdm=True, save_strategy="no", max_steps=2, learning_rate=1e-6, num_generations=cell.group,
+        per_device_train_batch_size=cell.group, max_completion_length=cell.completion,
+        generation_kwargs={"min_new_tokens": cell.completion},
+    )  # fmt: skip
+    return OmniGRPOConfig(**settings | case.training), ModelConfig(dtype="float32", **case.model)
+
+
+def estimate(case: Case, folder: str) -> MemoryEstimate:
+    """From the checkpoint's config; its weights are not read."""
+    training, model = configs(case)
+    across, down = PICTURES[case.cell.prompt]
+    prompt = Prompt(case.cell.prompt, across * down if case.cell.kind == "image" else 0)
+    return estimate_memory(training, model, model_config(folder), prompt, bf16=False, on_gpu=False)
+
+
+def measure(case: Case, folder: str) -> float:
+    """Peak bytes over what was resident before the model was loaded, in a fresh process."""
+    name = next(name for name, known in CASES.items() if known is case)
+    command = [sys.executable, __file__, "--measure", name, "--folder", folder]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return float(done.stdout.splitlines()[-1])
+
+
+def print_peak(case: Case, folder: str) -> None:
+    training, model = configs(case)
+    data = rows(case.cell)
+    if case.cell.kind == "text":
+        data = data.with_transform(lambda batch: {"prompt": [data[0]["prompt"]] * len(batch["place"])})
+    # Linux keeps the peak of what ran before, across exec too; 5 sets it to what is held now
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    trainer = OmniGRPOTrainer(
+        folder, reward, training, rows(case.cell), peft_config=get_peft_config(model),
+        quantization_config=get_quantization_config(model),
+    )  # fmt: skip
+    trainer.remove_callback(trainer.run_files)
+    trainer.train()
+    print(1024 * (resident("VmHWM") - before))
+
+
+def resident(name: str) -> int:
+    """KiB that this process holds (VmRSS), or held at most (VmHWM)."""
+    return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])  # type: ignore[index]
+
+
+def table(found: dict[str, tuple[MemoryEstimate, float]]) -> str:
+    head = "| case | P | C | rows | measured | estimated | difference |\n|---|---|---|---|---|---|---|"
+    lines = []
+    for name, (estimated, measured) in found.items():
+        case = CASES[name]
+        batch = case.training.get("per_device_train_batch_size", case.cell.group)
+        lines.append(
+            f"| {name} | {case.cell.prompt} | {case.cell.completion} | {batch} | {measured / 2**20:,.0f} MiB "
+            f"| {estimated.peak / 2**20:,.0f} MiB | {estimated.peak / measured - 1:+.0%} |"
+        )
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "peft"))
+    worst = max(abs(estimated.peak / measured - 1) for estimated, measured in found.values())
+    told = f"{len(found)} cases, the largest difference {worst:.0%}. Python {platform.python_version()}, {versions}."
+    return "\n".join([head, *lines, "", told])
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), metavar="CASE")
+    parser.add_argument("--write", action="store_true", help="renew the table in docs/memory.md")
+    parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.measure:
+        print_peak(CASES[arguments.measure], arguments.folder)
+        return 0
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        write_checkpoint(folder, "memory")
+        for name in arguments.cases:
+            estimated, measured = estimate(CASES[name], folder), measure(CASES[name], folder)
+            found[name] = (estimated, measured)
+            parts = {part: round(size / 2**20) for part, size in estimated.parts().items() if size}
+            print(
+                f"{name}: {measured / 2**20:.0f} MiB, estimated {estimated.peak / 2**20:.0f}",
+                json.dumps(parts),
+            )
+    made = f"{START}\n{table(found)}\n{END}"
+    if arguments.write:
+        before, _, rest = DOCS.read_text(encoding="utf-8").partition(START)
+        DOCS.write_text(before + made + rest.partition(END)[2], encoding="utf-8")
+    print(made)
+    return 0 if all(abs(e.peak / m - 1) <= 0.15 for e, m in found.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
