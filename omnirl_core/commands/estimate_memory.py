@@ -10,8 +10,12 @@ Checked against measured peaks on the CPU (docs/memory.md); figures of GPUs were
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from omnirl_core.commands import CannotRun
 from omnirl_core.commands.config_file import read_settings
@@ -36,7 +40,7 @@ NAMES = {
     "inputs": "pixels",
     "communication": "buckets of data parallel",
 }
-STAGES = {"DEEPSPEED": None, "NO": 0, "MULTI_GPU": 0, "MULTI_CPU": 0}
+KINDS = ("NO", "MULTI_GPU", "MULTI_CPU", "DEEPSPEED", "FSDP")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,21 +92,35 @@ def _truth(value: Any) -> bool:
 
 
 def _cluster(arguments: argparse.Namespace) -> Cluster:
-    processes, stage, offload = 1, 0, False
-    if arguments.accelerate_config:
-        file = read_settings(arguments.accelerate_config)
-        kind = str(file.get("distributed_type", "NO"))
-        if kind not in STAGES:
-            raise CannotRun(
-                f"{arguments.accelerate_config}: distributed_type {kind} is not known to this estimate"
-            )
-        zero = file.get("deepspeed_config") or {}
-        processes, stage = int(file.get("num_processes", 1)), int(zero.get("zero_stage", 0))
-        offload = zero.get("offload_optimizer_device", "none") != "none"
+    found = _accelerate(arguments.accelerate_config) if arguments.accelerate_config else Cluster()
+    given: dict[str, Any] = {"offload": found.offload or arguments.offload}
+    if arguments.num_processes is not None:
+        given["num_processes"] = arguments.num_processes
+    if arguments.zero is not None:
+        given |= {"zero_stage": arguments.zero, "fsdp": False}
+    cluster = replace(found, **given)
+    if cluster.num_processes < 1:
+        raise CannotRun(f"--num_processes {cluster.num_processes}: at least 1")
+    if cluster.offload and not cluster.stage:
+        raise CannotRun("--offload moves what ZeRO shares out; add --zero 2 or --zero 3")
+    return cluster
+
+
+def _accelerate(path: str) -> Cluster:
+    """What a file of accelerate_configs/ says of processes and sharding."""
+    try:
+        file = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise CannotRun(f"--accelerate_config {path}: {str(error).splitlines()[0]}") from None
+    kind = str(file.get("distributed_type") if isinstance(file, dict) else None)
+    if kind not in KINDS:
+        raise CannotRun(f"--accelerate_config {path}: distributed_type is {kind}, none of {', '.join(KINDS)}")
+    zero, fsdp = file.get("deepspeed_config") or {}, file.get("fsdp_config") or {}
     return Cluster(
-        processes if arguments.num_processes is None else arguments.num_processes,
-        stage if arguments.zero is None else arguments.zero,
-        offload or arguments.offload,
+        num_processes=int(file.get("num_processes", 1)),
+        zero_stage=int(zero.get("zero_stage", 2)) if kind == "DEEPSPEED" else 0,
+        offload="cpu" in str(zero.get("offload_optimizer_device")) or bool(fsdp.get("fsdp_offload_params")),
+        fsdp=kind == "FSDP",
     )
 
 
@@ -118,16 +136,17 @@ def _text(recipe: Recipe, found: MemoryEstimate, cluster: Cluster, prompt: Promp
     training, model = recipe.training, recipe.model
     how = "4-bit LoRA" if model.load_in_4bit else "8-bit LoRA" if model.load_in_8bit else ""
     how = how or ("LoRA" if model.use_peft else "full fine-tuning")
-    zero = f", ZeRO-{cluster.zero_stage}" * bool(cluster.zero_stage) + ", offload" * cluster.offload
+    shared_out = ", FSDP2" if cluster.fsdp else f", ZeRO-{cluster.stage}" * bool(cluster.stage)
+    processes = f"{cluster.num_processes} process" + "es" * (cluster.num_processes > 1)
     lines = [
-        f"{model.model_name_or_path}, {how}, {cluster.num_processes} processes{zero}",
+        f"{model.model_name_or_path}, {how}, {processes}{shared_out}{', offload' * cluster.offload}",
         f"{training.per_device_train_batch_size} completions of {training.max_completion_length} tokens at once, "
         f"prompts of {prompt.tokens:,} tokens, {prompt.image_tokens:,} of them pictures",
         "",
         *(
             f"  {NAMES[name]:<46} {size / GIB:>8.2f} GiB"
             for name, size in found.parts().items()
-            if name in NAMES
+            if name in NAMES and size
         ),
         "",
         f"  {'peak of the rollout':<46} {found.rollout_peak / GIB:>8.2f} GiB",
@@ -136,5 +155,7 @@ def _text(recipe: Recipe, found: MemoryEstimate, cluster: Cluster, prompt: Promp
     ]
     if found.host:
         lines.append(f"  {'and in the host, of each process':<46} {found.host / GIB:>8.2f} GiB")
+    if training.use_vllm:
+        lines.append("  without what vLLM takes: vllm_gpu_memory_utilization of a GPU that it runs on")
     note = "not measured on a GPU: leave room for the CUDA context (about 1 GiB) and for fragments"
     return "\n".join([*lines, "", note])

@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from peft import PeftConfig
 from torch import nn
 from trl import ModelConfig, get_peft_config
 
@@ -34,10 +33,20 @@ class Cluster:
     zero_stage: int = 0
     offload: bool = False
     """Optimizer states, and with stage 3 the parameters, in the host's memory."""
+    fsdp: bool = False
+    """FSDP2 shares out what stage 3 does, and keeps trained weights in float32 under mixed precision."""
+
+    @property
+    def stage(self) -> int:
+        return 3 if self.fsdp else self.zero_stage
+
+    @property
+    def deepspeed(self) -> bool:
+        return self.zero_stage > 0 and not self.fsdp
 
     def share(self, size: float, from_stage: int) -> int:
         """Of a size that is split among the devices from that stage on."""
-        return int(size / (self.num_processes if self.zero_stage >= from_stage else 1))
+        return int(size / (self.num_processes if self.stage >= from_stage else 1))
 
 
 @dataclass(frozen=True)
@@ -100,44 +109,71 @@ def estimate_memory(
     `model.dtype` is what the weights are kept in. The estimate holds from the second step on, when the optimizer
     has its states.
     """
-    dtype = _dtype(model.dtype, config)
     peft_config = get_peft_config(model)
     if peft_config is not None and training.freeze_vision_tower:
         peft_config = without_vision(peft_config)
-    compute = torch.bfloat16 if bf16 else dtype
-    with_adapter = meta_model(
-        config, compute, model.attn_implementation, peft_config, training.freeze_vision_tower
+    kinds = _Dtypes.of(model, config, cluster, bf16, peft_config is not None)
+    shapes = meta_model(
+        config, kinds.compute, model.attn_implementation, peft_config, training.freeze_vision_tower
     )
-    parameters = Parameters.of(with_adapter)
-    shared = training.shared_prefix != "off" and family_obstacle(base_model(with_adapter)) is None
-    work = Workload.of(training, prompt, shared)
-    kept = _Kept.of(with_adapter, work, bool(training.gradient_checkpointing))
-    weights = _weights(parameters, dtype, compute, model)
-    optimizer = _optimizer(parameters, training, dtype, peft_config, cluster, bf16)
-    gradients = parameters.trainable * _gradient_bytes(dtype, peft_config, cluster, bf16)
-    casts = _autocast_copies(parameters, dtype, compute)
-    offloaded = cluster.offload and cluster.zero_stage > 0
-    on_device = 0 if offloaded else cluster.share(optimizer, 1)
-    shard = 0 if offloaded and cluster.zero_stage == 3 else cluster.share(weights, 3)
+    parameters = Parameters.of(shapes)
+    work = Workload.of(training, prompt, _shares_prefix(training, model, cluster, shapes))
+    kept = _Kept.of(shapes, work, bool(training.gradient_checkpointing))
+    text = config.get_text_config()
+    weights = _weights(parameters, kinds, model)
+    shard = cluster.share(weights, 3)
+    optimizer = cluster.share(_optimizer(parameters, training, kinds, cluster), 1)
+    gradients = parameters.trainable * kinds.gradient.itemsize
+    casts = 0 if cluster.stage == 3 else _autocast_copies(parameters, kinds)
+    layer = 2 * parameters.largest_layer * kinds.compute.itemsize if cluster.stage == 3 else 0
+    on_host = (optimizer if cluster.offload and cluster.stage else 0) + (
+        shard if cluster.offload and cluster.stage == 3 else 0
+    )
     return MemoryEstimate(
-        weights=shard + (2 * parameters.largest_layer * compute.itemsize if cluster.zero_stage == 3 else 0),
+        weights=(0 if cluster.offload and cluster.stage == 3 else shard) + layer,
         reference=shard if training.beta and peft_config is None else 0,
-        optimizer=on_device,
+        optimizer=0 if cluster.offload and cluster.stage else optimizer,
         gradients=cluster.share(gradients, 2),
         activations=kept.training + casts,
-        head=_head(parameters, work, compute, config.get_text_config().vocab_size, on_gpu),
-        kv_cache=_kv_cache(config.get_text_config(), work, compute),
-        rollout=kept.forward
-        + _logits(config.get_text_config(), work)
-        + _gathered(weights, cluster, training)
-        + casts,
+        head=_head(parameters, work, kinds.compute, text.vocab_size, on_gpu),
+        kv_cache=0 if training.use_vllm else _kv_cache(text, work, kinds.compute),
+        rollout=0
+        if training.use_vllm
+        else kept.forward + _logits(text, work) + _gathered(parameters, kinds, cluster, training) + casts,
         inputs=kept.inputs,
-        communication=gradients if cluster.num_processes > 1 and cluster.zero_stage == 0 else 0,
+        communication=gradients if cluster.num_processes > 1 and cluster.stage == 0 else 0,
         accumulates=work.accumulates,
-        host=cluster.share(optimizer, 1) + (cluster.share(weights, 3) if cluster.zero_stage == 3 else 0)
-        if offloaded
-        else 0,
+        host=on_host,
     )
+
+
+@dataclass(frozen=True)
+class _Dtypes:
+    """What weights are stored in, what a pass computes in, and what gradients are in."""
+
+    stored: torch.dtype
+    trained: torch.dtype
+    compute: torch.dtype
+    gradient: torch.dtype
+
+    @classmethod
+    def of(cls, model: ModelConfig, config: Any, cluster: Cluster, bf16: bool, adapts: bool) -> "_Dtypes":
+        stored = _dtype(model.dtype, config)
+        if cluster.deepspeed and bf16:  # the engine turns all into bf16, and keeps its own float32 weights
+            return cls(*[torch.bfloat16] * 4)
+        trained = torch.float32 if adapts or (cluster.fsdp and bf16) else stored
+        return cls(
+            trained if cluster.fsdp and not adapts else stored,
+            trained,
+            torch.bfloat16 if bf16 else stored,
+            trained,
+        )
+
+
+def _shares_prefix(training: OmniGRPOConfig, model: ModelConfig, cluster: Cluster, shapes: nn.Module) -> bool:
+    if training.shared_prefix == "off" or cluster.fsdp or model.attn_implementation not in (None, "sdpa"):
+        return False
+    return family_obstacle(base_model(shapes)) is None
 
 
 @dataclass(frozen=True)
@@ -194,54 +230,30 @@ def _dtype(name: str | None, config: Any) -> torch.dtype:
     return found if isinstance(found, torch.dtype) else torch.bfloat16 if name == "auto" else torch.float32
 
 
-def _weights(
-    parameters: Parameters,
-    dtype: torch.dtype,
-    compute: torch.dtype,
-    model: ModelConfig,
-    peft: PeftConfig | None,
-) -> int:
-    adapter = parameters.adapter * (2 if model.load_in_4bit or model.load_in_8bit else 4)
-    if (
-        model.load_in_4bit
-    ):  # nf4: half a byte, and a float for every 64 (with double quantisation a byte and a bit)
+def _weights(parameters: Parameters, kinds: _Dtypes, model: ModelConfig) -> int:
+    adapter = parameters.adapter * kinds.trained.itemsize
+    rest = (parameters.base - parameters.quantized) * kinds.stored.itemsize
+    if model.load_in_4bit:  # half a byte, and a float for every 64; double quantization: a byte and a bit
         scales = 1 / 64 + 4 / 64 / 256 if model.use_bnb_nested_quant else 4 / 64
-        return int(parameters.quantized * (0.5 + scales)) + _rest(parameters) * compute.itemsize + adapter
+        return int(parameters.quantized * (0.5 + scales)) + rest + adapter
     if model.load_in_8bit:
-        return parameters.quantized + _rest(parameters) * 2 + adapter
-    return parameters.base * dtype.itemsize + adapter
+        return parameters.quantized + rest + adapter
+    return parameters.base * kinds.stored.itemsize + adapter
 
 
-def _rest(parameters: Parameters) -> int:
-    return parameters.base - parameters.quantized
-
-
-def _optimizer(
-    parameters: Parameters,
-    training: OmniGRPOConfig,
-    dtype: torch.dtype,
-    peft: PeftConfig | None,
-    cluster: Cluster,
-    bf16: bool,
-) -> int:
+def _optimizer(parameters: Parameters, training: OmniGRPOConfig, kinds: _Dtypes, cluster: Cluster) -> int:
     name = str(getattr(training.optim, "value", training.optim))
     size = next((size for part, size in STATE_BYTES.items() if part in name), None)
-    trained = 4 if peft is not None else dtype.itemsize
-    states = parameters.trainable * (2 * trained if size is None else size)
-    if cluster.zero_stage and bf16:  # DeepSpeed keeps fp32 masters and states beside bf16 weights
-        states = parameters.trainable * (4 + (8 if size is None else size))
-    return states
+    if (
+        cluster.deepspeed and kinds.trained != torch.float32
+    ):  # float32 weights and states beside those in bf16
+        return parameters.trainable * (4 + (8 if size is None else size))
+    return parameters.trainable * (2 * kinds.trained.itemsize if size is None else size)
 
 
-def _gradient_bytes(dtype: torch.dtype, peft: PeftConfig | None, cluster: Cluster, bf16: bool) -> int:
-    if cluster.zero_stage and bf16:
-        return 2
-    return 4 if peft is not None else dtype.itemsize
-
-
-def _autocast_copies(parameters: Parameters, dtype: torch.dtype, compute: torch.dtype) -> int:
+def _autocast_copies(parameters: Parameters, kinds: _Dtypes) -> int:
     """Autocast keeps a copy of every float32 weight in the dtype it computes in, until the backward pass is over."""
-    return parameters.quantized * compute.itemsize if dtype != compute and dtype == torch.float32 else 0
+    return parameters.cast * kinds.compute.itemsize if kinds.stored != kinds.compute else 0
 
 
 def _head(parameters: Parameters, work: Workload, compute: torch.dtype, vocabulary: int, on_gpu: bool) -> int:
@@ -265,7 +277,9 @@ def _logits(config: Any, work: Workload) -> int:
     return 4 * 4 * work.rollout_rows * config.vocab_size
 
 
-def _gathered(weights: int, cluster: Cluster, training: OmniGRPOConfig) -> int:
-    """ZeRO-3 gathers the whole model to generate, unless `ds3_gather_for_generation: false`."""
-    gathers = cluster.zero_stage == 3 and cluster.num_processes > 1 and training.ds3_gather_for_generation
-    return weights if gathers else 0
+def _gathered(parameters: Parameters, kinds: _Dtypes, cluster: Cluster, training: OmniGRPOConfig) -> int:
+    """ZeRO-3 gathers the whole model to generate, unless `ds3_gather_for_generation: false`; FSDP2 always does."""
+    gathers = cluster.fsdp or (cluster.zero_stage == 3 and training.ds3_gather_for_generation)
+    if not gathers or cluster.num_processes == 1:
+        return 0
+    return (parameters.base + parameters.adapter) * kinds.compute.itemsize

@@ -62,6 +62,8 @@ class Parameters:
     head_trains: bool
     largest_layer: int
     quantized: int
+    cast: int
+    """Of all linear layers but the head: what autocast keeps a copy of."""
 
     @classmethod
     def of(cls, model: nn.Module) -> "Parameters":
@@ -74,6 +76,9 @@ class Parameters:
             if isinstance(module, nn.Linear) and module.weight is not head
         }
         layers = text_layers(model)
+        tower = vision_tower(model)
+        seeing = set() if tower is None else {id(p) for p in tower.parameters()}
+        in_linear = [(name, p) for name, p in named if id(p) in linear and "lora_" not in name]
         return cls(
             base=sum(p.numel() for _, p in named) - adapter,
             adapter=adapter,
@@ -81,7 +86,9 @@ class Parameters:
             head=head.numel(),
             head_trains=head.requires_grad,
             largest_layer=sum(p.numel() for p in layers[0].parameters()),
-            quantized=sum(p.numel() for name, p in named if id(p) in linear and "lora_" not in name),
+            # the vision tower stays in its dtype (omnirl_core/loading.py)
+            quantized=sum(p.numel() for _, p in in_linear if id(p) not in seeing),
+            cast=sum(p.numel() for _, p in in_linear),
         )
 
 
@@ -115,14 +122,17 @@ def kept_by_block(model: nn.Module, patches: int) -> int:
     block = tower.blocks[0]
     trains = any(p.requires_grad for p in tower.parameters())
     config = tower.config
-    width = (
-        getattr(config, "embed_dim", None) if config.model_type.startswith("qwen2_vl") else config.hidden_size
-    )
+    width = _width(config)
     dtype = next(p.dtype for p in block.parameters() if p.is_floating_point())
     hidden = torch.empty(patches, width, dtype=dtype, device="meta", requires_grad=trains)
     angles = torch.empty(patches, width // config.num_heads, dtype=dtype, device="meta")
     lengths = torch.tensor([0, patches], dtype=torch.int32)
     return _kept(lambda: block(hidden, cu_seqlens=lengths, position_embeddings=(angles, angles)), block)
+
+
+def _width(config: Any) -> int:
+    """Of a patch inside the tower; Qwen2-VL calls it embed_dim, its hidden_size is the language model's."""
+    return int(config.embed_dim if config.model_type == "qwen2_vl" else config.hidden_size)
 
 
 def _kept(run: Callable[[], Any], module: nn.Module) -> int:

@@ -1,0 +1,126 @@
+"""What an estimate counts, by arithmetic on Qwen2.5-VL's published sizes; test_measured.py holds it to real peaks."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from trl import ModelConfig
+
+from omnirl_core.cli import main
+from omnirl_core.memory import Cluster, Prompt, estimate_memory, model_config
+from omnirl_core.trainer import OmniGRPOConfig
+
+ROOT = Path(__file__).parents[2]
+THREE_B, SEVEN_B = (f"Qwen/Qwen2.5-VL-{size}-Instruct" for size in ("3B", "7B"))
+PARAMETERS = {
+    THREE_B: 3_754_622_976,
+    SEVEN_B: 8_292_166_656,
+}  # of the checkpoints' safetensors, as the hub shows them
+LORA = dict(use_peft=True, lora_r=16, lora_target_modules=["all-linear"])
+PROMPT = Prompt.of_pixels(text_tokens=100, n_pictures=1, pixels=512 * 512)
+
+
+@pytest.fixture(scope="module")
+def estimate(tmp_path_factory):
+    config = model_config(THREE_B)
+
+    def run(model=(), cluster=Cluster(), prompt=PROMPT, **settings):
+        given = dict(
+            per_device_train_batch_size=8, num_generations=8, bf16=False, use_cpu=True, report_to="none"
+        )
+        training = OmniGRPOConfig(str(tmp_path_factory.getbasetemp()), **given | settings)
+        kept = ModelConfig(**dict(dtype="bfloat16") | dict(model))
+        return estimate_memory(training, kept, config, prompt, cluster=cluster)
+
+    return run
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_weights_are_those_of_the_checkpoint(name, tmp_path):
+    training = OmniGRPOConfig(str(tmp_path), bf16=False, use_cpu=True, report_to="none")
+    found = estimate_memory(training, ModelConfig(dtype="bfloat16"), model_config(name), PROMPT)
+    assert found.weights == 2 * PARAMETERS[name]
+
+
+def test_zero_shares_out_stage_by_stage(estimate):
+    plain, one, two, three = (estimate(cluster=Cluster(8, stage)) for stage in (0, 1, 2, 3))
+    assert one.optimizer == 12 * PARAMETERS[THREE_B] // 8  # float32 weights and two means
+    assert (one.gradients, one.weights) == (plain.gradients, plain.weights)
+    assert two.gradients == one.gradients // 8 and two.weights == one.weights
+    assert three.weights - two.weights // 8 < two.weights / 10  # two gathered layers besides
+    assert three.rollout - two.rollout == 2 * PARAMETERS[THREE_B]  # gathered whole to generate
+    assert estimate(cluster=Cluster(8, 3), ds3_gather_for_generation=False).rollout == two.rollout
+
+
+def test_offload_moves_to_the_host_what_zero_shares_out(estimate):
+    here, there = estimate(cluster=Cluster(8, 3)), estimate(cluster=Cluster(8, 3, offload=True))
+    assert there.optimizer == 0 and there.host == here.optimizer + 2 * PARAMETERS[THREE_B] // 8
+    assert here.peak - there.peak == there.host
+
+
+def test_fsdp_keeps_trained_weights_in_float32(estimate):
+    sharded = estimate(cluster=Cluster(8, fsdp=True))
+    assert (
+        sharded.optimizer == 8 * PARAMETERS[THREE_B] // 8
+        and sharded.gradients == 4 * PARAMETERS[THREE_B] // 8
+    )
+
+
+def test_a_reference_model_is_a_second_one_but_for_lora(estimate):
+    assert estimate(beta=0.04).reference == 2 * PARAMETERS[THREE_B] and estimate().reference == 0
+    assert estimate(LORA, beta=0.04).reference == 0  # the policy without its adapter
+
+
+def test_lora_trains_few_parameters_and_nf4_keeps_them_in_half_a_byte(estimate):
+    full, lora, nf4 = estimate(), estimate(LORA), estimate(LORA | dict(load_in_4bit=True))
+    assert lora.gradients < full.gradients / 25 and lora.optimizer < full.optimizer / 12
+    language = 2_774_532_096  # weights of the linear layers of 36 decoder layers: 36 * (2 * 2048**2 + 2048 * (512 + 3 * 11008))
+    assert lora.weights - nf4.weights == pytest.approx(language * (2 - 0.5 - 1 / 16), rel=1e-6)
+
+
+def test_what_saves_memory_saves_it(estimate):
+    shared, plain = estimate(), estimate(shared_prefix="off")
+    assert shared.activations < plain.activations / 1.5 and shared.kv_cache < plain.kv_cache
+    assert (
+        estimate(gradient_checkpointing=True).activations
+        < estimate(gradient_checkpointing=False).activations / 5
+    )
+    assert estimate(use_vllm=True).kv_cache == 0
+    longer = replace(PROMPT, tokens=2 * PROMPT.tokens)
+    assert estimate(prompt=longer).kv_cache > shared.kv_cache
+
+
+COMMANDS = {
+    ("recipes/mixed/demo.yaml",): ["tiny_policy, full fine-tuning, 1 process", "needed on each device"],
+    ("recipes/mixed/qwen2_5_vl_3b.yaml", "--accelerate_config", "accelerate_configs/zero3_offload.yaml"): [
+        "8 processes, ZeRO-3, offload", "and in the host"],
+    ("recipes/rec/qwen2_5_vl_3b_qlora.yaml",): ["4-bit LoRA"],
+    ("recipes/rec/qwen2_5_vl_7b.yaml", "--accelerate_config", "accelerate_configs/fsdp2.yaml", "--beta=0.04"): [
+        "8 processes, FSDP2", "reference model"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: arguments[0])
+def test_the_command_tells_the_parts(arguments, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert main(["estimate-memory", *arguments]) == 0
+    told = capsys.readouterr().out
+    assert all(part in told for part in [*COMMANDS[arguments], "not measured on a GPU"]), told
+
+
+WRONG = {
+    ("recipes/mixed/none.yaml",): "none.yaml",
+    ("recipes/mixed/demo.yaml", "--accelerate_config", "none.yaml"): "--accelerate_config none.yaml",
+    ("recipes/mixed/demo.yaml", "--accelerate_config", "recipes/mixed/demo.yaml"): "distributed_type is None",
+    ("recipes/mixed/demo.yaml", "--offload"): "add --zero 2",
+    ("recipes/mixed/demo.yaml", "--num_processes", "0"): "at least 1",
+    ("recipes/mixed/demo.yaml", "--max_stepz", "3"): "max_stepz",
+    ("recipes/mixed/demo.yaml", "--model_name_or_path", "no/such-model"): "config of no/such-model",
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=lambda arguments: " ".join(arguments[1:3]) or "missing")
+def test_what_cannot_be_estimated_is_exit_code_2(arguments, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert main(["estimate-memory", *arguments]) == 2
+    assert WRONG[arguments] in capsys.readouterr().err
