@@ -91,6 +91,13 @@ def test_only_the_first_rank_writes(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_faults_are_a_thousand_lines_at_most(tmp_path):
+    files = RunFiles(tmp_path)
+    for step in range(1, 40):
+        files.write_faults([{"kind": "reward", "row_ids": [f"r:{i}"]} for i in range(30)], _state(step))
+    assert len(_read(tmp_path / "faults.jsonl")) == 1_000
+
+
 def test_numbers_that_json_has_not_are_null(tmp_path):
     files = RunFiles(tmp_path)
     files.on_log(None, _state(1), None, logs={"a": math.nan, "b": -math.inf, "c": {"d": [math.nan, 1.0]}})
