@@ -16,7 +16,7 @@ $(BIN)/.complete: pyproject.toml constraints.txt
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: setup  ## train the tiny policy on mixed rows on the CPU (about three minutes) and show what it learned
+demo: setup  ## train the tiny policy on mixed rows on the CPU (about two minutes) and show what it learned
 	$(RUN) --config_file accelerate_configs/cpu.yaml recipes/grpo.py --config recipes/mixed/demo.yaml
 
 test: setup lint  ## lint, types, import rules, then every test and every notebook

@@ -84,8 +84,8 @@ def _memory(result: dict[str, Any]) -> str:
     )
 
 
-def run_block(result: dict[str, Any] | None) -> str:
-    """The facts of one run and its whole table, for the README of its recipe."""
+def run_block(result: dict[str, Any] | None, tasks: bool = True) -> str:
+    """The facts of one run and its whole table, for the README of its recipe; lines of single tasks where wanted."""
     if result is None:
         return "Not run yet.\n"
     if result.get("stopped"):
@@ -97,24 +97,24 @@ def run_block(result: dict[str, Any] | None) -> str:
         f"{result['hardware']}: {result['minutes']:.1f} minutes{cpu}, peak memory "
         f"{_memory(result)}; {versions}."
     )
-    return f"{facts}\n\n```text\n{table(read_changes(result))}\n```\n"
+    changes = [change for change in read_changes(result) if tasks or change.kind != "task"]
+    return f"{facts}\n\n```text\n{table(changes)}\n```\n"
 
 
 def render(document: str, results: dict[str, dict[str, Any]]) -> str:
-    """The document with each of its blocks written anew; `all` is the learning table."""
+    """The document with each of its blocks written anew; `all` is the learning table, `NAME/brief` has no tasks."""
 
     def block(match: re.Match[str]) -> str:
-        name = match[2]
-        return (
-            match[1] + (learning_table(results) if name == "all" else run_block(results.get(name))) + match[3]
-        )
+        name, _, part = match[2].partition("/")
+        text = learning_table(results) if name == "all" else run_block(results.get(name), part != "brief")
+        return match[1] + text + match[3]
 
     return BLOCK.sub(block, document)
 
 
 def documents() -> list[Path]:
     """The documents that may hold blocks."""
-    return sorted(ROOT.glob("recipes/**/README.md"))
+    return [ROOT / "README.md", *sorted(ROOT.glob("recipes/**/README.md"))]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
