@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
@@ -90,7 +91,8 @@ class ResumableTrainer(SharedPrefixTrainer):
         """
         if self._is_within_cycle:
             folder.mkdir(parents=True, exist_ok=True)
-            state = {"step": self._step, "batches": self._buffered_inputs}
+            ranks = self.accelerator.num_processes
+            state = {"step": self._step, "batches": self._buffered_inputs, "ranks": ranks}
             torch.save(state, folder / self._cycle_file)
 
     @property
@@ -106,20 +108,27 @@ class ResumableTrainer(SharedPrefixTrainer):
         if self.args.should_save and Path(checkpoint).resolve().parent == run_folder.resolve():
             put_later_aside(run_folder, self.state.global_step)
             self._delete_old(run_folder)  # a run may have been killed just before it did
-        path = Path(checkpoint) / self._cycle_file
-        if path.exists():
-            with torch.serialization.safe_globals([Prompt]):
-                state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+        state = self._read_cycle(Path(checkpoint) / self._cycle_file)
+        fits = state.get("ranks") == self.accelerator.num_processes
+        if all(gather_object([fits])):  # a rank that draws alone would wait for the others forever
             self._step, self._buffered_inputs = state["step"], state["batches"]
             return
         self._step = self.state.global_step * self.args.gradient_accumulation_steps
         if self._is_within_cycle:
             logger.warning(
-                "%s holds no %s: the steps that were left of its generation batch learn from new completions",
+                "%s holds no %s of a run on %d processes: the steps that were left of its generation batch learn from "
+                "new completions",
                 checkpoint,
-                path.name,
+                self._cycle_file,
+                self.accelerator.num_processes,
             )
         self._step = 0  # a new generation batch begins
+
+    def _read_cycle(self, path: Path) -> dict[str, Any]:
+        if not path.exists():
+            return {}
+        with torch.serialization.safe_globals([Prompt]):
+            return torch.load(path, map_location=self.accelerator.device, weights_only=True)
 
     def _run_epoch(
         self,

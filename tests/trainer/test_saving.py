@@ -129,6 +129,19 @@ def test_resumed_within_a_generation_cycle_is_uninterrupted(run, tmp_path, steps
     assert torch.equal(parameters(resumed), parameters(whole))
 
 
+def test_a_generation_cycle_of_other_ranks_is_drawn_anew(run, tmp_path, caplog):
+    """Were one rank to go on with its completions and another to draw, both would wait for each other."""
+    cycle = dict(steps_per_generation=2, num_iterations=2)
+    run("whole", **cycle)
+    path = tmp_path / "whole/checkpoint-3/generation_batch_0.pt"
+    state = torch.load(path, weights_only=False)
+    assert state["ranks"] == 1
+    torch.save({**state, "ranks": 2}, path)
+    resumed = run("resumed", resume=str(path.parent), **cycle)
+    assert resumed.state.global_step == resumed.args.max_steps
+    assert "generation_batch_0.pt of a run on 1 processes" in caplog.text
+
+
 def test_a_finished_run_takes_no_further_step(run, tmp_path):
     whole = run("whole", max_steps=2)
     resumed = run("whole", max_steps=2, resume=str(tmp_path / "whole/checkpoint-2"))
