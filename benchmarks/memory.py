@@ -4,7 +4,8 @@
 
 A random Qwen2.5-VL of 45 million parameters in float32 (`Case.bf16`: mixed precision), large enough that tensors are
 most of what a process holds. Measured is the peak of resident memory over what was resident before the model was
-loaded; estimated is `omnirl_core.memory.estimate_memory` from the config alone. `--write` renews docs/memory.md.
+loaded; estimated is `omnirl_core.memory.estimate_memory` from the config alone. `--write` renews its section of
+benchmarks/RESULTS.md.
 Figures of a GPU are not measured here.
 """
 
@@ -33,7 +34,7 @@ from omnirl_core.loading import quantization_settings
 from omnirl_core.memory import MemoryEstimate, Prompt, estimate_memory, model_config
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 
-DOCS = Path(__file__).parents[1] / "docs" / "memory.md"
+RESULTS = Path(__file__).with_name("RESULTS.md")
 START, END = "<!-- made by benchmarks/memory.py -->", "<!-- end of benchmarks/memory.py -->"
 PRESETS["memory"] = dict(
     vocabulary=8192, words=8000, device="cpu", dtype="float32",
@@ -162,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), metavar="CASE")
-    parser.add_argument("--write", action="store_true", help="renew the table in docs/memory.md")
+    parser.add_argument("--write", action="store_true", help="renew the section in benchmarks/RESULTS.md")
     parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -182,8 +183,8 @@ def main(argv: list[str] | None = None) -> int:
             )
     made = f"{START}\n{table(found)}\n{END}"
     if arguments.write:
-        before, _, rest = DOCS.read_text(encoding="utf-8").partition(START)
-        DOCS.write_text(before + made + rest.partition(END)[2], encoding="utf-8")
+        before, _, rest = RESULTS.read_text(encoding="utf-8").partition(START)
+        RESULTS.write_text(before + made + rest.partition(END)[2], encoding="utf-8")
     print(made)
     return 0 if all(abs(e.peak / m - 1) <= 0.15 for e, m in found.values()) else 1
 

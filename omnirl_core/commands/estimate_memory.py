@@ -5,7 +5,7 @@
 
 The prompt is as long as max_prompt_length allows; without it, 256 tokens of text and one picture of max_pixels
 (--prompt_tokens, --image_tokens say otherwise). A recipe's keys can be overridden as for recipes/grpo.py.
-Checked against measured peaks on the CPU (docs/memory.md); figures of GPUs were not measured.
+Checked against measured peaks on the CPU (benchmarks/RESULTS.md); figures of GPUs were not measured.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from omnirl_core.commands import CannotRun
 from omnirl_core.commands.config_file import read_settings
 from omnirl_core.commands.recipe import Recipe, read_recipe
 from omnirl_core.memory import Cluster, MemoryEstimate, Prompt, estimate_memory, model_config
+from omnirl_core.trainer.quiet import silence_upstream_noise
 
 TAKES_OVERRIDES = True
 GIB = 2**30
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    silence_upstream_noise(use_cpu=True)
     settings = {**read_settings(arguments.config), **_given(arguments.overrides)}
     recipe = read_recipe(arguments.config, arguments.overrides)
     cluster = _cluster(arguments)
@@ -111,7 +113,8 @@ def _accelerate(path: str) -> Cluster:
     try:
         file = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise CannotRun(f"--accelerate_config {path}: {str(error).splitlines()[0]}") from None
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise CannotRun(f"--accelerate_config {path}: {reason}; give one of accelerate_configs/") from None
     kind = str(file.get("distributed_type") if isinstance(file, dict) else None)
     if kind not in KINDS:
         raise CannotRun(f"--accelerate_config {path}: distributed_type is {kind}, none of {', '.join(KINDS)}")

@@ -8,6 +8,7 @@ Exit code 0 where nothing was found. `make fuzz` runs all targets.
 import argparse
 import logging
 import sys
+import tempfile
 from pathlib import Path
 
 import atheris
