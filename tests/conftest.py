@@ -1,9 +1,11 @@
 """A random Qwen2.5-VL with its real processor, small enough to build in a second; nothing is fetched."""
 
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="omnirl_trackio_")  # read when TRL imports it
 
 from pathlib import Path
 

@@ -11,8 +11,9 @@ from trl import GRPOConfig
 
 from omnirl_core.models import base_model, freeze_vision_tower, keep_4bit_trainable, vision_token_ids
 from omnirl_core.rewards.grounding import box_reading
+from omnirl_core.text import completion_text
 from omnirl_core.trainer.anchor import VisionAnchor, add_vision_anchor
-from omnirl_core.trainer.callbacks import RunFiles, completion_lines, in_place_of
+from omnirl_core.trainer.callbacks import RunFiles, completion_lines, in_place_of, prompt_text
 from omnirl_core.trainer.checkpoints import EpochSampler, has_full_weights, pickled_weights, restore_weights
 from omnirl_core.trainer.fsdp import gathered_for_generation, trainable_after_reference
 from omnirl_core.trainer.mixed import Row, counted_by_row, mixed_rows, row_images, text_rows
@@ -20,6 +21,7 @@ from omnirl_core.trainer.phases import PREPARE, ROLLOUT, SCORE, PhaseClock
 from omnirl_core.trainer.preparation import Preparation
 from omnirl_core.trainer.quiet import silence_upstream_noise
 from omnirl_core.trainer.scales import ScaleDoctor, reward_scales, scale_metrics
+from omnirl_core.trainer.trackers import show_completions
 from omnirl_core.trainer.watched import WatchedTrainer
 
 ANCHORED_WHOLE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -253,6 +255,20 @@ class OmniGRPOTrainer(WatchedTrainer):
             self._logs["images"].extend(
                 gather_object(self._images or [row_images(row) for row in self._rows])
             )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """What TRL 1.16 logs of completions, as text, and what it does not show of them.
+
+        wandb 0.31 ends a run whose table has content blocks, pictures in some prompts and none in others.
+        """
+        if self._is_mixed and self.log_completions:
+            for name, read in (("prompt", prompt_text), ("completion", completion_text)):
+                texts = [read(item) for item in self._logs[name]]
+                self._logs[name].clear()
+                self._logs[name].extend(texts)
+        super().log(logs, start_time)
+        if self.accelerator.is_main_process and self.log_completions:
+            show_completions(self.callback_handler.callbacks, self._logs, self.state.global_step)
 
     def _completion_lines(self, inputs: list[Row], advantages: torch.Tensor) -> list[dict[str, Any]]:
         first = self.accelerator.process_index * len(inputs)
