@@ -12,16 +12,14 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from omnirl_core.commands import CannotRun
 from omnirl_core.commands.config_file import read_settings
 from omnirl_core.commands.recipe import Recipe, read_recipe
 from omnirl_core.memory import Cluster, MemoryEstimate, Prompt, estimate_memory, model_config
 from omnirl_core.trainer.quiet import silence_upstream_noise
+from omnirl_core.yaml_file import YamlFault, read_yaml
 
 TAKES_OVERRIDES = True
 GIB = 2**30
@@ -111,9 +109,9 @@ def _cluster(arguments: argparse.Namespace) -> Cluster:
 def _accelerate(path: str) -> Cluster:
     """What a file of accelerate_configs/ says of processes and sharding."""
     try:
-        file = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        file = read_yaml(path).data
+    except (OSError, YamlFault) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise CannotRun(f"--accelerate_config {path}: {reason}; give one of accelerate_configs/") from None
     kind = str(file.get("distributed_type") if isinstance(file, dict) else None)
     if kind not in KINDS:
