@@ -9,11 +9,18 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MOST_BYTES = 1_000_000
+MOST_SECONDS = 150  # as the index says them; no test measures a time
 ABSOLUTE = re.compile(r"(?<![\w.:/<)])/(?:[\w.+-]+/)+[\w.+-]+|\b[A-Z]:\\\\\w")
+INDEX_ROW = re.compile(  # alt text, thumbnail, where it leads, where the title leads, seconds
+    r"^\| \[!\[(.+?)\]\(thumbnails/(\w+)\.png\)\]\((\w+)\.ipynb\) "
+    r"\| \[\*\*.+?\*\*\]\((\w+)\.ipynb\): .+\. \| (\d+) \|$",
+    re.MULTILINE,
+)
 IMAGE_TAG = re.compile(r"<img\b[^>]*>", re.IGNORECASE)
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -163,3 +170,25 @@ def test_most_outputs_are_compared(path):
     assert not [
         c for c in code_cells(path) if {"nbval-skip", "raises-exception"} & set(c.metadata.get("tags", []))
     ]
+
+
+def test_the_index_shows_every_notebook_with_its_picture_and_seconds():
+    index = (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
+    rows = INDEX_ROW.findall(index)
+    assert [row[1:4] for row in rows] == [(path.stem,) * 3 for path in NOTEBOOKS]
+    assert all(len(alt) >= 40 for alt, *_ in rows)
+    assert all(int(row[-1]) <= MOST_SECONDS for row in rows)
+    assert sum(int(row[-1]) for row in rows) <= 720, "twelve minutes for all"
+    for path in NOTEBOOKS:
+        tagged = [cell for cell in code_cells(path) if "thumbnail" in cell.metadata.get("tags", [])]
+        assert len(tagged) == 1
+        assert Image.open(path.parent / "thumbnails" / f"{path.stem}.png").width == 480
+
+
+def test_make_test_runs_the_notebooks():
+    made = (ROOT / "Makefile").read_text(encoding="utf-8")
+    test = re.search(r"^test:.*\n((?:\t.*\n)+)", made, re.MULTILINE)[1]
+    assert "$(MAKE) notebooks" in test
+    recipe = re.search(r"^notebooks:.*\n((?:\t.*\n)+)", made, re.MULTILINE)[1]
+    assert "pytest --nbval " in recipe
+    assert recipe.split()[-1] == "notebooks"
