@@ -131,6 +131,9 @@ def test_one_cell_switches_to_a_real_checkpoint(path):
     assert len(chosen) == 1
     assert "tiny_policy()" in chosen[0]
     assert re.search(r"Qwen/Qwen2\.5-VL-\dB-Instruct", chosen[0])
+    names = [node for cell in code_cells(path) for node in ast.walk(tree(cell)) if isinstance(node, ast.Name)]
+    assert [node.id for node in names].count("tiny_policy") == 1, "whatever the model is, MODEL names it"
+    assert any(node.id == "MODEL" and isinstance(node.ctx, ast.Load) for node in names)
 
 
 @every_notebook
