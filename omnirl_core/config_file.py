@@ -94,6 +94,7 @@ def _why_unreadable(path: Path, error: OSError) -> str:
     if not isinstance(error, FileNotFoundError):
         return f"cannot be read ({error.strerror})"
     folder = path.parent if path.parent.is_dir() else path.parent.parent
-    there = [str(other) for pattern in ("*.yaml", "*/*.yaml") for other in sorted(folder.glob(pattern))]
+    found = [other for pattern in ("*.yaml", "*/*.yaml") for other in sorted(folder.glob(pattern))]
+    there = [str(other) for other in found if not other.name.startswith(".")]
     hint = nearest(path, there) if there else ""
     return f"no such config file; paths start at the folder that the command runs in{hint}"

@@ -7,6 +7,7 @@ from trl import ModelConfig
 
 from omnirl_core.arguments import DataArguments, parse
 from omnirl_core.commands import CannotRun
+from omnirl_core.config_file import ConfigError
 from omnirl_core.models import load_processor
 from omnirl_core.shapes import tiny_policy
 from omnirl_core.trainer import OmniGRPOConfig
@@ -51,5 +52,7 @@ def read_recipe(path: str, overrides: list[str]) -> Recipe:
     """The YAML and what the command line overrides in it; CannotRun holds what TRL and we have against it."""
     try:
         return Recipe(*parse(["--config", path, *overrides, *ANYWHERE]))
+    except ConfigError as error:  # names the file and line, or the command line, of each fault
+        raise CannotRun(str(error)) from error
     except (ValueError, OSError) as error:
         raise CannotRun(f"{path}: {error}") from error

@@ -103,3 +103,5 @@ def test_report_of_a_run_goes_where_it_is_told(tmp_path, capsys):
 def test_report_of_nothing(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "has none of metrics.jsonl" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere: no such folder" in capsys.readouterr().err
