@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [--cases full-text lora-image ...] [--write]
 
-A random Qwen2.5-VL of 45 million parameters in float32 (`Case.bf16`: mixed precision), large enough that tensors are
+A random Qwen2.5-VL of 48 million parameters in float32 (`Case.bf16`: mixed precision), large enough that tensors are
 most of what a process holds. Measured is the peak of resident memory over what was resident before the model was
 loaded; estimated is `omnirl_core.memory.estimate_memory` from the config alone. `--write` renews its section of
 benchmarks/RESULTS.md.
