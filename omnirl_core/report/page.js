@@ -73,8 +73,9 @@ function answerBlock(title, answer, best) {
       answer.tokens !== null && make("span", {}, `${answer.tokens} tokens`),
       answer.clipped && make("span", { class: "chip warn" }, "clipped"),
       answer.said === null && make("span", { class: "chip warn", title: "no closed <answer>: rewards that read the answer give 0" }, "no answer found")),
-    isLong(answer) && make("p", { class: "reply" }, make("span", { class: "quiet" }, "Answer "), make("b", { dir: "auto" }, answer.said)),
     completion(answer), chips(answer.rewards));
+  if (isLong(answer)) block.querySelector(".answer-head").after(
+    make("p", { class: "reply" }, make("span", { class: "quiet" }, "Answer "), make("b", { dir: "auto" }, answer.said)));
   return block;
 }
 

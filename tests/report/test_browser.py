@@ -214,6 +214,14 @@ def test_the_answer_stands_above_a_long_text(run, opened):
     assert re.fullmatch(r"\[[\d, ]+\]|the second", said.inner_text())
 
 
+def test_a_short_text_stands_alone(run_folder, opened):
+    """`append` of a browser writes out the `false` and `null` that it is given."""
+    page = opened(write_completions(run_folder))
+    kinds = "blocks => blocks.map((block) => [...block.childNodes].map((node) => node.nodeName).join(' '))"
+    assert set(page.locator("#rows .answer").evaluate_all(kinds)) == {"DIV DIV UL"}
+    assert page.locator("#rows .reply").count() == 0
+
+
 def test_it_fits_a_phone(run, opened, tmp_path):
     page = opened(run / "completions.html", width=390)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
