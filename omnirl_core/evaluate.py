@@ -23,7 +23,7 @@ from omnirl_core.evaluate_arguments import EvaluationArguments, parse_evaluation
 from omnirl_core.evaluation.generate import Generation, generate_batches, longest_first
 from omnirl_core.evaluation.generations import GenerationLog, prompt_hash, row_keys
 from omnirl_core.evaluation.grounding import PROTOCOLS, RecResult, choose_rows, judge, load_rec, rec_table
-from omnirl_core.evaluation.lines import write_lines
+from omnirl_core.evaluation.lines import stream_keys, write_lines
 from omnirl_core.evaluation.metrics import add_overlap, figure_table, figures, metrics, overlap_row
 from omnirl_core.evaluation.ready import qwen_resize, ready_generations
 from omnirl_core.evaluation.score import score_rows
@@ -164,6 +164,7 @@ def _answer(evaluation: Evaluation, log: GenerationLog, keys: list[str], places:
     if not share:
         return
     model, processor = _load(evaluation)
+    streams = stream_keys(evaluation.rows)
     batches = generate_batches(
         model,
         processor,
@@ -172,7 +173,7 @@ def _answer(evaluation: Evaluation, log: GenerationLog, keys: list[str], places:
         batch_size=arguments.per_device_eval_batch_size,
         temperature=arguments.eval_temperature,
         seed=arguments.seed,
-        keys=[keys[place] for place in share],
+        keys=[streams[place] for place in share],
         checkpoint_settings=bool(evaluation.rules and evaluation.rules.checkpoint_settings),
         template_kwargs=arguments.chat_template_kwargs,  # type: ignore[arg-type]  # a mapping since __post_init__
         progress=_label("answering", state) if state.is_main_process else None,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from omnirl_core.arguments import DataArguments
 from omnirl_core.data import DataError
 from omnirl_core.rows import agreed_bad_rows, read_rows
 from omnirl_core.run import main
-from omnirl_core.shapes import write_dataset
+from omnirl_core.shapes import tiny_policy, write_dataset
 
 ROOT = Path(__file__).parents[1]
 TWO_PROCESSES = """
@@ -94,10 +95,17 @@ def test_a_run_that_skips_is_the_run_without_the_bad_rows(drawn, tmp_path):
     assert not (tmp_path / "plain" / "bad_rows.txt").exists()
 
 
+def model_of_bad_weights(folder: Path) -> str:
+    """A model's folder that cannot be loaded, but is one as far as its files' names tell."""
+    shutil.copytree(tiny_policy(), folder)
+    (folder / "model.safetensors").write_bytes(b"not weights")
+    return str(folder)
+
+
 def test_without_skip_the_run_ends_before_a_model_is_loaded(drawn, tmp_path):
     mixed, _ = drawn
     with pytest.raises(DataError, match=r"rows are bad; on_bad_sample: skip drops them"):
-        trained(tmp_path, mixed, "--model_name_or_path", "/no/such/model")
+        trained(tmp_path, mixed, "--model_name_or_path", model_of_bad_weights(tmp_path / "model"))
 
 
 def test_settings_reach_the_reader(tmp_path):

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from omnirl_core.data.images import open_image
-from omnirl_core.evaluation.lines import by_row
+from omnirl_core.evaluation.lines import stream_keys
 from omnirl_core.models import vision_token_ids
 
 Size = tuple[int, int]
@@ -68,13 +68,13 @@ def generate_batches(
     Rows may be text-only, have one image or many, in any mix: `prompt` is a list of messages whose content
     is a list of blocks, `images` a list of paths or PIL images in the order of the image blocks.
     `temperature=0` is greedy; above it every row draws from its own random stream, made of `seed` and its
-    key (by default what tells the row from others, `lines.by_row`), so that a sample does not depend on the
-    rest of the batch either. With `checkpoint_settings`, what the checkpoint's own generation_config says
+    key (by default `lines.stream_keys`), so that a sample does not depend on the rest of the batch
+    either. With `checkpoint_settings`, what the checkpoint's own generation_config says
     (such as a repetition penalty, 1.05 for Qwen2.5-VL) applies, as where others call `generate` plainly;
     training and this evaluation leave it out. `template_kwargs` are the chat template's. `progress` is the
     label of a progress bar; None shows none.
     """
-    keys = list(by_row(rows)) if keys is None else keys
+    keys = stream_keys(rows) if keys is None else keys
     tokenizer = getattr(processor, "tokenizer", processor)
     config = _generation_config(model, tokenizer, max_new_tokens, checkpoint_settings)
     bar = tqdm(total=len(rows), desc=progress, unit="row", disable=progress is None)

@@ -102,6 +102,22 @@ def row_key(line: Mapping[str, Any]) -> tuple[Hashable, ...]:
     return line.get("row_id"), line.get("problem"), tuple(image for image in images if isinstance(image, str))
 
 
+def stream_keys(rows: Iterable[Mapping[str, Any]]) -> list[Hashable]:
+    """What tells the random streams of rows apart: the same wherever the files lie, so that a seed is one everywhere.
+
+    >>> stream_keys([{"problem": "?", "images": ["/a/1.png"]}, {"problem": "?", "images": ["/b/1.png"]}])
+    [('?', ('1.png',), 0), ('?', ('1.png',), 1)]
+    """
+    seen: Counter[Hashable] = Counter()
+    keys: list[Hashable] = []
+    for line in rows:
+        images = [image for image in line.get("images") or () if isinstance(image, str)]
+        key = line.get("problem"), tuple(map(os.path.basename, images))
+        keys.append((*key, seen[key]))
+        seen[key] += 1
+    return keys
+
+
 def weighted_mean(values: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
     """Return the mean of the rewards that judged, None where none did; a reward without a weight counts once.
 

@@ -40,7 +40,10 @@ def main() -> None:
     parser.add_argument("--pictures", nargs="+")
     parser.add_argument("--output", type=Path)
     parser.add_argument(
-        "--patience_s", type=float, default=120, help="without a layout done, a group has hung"
+        "--patience_s",
+        type=float,
+        default=300,
+        help="without a layout done, a group has hung (offload compiles)",
     )
     args = parser.parse_args()
     todo = list(enumerate(layouts.parse(args.layouts.read_text())))

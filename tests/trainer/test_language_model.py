@@ -1,6 +1,7 @@
 """A language model takes the rows of a data file as a vision-language model does, if none has a picture."""
 
 import json
+import shutil
 
 import pytest
 from transformers import AutoTokenizer
@@ -42,6 +43,6 @@ def test_rows_become_plain_text(tmp_path, config, tiny_text_checkpoint, strict_t
 
 
 def test_a_picture_is_refused(tmp_path, config, tiny_text_checkpoint, strict_tokenizer, pictures):
-    rows = [{"problem": "What is it?", "solution": "noise", "image": pictures[0]}]
+    rows = [{"problem": "What is it?", "solution": "noise", "image": shutil.copy(pictures[0], tmp_path)}]
     with pytest.raises(ValueError, match="rows with pictures, and the model is a language model"):
         train(tmp_path, config, tiny_text_checkpoint, strict_tokenizer, rows)
