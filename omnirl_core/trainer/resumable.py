@@ -127,8 +127,12 @@ class ResumableTrainer(SharedPrefixTrainer):
     def _read_cycle(self, path: Path) -> dict[str, Any]:
         if not path.exists():
             return {}
+        device = self.accelerator.device
+        place = (
+            "cpu" if device.type == "cpu" else device
+        )  # a rank's CPU is called cpu:0, which torch cannot read to
         with torch.serialization.safe_globals([Prompt]):
-            return torch.load(path, map_location=self.accelerator.device, weights_only=True)
+            return torch.load(path, map_location=place, weights_only=True)
 
     def _run_epoch(
         self,

@@ -51,8 +51,11 @@ def run_file(folder: Path) -> dict:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("config", ["ddp", "zero3"])
 def test_six_steps_are_three_and_three_more(config, tmp_path):
-    """Of a real run's sampled completions: generators, optimizer and the order of rows are where they were."""
-    saving = ["--save_strategy", "steps", "--save_steps", "3", "--max_steps", "6"]
+    """Of a real run's sampled completions: generators, optimizer and the order of rows are where they were.
+
+    Each generation batch is learned from twice, so that the third step stands in the middle of one.
+    """
+    saving = ["--save_strategy", "steps", "--save_steps", "3", "--max_steps", "6", "--num_iterations", "2"]
     launch(config, 2, *recipe(tmp_path, *saving))
     facts = run_file(tmp_path)
     assert (facts["processes"], facts["engine"]) == (2, config)
