@@ -1,13 +1,14 @@
 """What a recipe's YAML and command line say, as the objects that they configure."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from trl import ModelConfig
 
+from omnirl_core.drawing import only_own_names
 from omnirl_core.run_files import file_faults
-from omnirl_core.strict_parser import StrictParser
+from omnirl_core.strict_parser import Check, StrictParser
 from omnirl_core.trainer import OmniGRPOConfig
 
 
@@ -50,7 +51,7 @@ class DataArguments:
     draw_shapes: dict | str | None = field(
         default=None,
         metadata={
-            "help": "{task, train, test, seed}: draw dataset_name and eval_dataset_name where they are missing"
+            "help": "{task, train, test, seed}: draw the files that the same YAML names, where they are missing"
         },
     )
 
@@ -63,11 +64,13 @@ class DataArguments:
 
 
 def parse(
-    argv: Sequence[str] | None = None, check_files: bool = False
+    argv: Sequence[str] | None = None, check_files: bool = False, checks: Iterable[Check] = ()
 ) -> tuple[DataArguments, OmniGRPOConfig, ModelConfig]:
     """Read `--config FILE`, its includes, and what overrides them; `argv` is the command line by default.
 
-    ConfigError tells all that is wrong at once; with `check_files` also of the files that the settings name.
+    ConfigError tells all that is wrong at once; with `check_files` also of the files that the settings name; `checks`
+    are checks besides.
     """
-    checks = [file_faults] if check_files else []
-    return StrictParser([DataArguments, OmniGRPOConfig, ModelConfig], checks).parse(argv)  # type: ignore[return-value]
+    checks = [*([file_faults] if check_files else []), *checks]
+    kinds = [DataArguments, OmniGRPOConfig, ModelConfig]
+    return StrictParser(kinds, checks, adjust=only_own_names).parse(argv)  # type: ignore[return-value]

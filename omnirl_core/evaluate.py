@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig
 
 from omnirl_core.boxes import default_space
+from omnirl_core.drawing import draw_missing
 from omnirl_core.evaluate_arguments import EvaluationArguments, parse_evaluation
 from omnirl_core.evaluation.generate import Generation, generate_batches, longest_first
 from omnirl_core.evaluation.generations import GenerationLog, prompt_hash, row_keys
@@ -33,7 +34,7 @@ from omnirl_core.report import write_evaluation
 from omnirl_core.rewards import Reward, load_rewards
 from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.rows import read_rows as checked_rows
-from omnirl_core.run import PACKAGES, draw_missing
+from omnirl_core.run import PACKAGES
 from omnirl_core.shapes import tiny_policy
 from omnirl_core.trainer.callbacks import prompt_text
 
@@ -75,7 +76,7 @@ class Evaluation:
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run the evaluation that `argv` (default: the command line) names; return what metrics.json holds."""
-    arguments, model_config = parse_evaluation(argv)
+    arguments, model_config = parse_evaluation(argv, check_files=True)
     disable_progress_bar()
     evaluation = Evaluation(arguments, model_config, start(arguments))
     read_rows(evaluation)
@@ -101,7 +102,7 @@ def read_rows(evaluation: Evaluation) -> None:
     """Fill in the rows and what judges them."""
     arguments, model = evaluation.arguments, evaluation.model
     with evaluation.state.main_process_first():
-        draw_missing(arguments)
+        draw_missing(arguments, ("test",))
     if evaluation.rules:
         files = arguments.annotations or [arguments.eval_dataset_name or ""]
         datasets = load_rec(files, arguments.image_root, arguments.rec_template)

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from trl import ModelConfig
 
 from omnirl_core.arguments import DataArguments
+from omnirl_core.drawing import only_own_names
 from omnirl_core.evaluation.grounding import PROTOCOLS
+from omnirl_core.run_files import evaluation_file_faults
 from omnirl_core.strict_parser import StrictParser
 from omnirl_core.trainer import OmniGRPOConfig
 
@@ -113,12 +115,20 @@ class EvaluationArguments(DataArguments):
         return faults
 
 
-def parse_evaluation(argv: Sequence[str] | None = None) -> tuple[EvaluationArguments, ModelConfig]:
-    """Read `--config FILE`, its includes, and what overrides them.
+def parse_evaluation(
+    argv: Sequence[str] | None = None, check_files: bool = False
+) -> tuple[EvaluationArguments, ModelConfig]:
+    """Read `--config FILE`, its includes, and what overrides them; with `check_files` look the files up as well.
 
     A YAML's keys that only training knows are left alone; on the command line they are refused, as are names
     that nothing knows.
     """
     hints = {"temperature": "sampled answers: eval_temperature"}
-    parser = StrictParser([EvaluationArguments, ModelConfig], elsewhere=[OmniGRPOConfig], hints=hints)
+    parser = StrictParser(
+        [EvaluationArguments, ModelConfig],
+        [evaluation_file_faults] if check_files else [],
+        elsewhere=[OmniGRPOConfig],
+        hints=hints,
+        adjust=only_own_names,
+    )
     return parser.parse(argv)  # type: ignore[return-value]

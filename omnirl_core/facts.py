@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from omnirl_core.new_file import write_new
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -79,7 +81,11 @@ ASK = "Write one short sentence that tells these facts. {facts}"
 
 
 def write_facts(folder: str | Path, n: int, seed: int = 0, split: str = "train") -> Path:
-    """Write `n` rows, no two alike, to `folder/<split>.json`; returns its path. ValueError for an unknown split.
+    """Write `n` rows, no two alike, to `folder/<split>.json`; returns its path.
+
+    Raises:
+        ValueError: unknown split.
+        FileExistsError: the file is there and holds other rows; it is never replaced.
 
     >>> import tempfile
     >>> row = json.loads(write_facts(tempfile.mkdtemp(), 1).read_text())[0]
@@ -99,10 +105,11 @@ def write_facts(folder: str | Path, n: int, seed: int = 0, split: str = "train")
         if _split_of(facts) == split:
             said = [sentence.format(**values) for sentence in SUBJECTS[subject].sentences]
             rows[facts] = {"problem": ASK.format(facts=facts), "solution": said, "task": subject}
-    file = Path(folder) / f"{split}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows.values()) + "\n]\n", encoding="utf-8")
-    return file
+    name = f"{split}.json"
+    write_new(
+        folder, {name: ("[\n" + ",\n".join(json.dumps(row) for row in rows.values()) + "\n]\n").encode()}
+    )
+    return Path(folder) / name
 
 
 def _split_of(facts: str) -> str:
@@ -117,7 +124,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--test", type=int, default=100)
     arguments = parser.parse_args(argv)
     for split, n in (("train", arguments.train), ("test", arguments.test)):
-        print(write_facts(arguments.out, n, split=split))
+        try:
+            print(write_facts(arguments.out, n, split=split))
+        except OSError as error:
+            parser.exit(2, f"{error}\n")
 
 
 if __name__ == "__main__":

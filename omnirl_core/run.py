@@ -31,6 +31,7 @@ from trl.models import unwrap_model_for_generation
 
 from omnirl_core.arguments import DataArguments, parse
 from omnirl_core.default_rewards import default_rewards
+from omnirl_core.drawing import draw_missing
 from omnirl_core.evaluation.compare import Change, compare, table
 from omnirl_core.evaluation.lines import read_lines, write_lines
 from omnirl_core.evaluation.score import evaluate
@@ -40,7 +41,6 @@ from omnirl_core.report.result import write_result
 from omnirl_core.rewards import Reward, load_rewards
 from omnirl_core.rows import read_rows
 from omnirl_core.run_files import own_code
-from omnirl_core.shapes import write_dataset
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_core.trainer.interrupts import Interrupts
 from omnirl_core.trainer.saving import resume_path
@@ -153,16 +153,6 @@ def leave(trainer: OmniGRPOTrainer, interrupts: Interrupts) -> None:
         )
     trainer.accelerator.wait_for_everyone()
     raise SystemExit(RESUMABLE)
-
-
-def draw_missing(data: DataArguments) -> None:
-    """Write the drawn rows that `draw_shapes` asks for, unless their files are there."""
-    shapes = data.draw_shapes
-    if not isinstance(shapes, dict):
-        return
-    for split, name in (("train", data.dataset_name), ("test", data.eval_dataset_name)):
-        if name and not Path(name).exists():
-            write_dataset(Path(name).parent, shapes["task"], shapes[split], shapes.get("seed", 0), split)
 
 
 def build(

@@ -10,11 +10,12 @@ from huggingface_hub import constants, try_to_load_from_cache
 
 from omnirl_core.data import DataError, PromptFormat
 from omnirl_core.data.sources import find_sources
+from omnirl_core.drawing import SPLITS, drawing_fault
 from omnirl_core.rewards import Reward, RewardsError, load_rewards
 from omnirl_core.rewards.file_function import FileFunction
 from omnirl_core.shapes import GROUPS, TASKS
 from omnirl_core.trainer.checkpoints import pickled_weights
-from omnirl_core.values import nearest
+from omnirl_core.values import nearest, nearest_file
 
 Fault = tuple[str | None, str]
 """(the setting, or None where the message names its own file, what is wrong)."""
@@ -25,12 +26,33 @@ _SHAPES_KEYS = ("task", "train", "test", "seed")
 def file_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
     """What is wrong with the files that the settings name; files of own reward functions are run, as in training."""
     yield from _reward_faults(values.get("rewards"))
+    yield from data_file_faults(values)
+    yield from _folder_faults(values)
+    yield from _model_faults(values.get("model_name_or_path"))
+
+
+def data_file_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
+    """`file_faults` of the rows only, for a check that needs neither rewards nor a model."""
     yield from _shapes_faults(values.get("draw_shapes"))
     for name in ("dataset_name", "eval_dataset_name"):
         yield from _data_faults(name, values)
     yield from _template_faults(values.get("templates"))
+
+
+def evaluation_file_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
+    """`file_faults` of what an evaluation reads: no training rows, but annotations and completions."""
+    yield from _shapes_faults(values.get("draw_shapes"))
+    if not values.get("protocol"):
+        yield from _reward_faults(values.get("rewards"))
+    if not values.get("annotations"):
+        yield from _data_faults("eval_dataset_name", values)
+    for name in ("annotations", "completions"):
+        given = values.get(name)
+        for path in given if isinstance(given, list) else [given]:
+            if isinstance(path, str) and not os.path.isfile(path):
+                yield name, f"{name}: no file {path}{nearest_file(path)}"
+    yield from _template_faults(values.get("templates"))
     yield from _folder_faults(values)
-    yield from _model_faults(values.get("model_name_or_path"))
 
 
 def own_code(rewards: Iterable[Reward]) -> dict[str, str]:
@@ -50,7 +72,7 @@ def _reward_faults(path: Any) -> Iterator[Fault]:
     except RewardsError as error:
         yield from ((None, message) for message in error.faults)
     except FileNotFoundError:
-        yield "rewards", f"rewards: no file {path}{_nearest_file(path)}"
+        yield "rewards", f"rewards: no file {path}{nearest_file(path)}"
     except OSError as error:
         yield "rewards", f"rewards: {path} cannot be read ({error.strerror})"
 
@@ -72,12 +94,17 @@ def _shapes_faults(shapes: Any) -> Iterator[Fault]:
 
 def _data_faults(name: str, values: Mapping[str, Any]) -> Iterator[Fault]:
     path = values.get(name)
-    if not isinstance(path, str) or (values.get("draw_shapes") and not Path(path).exists()):
+    if not isinstance(path, str):
+        return
+    shapes = values.get("draw_shapes")
+    if isinstance(shapes, dict) and SPLITS[name] in shapes and not Path(path).exists():
+        if fault := drawing_fault(path):
+            yield name, f"{name}: {fault}"
         return  # drawn where it is missing
     try:
         find_sources(path, values.get("image_root"))
     except DataError as error:
-        hint = "" if os.path.exists(path) else _nearest_file(path)
+        hint = "" if os.path.exists(path) else nearest_file(path)
         for message in str(error).splitlines():
             yield name, f"{name}: {message}{hint}"
 
@@ -95,7 +122,7 @@ def _template_faults(templates: Any) -> Iterator[Fault]:
 def _folder_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
     root, output = values.get("image_root"), values.get("output_dir")
     if isinstance(root, str) and not os.path.isdir(os.path.expanduser(root)):
-        yield "image_root", f"image_root: no folder {root}{_nearest_file(root)}"
+        yield "image_root", f"image_root: no folder {root}{nearest_file(root)}"
     if isinstance(output, str) and os.path.exists(output) and not os.path.isdir(output):
         yield "output_dir", f"output_dir: {output} is a file; name a folder"
 
@@ -112,7 +139,7 @@ def _model_faults(name: Any) -> Iterator[Fault]:
         elif pickled := pickled_weights(name):
             yield setting, f"{setting}: {pickled}"
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
-        yield setting, f"{setting}: no folder {name}{_nearest_file(name)}"
+        yield setting, f"{setting}: no folder {name}{nearest_file(name)}"
     elif constants.HF_HUB_OFFLINE and not isinstance(try_to_load_from_cache(name, "config.json"), str):
         yield (
             setting,
@@ -125,13 +152,3 @@ def _model_faults(name: Any) -> Iterator[Fault]:
 
 def _is_adapter(folder: str) -> bool:
     return os.path.isfile(os.path.join(folder, "adapter_config.json"))
-
-
-def _nearest_file(path: str) -> str:
-    """The file or folder with the most similar name beside the one that is not there."""
-    parent = Path(path).parent
-    if not parent.is_dir():
-        return f"; there is no folder {parent}"
-    names = [str(other) for other in sorted(parent.iterdir())[:1000] if not other.name.startswith(".")]
-    hint = nearest(path, names)
-    return hint if "did you mean" in hint else ""

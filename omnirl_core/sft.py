@@ -17,11 +17,12 @@ from omnirl_core.arguments import DataArguments
 from omnirl_core.boxes import default_space
 from omnirl_core.data.dataset import for_language_model
 from omnirl_core.data.responses import ResponseTransform
+from omnirl_core.drawing import draw_missing, only_own_names
 from omnirl_core.evaluation.ready import qwen_resize
 from omnirl_core.loading import model_settings, policy_path, quantization_settings
 from omnirl_core.models import freeze_vision_tower, has_vision, load_processor, without_vision
 from omnirl_core.rows import read_rows
-from omnirl_core.run import draw_missing, start_quietly
+from omnirl_core.run import start_quietly
 from omnirl_core.run_files import file_faults
 from omnirl_core.strict_parser import StrictParser
 from omnirl_core.trainer import OmniGRPOConfig
@@ -53,7 +54,8 @@ class OmniSFTConfig(SFTConfig):
 def parse_sft(argv: list[str] | None = None) -> tuple[DataArguments, OmniSFTConfig, ModelConfig]:
     """Read `--config FILE` and what overrides it; keys of the YAML that only GRPO knows are left alone."""
     kinds = [DataArguments, OmniSFTConfig, ModelConfig]
-    return StrictParser(kinds, [file_faults], elsewhere=[OmniGRPOConfig]).parse(argv)  # type: ignore[return-value]
+    parser = StrictParser(kinds, [file_faults], elsewhere=[OmniGRPOConfig], adjust=only_own_names)
+    return parser.parse(argv)  # type: ignore[return-value]
 
 
 def main(argv: list[str] | None = None) -> SFTTrainer:

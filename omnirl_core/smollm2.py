@@ -53,10 +53,13 @@ def _plain(config: dict) -> dict:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Convert to `--out`."""
+    """Convert to `--out`, an empty or new folder; what another one holds is never replaced."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="outputs/smollm2_135m")
-    print(convert(parser.parse_args(argv).out))
+    out = Path(parser.parse_args(argv).out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        parser.error(f"--out {out} is there and not empty; name a new folder, or remove it")
+    print(convert(out))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ class StrictParser:
 
     Unknown names, with the nearest that is known; keys given twice; values of another type than the field's; choices
     that there are not; what making the dataclasses shows. `elsewhere` are dataclasses of settings that a YAML may
-    have for another command, and that are read over. `checks` look at all values that were given.
+    have for another command, and that are read over. `checks` look at all values that were given, `adjust` at where
+    each stands: what it returns is read.
     """
 
     def __init__(
@@ -39,8 +40,10 @@ class StrictParser:
         checks: Iterable[Check] = (),
         elsewhere: Iterable[type] = (),
         hints: Mapping[str, str] | None = None,
+        adjust: Callable[[Sequence[Given]], list[Given]] = list,
     ) -> None:
         self.kinds, self.checks, self.hints = list(kinds), list(checks), dict(hints or {})
+        self.adjust = adjust
         self.fields: dict[str, dataclasses.Field] = {}
         self.annotations: dict[str, Any] = {}
         for kind in self.kinds:
@@ -70,7 +73,7 @@ class StrictParser:
         config, options = _split(words, faults)
         given = self._from_file(config, faults) if config is not None else []
         given += self._from_options(options, faults)
-        values = self._checked(given, faults)
+        values = self._checked(self.adjust(given), faults)
         for check in self.checks:
             faults += [_placed(given, name, message) for name, message in check(values)]
         if not faults:

@@ -5,6 +5,7 @@ import enum
 import types
 import typing
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 
@@ -19,6 +20,16 @@ def nearest(name: object, known: Iterable[object]) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; known: {', '.join(names)}" if names else "; it has none"
+
+
+def nearest_file(path: str) -> str:
+    """The file or folder with the most similar name beside the one that is not there."""
+    parent = Path(path).parent
+    if not parent.is_dir():
+        return f"; there is no folder {parent}"
+    names = [str(other) for other in sorted(parent.iterdir())[:1000] if not other.name.startswith(".")]
+    hint = nearest(path, names)
+    return hint if "did you mean" in hint else ""
 
 
 def check_choice(setting: str, value: object, choices: Collection[object]) -> None:

@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 
 from omnirl_core import run
 from omnirl_core.arguments import parse
+from omnirl_core.drawing import draw_missing
 
 SETTINGS = {
     "model_name_or_path": "tiny_policy", "templates": '{"default": "plain"}', "bf16": "false", "use_cpu": "true",
@@ -74,7 +75,7 @@ def train(steps: int, folder: Path, temporary: Path, **settings: str) -> list[di
         [part for key, value in given.items() for part in (f"--{key}", value)]
     )
     run.start_quietly(training)
-    run.draw_missing(data)
+    draw_missing(data)
     trainer, _, _ = run.build(data, training, model_config)
     meter = Meter(folder / "run", temporary, max(steps // 100, 1))
     trainer.add_callback(meter)

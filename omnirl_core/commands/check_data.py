@@ -11,9 +11,11 @@ Exit code 1 when a row is bad; every one of them is in the report, one a line, a
 """
 
 import argparse
+import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -24,6 +26,10 @@ from omnirl_core.commands import CannotRun
 from omnirl_core.commands.config_file import read_settings
 from omnirl_core.data import DataError, PromptFormat
 from omnirl_core.data.sources import Source, find_sources
+from omnirl_core.values import nearest_file
+
+if TYPE_CHECKING:
+    from omnirl_core.commands.recipe import Recipe
 
 TAKES_OVERRIDES = True
 
@@ -63,11 +69,13 @@ class Plan:
 
 def run(arguments: argparse.Namespace) -> int:
     if _is_recipe(arguments.source):
-        plan = _of_recipe(arguments)
-    elif arguments.overrides:
+        return _run_recipe(arguments)
+    if arguments.overrides:
         raise CannotRun(f"{arguments.overrides[0]}: only a recipe's keys can be overridden")
-    else:
-        plan = _of_file(arguments)
+    return _checked(arguments, _of_file(arguments))
+
+
+def _checked(arguments: argparse.Namespace, plan: Plan) -> int:
     with tqdm(desc="rows", unit="", disable=not sys.stderr.isatty()) as bar:
         try:
             found = check_data(
@@ -91,18 +99,27 @@ def _is_recipe(source: str) -> bool:
     return source.endswith((".yaml", ".yml")) and "dataset_name" in read_settings(source)
 
 
-def _of_recipe(arguments: argparse.Namespace) -> Plan:
+def _run_recipe(arguments: argparse.Namespace) -> int:
     from omnirl_core.commands.recipe import read_recipe  # with it comes TRL, which takes seconds
-    from omnirl_core.run import draw_missing
-    from omnirl_core.trainer.prompt_length import PromptLength
+    from omnirl_core.drawing import drawn_aside
+    from omnirl_core.run_files import data_file_faults
 
     overrides = list(arguments.overrides)
     for name in ("image_root", "eval_dataset_name", "max_image_pixels"):
         if getattr(arguments, name) is not None:
             overrides += [f"--{name}", str(getattr(arguments, name))]
-    recipe = read_recipe(arguments.source, overrides)
+    recipe = read_recipe(arguments.source, overrides, [data_file_faults])
+    try:
+        with drawn_aside(recipe.data) as data:
+            return _checked(arguments, _of_recipe(arguments, replace(recipe, data=data)))
+    except DataError as error:
+        raise CannotRun(str(error)) from error
+
+
+def _of_recipe(arguments: argparse.Namespace, recipe: "Recipe") -> Plan:
+    from omnirl_core.trainer.prompt_length import PromptLength
+
     data, training = recipe.data, recipe.training
-    draw_missing(data)
     check = _row_check(arguments, data.max_image_pixels)
     check.prompts = _prompts(data.templates, data.system_prompt)
     if training.max_prompt_length is not None:
@@ -126,10 +143,14 @@ def _row_check(arguments: argparse.Namespace, max_image_pixels: int | None) -> R
 
 
 def _splits(train: str, evaluation: str | None, image_root: str | None) -> dict[str, list[Source]]:
-    try:
-        return {name: find_sources(name, image_root) for name in (train, evaluation) if name}
-    except DataError as error:
-        raise CannotRun(str(error)) from error
+    splits: dict[str, list[Source]] = {}
+    for name in (train, evaluation):
+        try:
+            splits |= {name: find_sources(name, image_root)} if name else {}
+        except DataError as error:
+            hint = "" if os.path.exists(name or "") else nearest_file(str(name))
+            raise CannotRun(f"{error}{hint}") from error
+    return splits
 
 
 def _prompts(templates: dict | str | None, system_prompt: str | None) -> PromptFormat:

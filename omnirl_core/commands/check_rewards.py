@@ -12,6 +12,7 @@ Exit code 1 when a row cannot earn full marks.
 import argparse
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -27,10 +28,11 @@ from omnirl_core.commands.recipe import Recipe, read_recipe
 from omnirl_core.data import DataError, Record
 from omnirl_core.data.sources import Source, checked_rows, find_sources
 from omnirl_core.default_rewards import default_rewards
+from omnirl_core.drawing import drawn_aside
 from omnirl_core.rewards import load_rewards
 from omnirl_core.rewards.entries import RewardsError
 from omnirl_core.rewards.reward import Reward
-from omnirl_core.run import draw_missing
+from omnirl_core.run_files import data_file_faults
 
 TAKES_OVERRIDES = True
 CHUNK = 64
@@ -47,8 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    recipe = read_recipe(arguments.config, arguments.overrides)
-    draw_missing(recipe.data)
+    recipe = read_recipe(arguments.config, arguments.overrides, [data_file_faults])
+    try:
+        with drawn_aside(recipe.data) as data:
+            return _checked(arguments, replace(recipe, data=data))
+    except DataError as error:
+        raise CannotRun(f"{error}\nomnirl check-data {arguments.config} names every bad row") from error
+
+
+def _checked(arguments: argparse.Namespace, recipe: Recipe) -> int:
     rewards, sources = _rewards(recipe), _sources(recipe)
     processor = recipe.processor()
     tokenizer = getattr(processor, "tokenizer", processor)
@@ -58,21 +67,18 @@ def run(arguments: argparse.Namespace) -> int:
     report = arguments.report or Path(str(recipe.training.output_dir)) / "check_rewards.txt"
     report.parent.mkdir(parents=True, exist_ok=True)
     found = RewardReport(report, rewards)
-    try:
-        rows = _picked(sources, recipe)
-        head = list(islice(rows, HEAD))
-        check.decoys = _decoys(head)
-        graded = in_order(check.many, chunks(chain(head, rows), CHUNK), arguments.workers)
-        with (
-            open(report, "w", encoding="utf-8") as file,
-            tqdm(desc="rows", unit="", disable=not sys.stderr.isatty()) as bar,
-        ):
-            for chunk in graded:
-                for row in chunk:
-                    found.add(row, file)
-                    bar.update()
-    except DataError as error:
-        raise CannotRun(f"{error}\nomnirl check-data {arguments.config} names every bad row") from error
+    rows = _picked(sources, recipe)
+    head = list(islice(rows, HEAD))
+    check.decoys = _decoys(head)
+    graded = in_order(check.many, chunks(chain(head, rows), CHUNK), arguments.workers)
+    with (
+        open(report, "w", encoding="utf-8") as file,
+        tqdm(desc="rows", unit="", disable=not sys.stderr.isatty()) as bar,
+    ):
+        for chunk in graded:
+            for row in chunk:
+                found.add(row, file)
+                bar.update()
     print("\n\n".join([str(found), *_space_warnings(recipe, rewards)]))
     return int(found.bad_rows > 0)
 

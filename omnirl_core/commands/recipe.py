@@ -1,5 +1,6 @@
 """A recipe as `recipes/grpo.py` takes it, for checks that need no GPU: data, training and model settings."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from omnirl_core.commands import CannotRun
 from omnirl_core.config_file import ConfigError
 from omnirl_core.models import load_processor
 from omnirl_core.shapes import tiny_policy
+from omnirl_core.strict_parser import Check
 from omnirl_core.trainer import OmniGRPOConfig
 
 ANYWHERE = ("--use_cpu", "true", "--bf16", "false", "--fp16", "false")
@@ -48,10 +50,10 @@ class Recipe:
             raise CannotRun(f"processor of {self.model_path}: {str(error).splitlines()[0]}") from error
 
 
-def read_recipe(path: str, overrides: list[str]) -> Recipe:
+def read_recipe(path: str, overrides: list[str], checks: Iterable[Check] = ()) -> Recipe:
     """The YAML and what the command line overrides in it; CannotRun holds what TRL and we have against it."""
     try:
-        return Recipe(*parse(["--config", path, *overrides, *ANYWHERE]))
+        return Recipe(*parse(["--config", path, *overrides, *ANYWHERE], checks=checks))
     except ConfigError as error:  # names the file and line, or the command line, of each fault
         raise CannotRun(str(error)) from error
     except (ValueError, OSError) as error:

@@ -1,17 +1,27 @@
 """Write questions about drawn scenes as the data a user would bring: one JSON file and a folder of PNGs."""
 
+import io
 import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from omnirl_core.new_file import write_new
+
 from .tasks import GROUPS, TASKS, make_example
 
 
 def write_dataset(
-    folder: str | Path, task: str | Sequence[str], n: int, seed: int, split: str = "train"
+    folder: str | Path,
+    task: str | Sequence[str],
+    n: int,
+    seed: int,
+    split: str = "train",
+    name: str | None = None,
 ) -> Path:
     """Write `n` rows of a task to `folder/<split>.json`, their pictures under `folder/<split>/`.
+
+    No file that is there is replaced; called again with the same arguments it changes nothing.
 
     Args:
         folder: made if it is missing.
@@ -19,6 +29,7 @@ def write_dataset(
         n: number of rows.
         seed: rows are endless; each seed gives other rows, and the same seed the same files.
         split: `"train"` or `"test"`; no example can be in both.
+        name: of the file, if not `<split>.json`; pictures lie in the folder of that name without its suffix.
 
     Returns:
         The path of the JSON file: a list of `{"problem", "solution", "task", "image"?}`, image paths relative to
@@ -26,6 +37,7 @@ def write_dataset(
 
     Raises:
         ValueError: unknown task or split.
+        FileExistsError: a file of that name is there and holds something else; nothing is written then.
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -38,21 +50,22 @@ def write_dataset(
         raise ValueError(f"unknown task {unknown}; one of {', '.join(TASKS)} or {', '.join(GROUPS)}")
     if split not in ("train", "test"):
         raise ValueError(f"unknown split {split!r}; 'train' or 'test'")
-    folder = Path(folder)
-    (folder / split).mkdir(parents=True, exist_ok=True)
-    rows = []
+    file = Path(name or f"{split}.json")
+    files, rows = {}, []
     for index in range(n):
         task_of_row = tasks[index % len(tasks)]
         example = make_example(task_of_row, random.Random(f"{seed}/{split}/{task_of_row}/{index}"), split)
         row = {"problem": example.problem, "solution": example.solution, "task": example.task}
         paths = []
         for k, scene in enumerate(example.scenes):
-            paths.append(f"{split}/{index:07d}-{k}.png")
-            scene.draw().save(folder / paths[-1])
+            png = io.BytesIO()
+            scene.draw().save(png, "PNG")
+            paths.append(f"{file.stem}/{index:07d}-{k}.png")
+            files[paths[-1]] = png.getvalue()
         if paths:
             row["image"] = paths[0] if len(paths) == 1 else paths
         rows.append(row)
-    file = folder / f"{split}.json"
     lines = ",\n".join(json.dumps(row) for row in rows)
-    file.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    return file
+    files[file.name] = f"[\n{lines}\n]\n".encode()  # last: a file that is there has all of its pictures
+    write_new(folder, files)
+    return Path(folder) / file.name

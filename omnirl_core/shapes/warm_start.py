@@ -12,6 +12,7 @@ import argparse
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -263,6 +264,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--vision-steps", type=int, default=700)
     parser.add_argument("--answer-steps", type=int, default=1_700)
     arguments = parser.parse_args(argv)
+    out = Path(arguments.out)
+    if out != CHECKPOINT and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        parser.error(f"--out {out} is there and not empty; name a new folder, or remove it")
     set_seed(0)
     torch.set_flush_denormal(True)  # a tenth faster
     rng = random.Random(0)

@@ -82,7 +82,7 @@ def test_rows_whose_gold_cannot_win_are_named_with_reward_value_and_reason(tmp_p
 def test_the_mixed_demo_passes_and_two_workers_say_the_same(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     shapes = json.dumps({"task": "mixed", "train": 140, "test": 7, "seed": 0})
-    here = [f"--dataset_name={tmp_path}/train.json", f"--eval_dataset_name={tmp_path}/test.json"]
+    here = [f"--dataset_name={tmp_path}/data/train.json", f"--eval_dataset_name={tmp_path}/data/test.json"]
     arguments = [
         "check-rewards",
         "recipes/mixed/demo.yaml",
