@@ -103,6 +103,7 @@ def _attention(
     """(1, heads, N, head size), as `scaled_dot_product_attention` with the dense mask would give it."""
     if dropout_p:
         raise NotImplementedError("a shared-prefix pack has no attention dropout; set disable_dropout: true")
+    query, key, value = _autocast(query, key, value)
     if key.shape[2] == 1:  # a prompt of one token; transformers folds groups of heads into the queries here
         return F.scaled_dot_product_attention(query, key, value, **settings)
     parts = []
@@ -115,6 +116,15 @@ def _attention(
         if span.branches:
             parts.append(_branch_attention(query, key, value, span, settings))
     return torch.cat(parts, 2)
+
+
+def _autocast(*states: Tensor) -> tuple[Tensor, ...]:
+    """What autocast does to the inputs of attention. torch 2.14: `CausalBias` compares dtypes before it does."""
+    device = states[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return states
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in states)
 
 
 def _branch_attention(
