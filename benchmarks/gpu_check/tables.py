@@ -17,7 +17,7 @@ def markdown(known: dict[str, Any]) -> str:
         ("The gradient of the shared prefix in bf16", _gradients, ("gradients",)),
         ("Attention", _attention, ("attention",)),
         ("The tiny policy on the GPU", _agreement, ("agreement", "demo")),
-        ("The dummy image of a mixed run", _anchor, ("anchor",)),
+        ("Text-only passes of a mixed run", _anchor, ("anchor",)),
         ("vLLM in the training process", _colocate, ("colocate",)),
     ):  # fmt: skip
         items = {key: item for name in names for key, item in parts.get(name, {}).get("items", {}).items()}
@@ -219,20 +219,10 @@ def _agreement(items: dict[str, Any]) -> list[str]:
 
 
 def _anchor(items: dict[str, Any]) -> list[str]:
-    lines = []
-    for item in items.values():
-        seconds = item["seconds"]
-        shares = {
-            name: seconds["smallest image"] / (seconds["smallest image"] + seconds[name])
-            for name in ("one sequence", "eight sequences")
-        }
-        told = ", ".join(f"{share:.1%} with {name}" for name, share in shares.items())
-        lines.append(
-            "Forward and backward of the vision tower on the smallest image: "
-            f"{1000 * seconds['smallest image']:.1f} ms; "
-            f"its share of a micro-batch of {item['tokens']}-token samples: {told}."
-        )
-    return lines
+    (item,) = items.values()
+    rows = [(name, f"{1000 * seconds:.0f} ms") for name, seconds in item["seconds"].items()]
+    told = f"Forward and backward over {item['samples']} text-only samples of {item['tokens']} tokens."
+    return [told, "", *_table(("vision tower", "forward+backward"), rows)]
 
 
 def _colocate(items: dict[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from omnirl_core.memory.workload import Prompt, Workload
 from omnirl_core.models import base_model, vision_tower, without_vision
 from omnirl_core.trainer import OmniGRPOConfig
 from omnirl_core.trainer.shared_prefix_attention import Span
+from omnirl_core.trainer.shared_prefix_rollout import copies_prompts
 from omnirl_core.trainer.shared_prefix_support import family_obstacle
 
 HEAD_TOKENS, HEAD_COLUMNS = 4096, 32_768
@@ -136,7 +137,7 @@ def estimate_memory(
         gradients=cluster.share(gradients, 2),
         activations=kept.training + casts,
         head=_head(parameters, work, kinds.compute, text.vocab_size, on_gpu),
-        kv_cache=0 if training.use_vllm else _kv_cache(text, work, kinds.compute),
+        kv_cache=0 if training.use_vllm else _kv_cache(text, work, kinds.compute, on_gpu),
         rollout=0
         if training.use_vllm
         else kept.forward + _logits(text, work) + _gathered(parameters, kinds, cluster, training) + casts,
@@ -265,11 +266,14 @@ def _head(parameters: Parameters, work: Workload, compute: torch.dtype, vocabula
     return tile + hidden + (4 * parameters.head if parameters.head_trains else 0)
 
 
-def _kv_cache(config: Any, work: Workload, compute: torch.dtype) -> int:
+def _kv_cache(config: Any, work: Workload, compute: torch.dtype, on_gpu: bool) -> int:
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     token = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size * compute.itemsize
-    prompts = work.prompts(work.rollout_rows) * work.prompt.tokens
-    return token * (prompts + work.rollout_rows * work.completion)
+    copied = token * work.rollout_rows * work.prompt.tokens
+    device = torch.device("cuda" if on_gpu else "cpu")
+    shared = token * work.prompts(work.rollout_rows) * work.prompt.tokens
+    prompts = copied if copies_prompts(device, copied) else shared
+    return prompts + token * work.rollout_rows * work.completion
 
 
 def _logits(config: Any, work: Workload) -> int:

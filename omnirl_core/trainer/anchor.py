@@ -4,6 +4,10 @@ A forward without pictures leaves the tower out. Across ranks that breaks: the t
 ranks only (hang or crash under ZeRO and FSDP), and under ZeRO-3 a parameter without a gradient keeps the last
 step's. So such a forward runs the tower on the smallest picture there is and adds 0.0 times its features to the
 embeddings: every parameter takes part, and its gradient is exactly zero.
+
+Where no engine depends on the order in which modules run (one process, DDP), the tower itself is left out and its
+parameters get their zeros directly: on a GPU the smallest picture takes as long as 512 tokens of text, in kernels that
+are all too small to fill it.
 """
 
 import functools
@@ -29,6 +33,8 @@ class VisionAnchor:
     inputs: dict[str, Tensor]
     sharded: bool
     """Parameters are gathered when a module runs (ZeRO-3, FSDP): then a pass without gradient needs it too."""
+    runs_tower: bool = True
+    """False where zeros for its parameters do: DeepSpeed and FSDP reduce gradients in the order of their coming."""
 
     def needed(self, backbone: nn.Module) -> bool:
         if self.sharded:
@@ -37,7 +43,7 @@ class VisionAnchor:
         return torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())
 
     def added(self, embeddings: Tensor, backbone: nn.Module) -> Tensor:
-        zero = self.features(backbone)
+        zero = self.features(backbone) if self.runs_tower else _Zero.apply(*self._reached(backbone))
         return embeddings + zero.to(embeddings.device, embeddings.dtype)  # (B, P+C, hidden)
 
     def features(self, backbone: nn.Module) -> Tensor:
@@ -53,8 +59,36 @@ class VisionAnchor:
         output = backbone.get_image_features(**inputs, return_dict=True)  # type: ignore[operator]
         return 0.0 * torch.stack([tensor.float().sum() for tensor in _used(output)]).sum()
 
+    def _reached(self, backbone: nn.Module) -> list[nn.Parameter]:
+        """The trainable parameters that a picture's features depend on; found once, by running the smallest one."""
+        trainable = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
+        known: Any = getattr(backbone, "_anchored_parameters", (0, ()))
+        if known[0] != len(trainable):
+            features, values = self.features(backbone), list(trainable.values())
+            found = torch.autograd.grad(features, values, allow_unused=True)
+            names = tuple(
+                name for name, gradient in zip(trainable, found, strict=True) if gradient is not None
+            )
+            known = backbone._anchored_parameters = (len(trainable), names)  # type: ignore[assignment]
+        return [trainable[name] for name in known[1]]
 
-def add_vision_anchor(model: nn.Module, processor: Any, sharded: bool) -> VisionAnchor | None:
+
+class _Zero(torch.autograd.Function):
+    """Zero, with a gradient of zero for each of the parameters that it is given."""
+
+    @staticmethod
+    def forward(ctx: Any, *parameters: Tensor) -> Tensor:
+        ctx.parameters = parameters
+        return torch.zeros((), device=parameters[0].device)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return tuple(torch.zeros_like(parameter) for parameter in ctx.parameters)
+
+
+def add_vision_anchor(
+    model: nn.Module, processor: Any, sharded: bool, runs_tower: bool = True
+) -> VisionAnchor | None:
     """Patch the backbone's forward (`model.model`); None, and nothing done, where it has no vision tower.
 
     Not a forward pre-hook: under ZeRO-3 the tower would run before DeepSpeed's own hook on the parent.
@@ -63,7 +97,7 @@ def add_vision_anchor(model: nn.Module, processor: Any, sharded: bool) -> Vision
     tower = vision_tower_name(backbone)
     if tower is None or not hasattr(backbone, "get_image_features"):
         return None
-    anchor = VisionAnchor(tower, _smallest_picture(backbone, processor), sharded)
+    anchor = VisionAnchor(tower, _smallest_picture(backbone, processor), sharded, sharded or runs_tower)
     plain = type(backbone).forward
 
     @functools.wraps(plain)  # transformers reads the signature
@@ -83,8 +117,9 @@ def _anchored(backbone: Any, kwargs: dict[str, Any]) -> Any:
     if _has_pictures(kwargs):
         return plain(**kwargs)
     kwargs = _without_empty_pictures(kwargs, anchor)
-    # with a cache it is generation: pictures, if any, were encoded before
-    if kwargs.get("past_key_values") is not None or not anchor.needed(backbone):
+    # with a cache it is generation: pictures, if any, were encoded before. transformers 5.24 renames the argument
+    is_generation = kwargs.get("past_key_values") is not None or kwargs.get("cache") is not None
+    if is_generation or not anchor.needed(backbone):
         return plain(**kwargs)
     if kwargs.get("inputs_embeds") is not None:
         return plain(**{**kwargs, "inputs_embeds": anchor.added(kwargs["inputs_embeds"], backbone)})

@@ -120,9 +120,10 @@ class OmniGRPOTrainer(WatchedTrainer):
 
     def _add_anchors(self) -> VisionAnchor | None:
         sharded = self.is_fsdp_enabled or self._is_zero3
+        how = (self.processing_class, sharded, sharded or self.args.deepspeed_plugin is not None)
         if self.ref_model is not None:
-            add_vision_anchor(self.accelerator.unwrap_model(self.ref_model), self.processing_class, sharded)
-        return add_vision_anchor(self.model, self.processing_class, sharded)
+            add_vision_anchor(self.accelerator.unwrap_model(self.ref_model), *how)
+        return add_vision_anchor(self.model, *how)
 
     @property
     def engine(self) -> str:

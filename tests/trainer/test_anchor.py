@@ -1,6 +1,7 @@
 """In a forward without pictures the vision tower takes part with a gradient of exactly zero, or not at all."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -66,14 +67,42 @@ def test_mixed_steps_equal_steps_without_a_stale_gradient(trainer, rows):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def _run_the_tower(worker):
+    """As under DeepSpeed and FSDP, which count on the order of modules and gradients."""
+    backbone = worker.model.model
+    backbone._vision_anchor = dataclasses.replace(backbone._vision_anchor, runs_tower=True)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_price_is_one_smallest_picture_a_training_forward(trainer, rows, tower_calls, checkpointing):
     worker = trainer(
         rows, scripted=True, per_device_train_batch_size=4, beta=0.1, gradient_checkpointing=checkpointing
     )
+    _run_the_tower(worker)
     calls = tower_calls(worker)
     _step(worker, _text(rows))
     assert calls == [True]  # not in the reference's pass, which needs no gradient and gathers nothing
+
+
+def test_a_process_that_shares_no_parameters_runs_the_tower_once_to_know_them(trainer, rows, tower_calls):
+    worker = trainer(rows, scripted=True, per_device_train_batch_size=4)
+    calls = tower_calls(worker)
+    first, second = _step(worker, _text(rows)), _step(worker, _text(rows))
+    assert calls == [True]
+    _run_the_tower(worker)
+    for gradients in (first, second):
+        torch.testing.assert_close(gradients, _step(worker, _text(rows)), rtol=1e-3, atol=1e-6)
+
+
+def test_a_decoding_step_is_left_alone_under_either_name_of_its_cache(trainer, rows, tower_calls):
+    """A sharded run anchors passes without gradients too, but not one for every token that it generates."""
+    worker = trainer(rows)
+    backbone = worker.model.model
+    backbone._vision_anchor = dataclasses.replace(backbone._vision_anchor, sharded=True, runs_tower=True)
+    calls = tower_calls(worker)
+    with torch.no_grad():
+        worker.model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    assert len(calls) <= 1
 
 
 def test_generation_and_evaluation_pay_nothing(trainer, rows, tower_calls):
@@ -148,6 +177,7 @@ def test_forward_takes_embeddings_and_positional_arguments(trainer, rows):
 def test_modules_and_gradients_come_in_the_order_of_a_forward_with_pictures(trainer, rows):
     """Under ZeRO-3 ranks gather parameters as modules run, and reduce gradients as they come, in one order."""
     worker = trainer(rows, scripted=True, per_device_train_batch_size=4)
+    _run_the_tower(worker)
     names = {module: name for name, module in worker.model.named_modules()}
     came = []
     for module in worker.model.modules():

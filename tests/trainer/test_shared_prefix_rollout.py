@@ -7,7 +7,8 @@ from scipy.stats import chi2
 from transformers import GenerationConfig
 
 from omnirl_core.models import load_policy, load_processor
-from omnirl_core.trainer.shared_prefix_rollout import blocks, shared_prefill
+from omnirl_core.trainer import shared_prefix_rollout
+from omnirl_core.trainer.shared_prefix_rollout import COPIED_BYTES, blocks, copies_prompts, shared_prefill
 
 PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 ROWS = {
@@ -17,6 +18,12 @@ ROWS = {
     "parts of groups": [2, 2, 2, 1, 0, 0],
     "no group": [1, 0, 2],
 }
+
+
+@pytest.fixture
+def copying(monkeypatch):
+    """Rollouts as on a GPU."""
+    monkeypatch.setattr(shared_prefix_rollout, "copies_prompts", lambda device, n_bytes: True)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +82,22 @@ def test_tokens_and_logits_are_those_of_plain_generation(generate, name, sample)
     for ours, theirs in zip(shared.logits, plain.logits, strict=True):
         assert (ours - theirs).abs().max() <= 1e-4  # logits of up to 30
     assert len({tuple(row) for row in plain.sequences.tolist()}) >= (len(ROWS[name]) if sample else 1)
+
+
+@pytest.mark.parametrize("name", ["every kind", "no group"])
+def test_copied_prompts_give_the_same(generate, copying, name):
+    settings = dict(do_sample=True, top_k=None, seed=4)
+    plain, shared = (generate(ROWS[name], is_shared, **settings) for is_shared in (False, True))
+    assert torch.equal(shared.sequences, plain.sequences)
+    for ours, theirs in zip(shared.logits, plain.logits, strict=True):
+        assert (ours - theirs).abs().max() <= 1e-4
+    assert not isinstance(shared.past_key_values, shared_prefix_rollout.PrefixCache)
+
+
+def test_small_prompts_are_copied_on_a_gpu_only():
+    assert copies_prompts(torch.device("cuda"), COPIED_BYTES)
+    assert not copies_prompts(torch.device("cuda"), COPIED_BYTES + 1)
+    assert not copies_prompts(torch.device("cpu"), 1)
 
 
 def test_truncated_sampling_and_penalties_draw_the_same(generate):
