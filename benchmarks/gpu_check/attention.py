@@ -41,7 +41,7 @@ def attention(preset: Preset) -> Iterator[tuple[str, Callable[[], dict[str, Any]
 
 def step(implementation: str, preset: Preset) -> dict[str, Any]:
     """Of our trainer without a shared prefix, which other implementations than sdpa do not have."""
-    if implementation != "sdpa" and (DEVICE == "cpu" or find_spec("flash_attn") is None):
+    if DEVICE == "cpu" or find_spec("flash_attn") is None:
         return {"status": "skipped", "reason": "flash-attn is not installed, or there is no GPU"}
     run = Run(preset.tuning_cell, training={"shared_prefix": "off"}, attention=implementation)
     found = measure(run, preset)

@@ -76,12 +76,12 @@ FULL = Preset(
         # an image of 512 x 512 has 324 tokens: a prompt of 128 holds a smaller one, a prompt of 1024 two
         for prompt, sides in ((128, (280,)), (512, (512,)), (1024, (512, 512)))
     ),
-    tuning_cell=Cell("image", 512, 128, (512,)),
+    tuning_cell=Cell("image", 512, 32, (512,)),
     gradient_cells=(Cell("text", 512, 64), Cell("image", 512, 64, (512,))),
     demo_steps=150,
     limits_s={
-        "environment": 40, "attention": 60, "agreement": 70, "gradients": 90, "text steps": 200,
-        "image steps": 240, "tuning": 200, "colocate": 120, "demo": 150,
+        "environment": 60, "attention": 60, "agreement": 90, "gradients": 100, "text steps": 270,
+        "image steps": 290, "tuning": 280, "anchor": 60, "colocate": 120, "demo": 150,
     },
 )  # fmt: skip
 

@@ -142,7 +142,7 @@ def _tuning(items: dict[str, Any]) -> list[str]:
             _gib(peak_mib(item)), _gib(item["estimated_mib"]["peak"]), difference(item), _gib(item.get("reserved_mib")),
         ))  # fmt: skip
     return [
-        "Our trainer, `shared_prefix: on` unless a line says so; G 8, one image of 512 x 512, P 512, C 128. "
+        "Our trainer, `shared_prefix: on` unless a line says so; G 8, one image of 512 x 512, P 512, C 32. "
         "`reserved` is what the allocator keeps from the device.",
         "",
         *_table(head, rows),
