@@ -8,7 +8,7 @@ import numpy as np
 from omnirl_core.evaluation.lines import weighted_mean
 
 FORMAT_REWARDS = ("think_format", "length_band")
-"""Rewards for how an answer is written. The accuracy part of a score is the mean of all others."""
+"""Rewards for how an answer is written, in lines that do not say which of theirs are; accuracy leaves them out."""
 
 Line = dict[str, Any]
 Measure = Callable[[Line], float | None]
@@ -21,15 +21,18 @@ def measures(
 ) -> dict[str, Measure]:
     """Return how to read each measure off a line, in the order score, accuracy, rewards.
 
-    `format_rewards` are left out of accuracy; `weights` default to those that a line carries.
+    `format_rewards` are left out of accuracy; as long as it is the default, a line's own `format_rewards` (those
+    that compare with no solution, whatever their name) are. `weights` default to those that a line carries.
     """
+    by_line = tuple(format_rewards) == FORMAT_REWARDS
     names = list(dict.fromkeys(name for line in lines for name in line["rewards"]))
 
     def score(line: Line) -> float | None:
         return line["score"] if weights is None else weighted_mean(line["rewards"], weights)
 
     def accuracy(line: Line) -> float | None:
-        content = {name: value for name, value in line["rewards"].items() if name not in format_rewards}
+        form = line.get("format_rewards", format_rewards) if by_line else format_rewards
+        content = {name: value for name, value in line["rewards"].items() if name not in form}
         return weighted_mean(content, line.get("weights", {}) if weights is None else weights)
 
     def reward(name: str) -> Measure:

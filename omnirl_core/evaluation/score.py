@@ -8,6 +8,7 @@ from omnirl_core.evaluation.generate import Generation, generate
 from omnirl_core.evaluation.lines import weighted_mean
 from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.rewards.reward import Reward
+from omnirl_core.rewards.settings import signature_of
 
 NOT_COLUMNS = ("prompt", "completion", "completion_ids", "images", "image_sizes", "resized_sizes")
 
@@ -53,15 +54,27 @@ def score_rows(
     """
     values = {reward.__name__: _call(reward, rows, generations) for reward in rewards}
     weights = {reward.__name__: float(reward.weight) for reward in rewards}
+    form = [reward.__name__ for reward in rewards if not _reads_solution(reward)]
     readings = {reward.__name__: box_reading(reward) for reward in rewards}
     lines = []
     for place, (row, generation) in enumerate(zip(rows, generations, strict=True)):
         own = {name: column[place] for name, column in values.items()}
         line = describe_row(row, generation, place)
-        line |= {"rewards": own, "weights": weights, "score": weighted_mean(own, weights)}
+        line |= {
+            "rewards": own,
+            "weights": weights,
+            "format_rewards": form,
+            "score": weighted_mean(own, weights),
+        }
         reading = next((readings[name] for name in own if own[name] is not None and readings[name]), None)
         lines.append(line | ({"boxes": reading} if reading else {}))
     return lines
+
+
+def _reads_solution(reward: Any) -> bool:
+    """Whether a reward compares with the solution; one that does not judges form or length."""
+    scorer = getattr(reward, "scorer", None)
+    return scorer is None or signature_of(scorer).takes_solution
 
 
 def _call(reward: Reward, rows: Sequence[dict], generations: Sequence[Generation]) -> list[float | None]:

@@ -16,6 +16,7 @@ from omnirl_core.rewards.load import RewardsError, load_rewards
 from omnirl_core.rewards.overlap import bleu, meteor, overlap, rouge
 from omnirl_core.rewards.registry import SCORERS, scorer_named
 from omnirl_core.rewards.reward import Reward, on_answer
+from omnirl_core.rewards.settings import reads_columns
 
 __all__ = [
     "Reward",
@@ -27,6 +28,7 @@ __all__ = [
     "meteor",
     "on_answer",
     "overlap",
+    "reads_columns",
     "repetition",
     "rouge",
     "think_format",

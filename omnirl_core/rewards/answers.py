@@ -13,9 +13,10 @@ from typing import Any
 from rapidfuzz.distance import Levenshtein
 
 from omnirl_core.rewards import math_judge
-from omnirl_core.rewards.choices import Options, gold_choice, read_choice, read_yes_no
+from omnirl_core.rewards.choices import Options, gold_choice, read_choice, read_yes_no, reference_yes_no
 from omnirl_core.rewards.numbers import half_width, pick_quantity, read_quantity, same_quantity
 from omnirl_core.rewards.reward import on_answer
+from omnirl_core.rewards.settings import reads_columns
 from omnirl_core.text import references, tokens
 
 MAX_CELLS = 400_000_000  # of the edit table: beyond, texts are compared by tokens, to stay below 0.1 s
@@ -33,6 +34,7 @@ def exact(prediction: str, solution: Any, *, case_sensitive: bool = False) -> fl
     return _best(references(solution), lambda gold: _same_text(prediction, gold, case_sensitive))
 
 
+@reads_columns("options")
 @on_answer
 def choice(prediction: str, solution: Any, *, options: Options = None) -> float | None:
     """1.0 where the answer names the gold option and no other, else 0.0; None where the gold is no option.
@@ -53,14 +55,14 @@ def choice(prediction: str, solution: Any, *, options: Options = None) -> float 
 
 @on_answer
 def yes_no(prediction: str, solution: Any) -> float | None:
-    """1.0 where answer and gold both say yes or both say no (English, Chinese), else 0.0; else None.
+    """1.0 where answer and gold both say yes or both say no, else 0.0; None for other golds.
 
-    >>> yes_no("Yes, there is.", "yes"), yes_no("没有", False), yes_no("yes, no", "yes"), yes_no("y", "cat")
+    >>> yes_no("Yes, there is.", "yes"), yes_no("没有", False), yes_no("yes, no", "yes"), yes_no("no", "No exit")
     (1.0, 1.0, 0.0, None)
     """
 
     def judge(gold: str) -> float | None:
-        said = read_yes_no(gold)
+        said = reference_yes_no(gold)
         return None if said is None else float(read_yes_no(prediction) == said)
 
     return _best(references(solution), judge)
@@ -116,7 +118,7 @@ def math(prediction: str, solution: Any, *, timeout_s: float = 2.0) -> float | N
 
 @on_answer
 def edit_similarity(prediction: str, solution: Any, *, floor: float = 0.5) -> float | None:
-    """1 - edit distance / longer length, in [0, 1], and 0.0 below `floor` (as DocVQA's ANLS does).
+    """1 - edit distance / longer length, in [0, 1], and 0.0 up to `floor` (as DocVQA's ANLS does).
 
     Unrelated sentences are 0.2 to 0.3 alike, which `floor` keeps from paying. Case and spacing aside.
 
@@ -129,6 +131,7 @@ def edit_similarity(prediction: str, solution: Any, *, floor: float = 0.5) -> fl
 ORDER = ("choice", "yes_no", "number", "math", "exact")
 
 
+@reads_columns("options")
 @on_answer
 def answer(
     prediction: str,
@@ -226,4 +229,4 @@ def _similarity(prediction: str, gold: str, floor: float) -> float:
     if len(a) * len(b) > MAX_CELLS:
         a, b = tokens(prediction), tokens(gold)
     similarity = Levenshtein.normalized_similarity(a, b)
-    return similarity if similarity >= floor else 0.0
+    return similarity if similarity > floor or similarity == 1.0 else 0.0

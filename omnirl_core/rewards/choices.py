@@ -1,12 +1,14 @@
 """Which option of a multiple-choice question an answer names, and whether an answer says yes or no."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from omnirl_core.rewards.numbers import half_width
 
-Options = Sequence[str] | Mapping[str, str] | None
+Options = Sequence[str] | Mapping[str, str] | str | None
+"""Texts in order or by letter, or either as JSON."""
 
 LETTERS = "ABCDEFGHIJ"
 FEWEST = 5  # letters that are read when nothing says how many options there are: A to E
@@ -67,11 +69,22 @@ def option_texts(options: Options) -> dict[str, str]:
     >>> option_texts(["A. Rome", "B. Paris"]), option_texts({"a": "Rome"})
     ({'A': 'Rome', 'B': 'Paris'}, {'A': 'Rome'})
     """
+    options = _parsed(options) if isinstance(options, str) else options
     pairs: Iterable[tuple[str, str]] = zip(LETTERS, options or (), strict=False)
     if isinstance(options, Mapping):
         pairs = options.items()
     named = {str(letter).strip().upper(): half_width(str(text)) for letter, text in pairs}
     return {letter: re.sub(rf"^\s*\(?{letter}[).:、]\s*", "", text) for letter, text in named.items()}
+
+
+def _parsed(options: str) -> Sequence[str] | Mapping[str, str]:
+    """Options that a column holds as JSON; of other text the lines, where there are several."""
+    try:
+        found = json.loads(options)
+    except (ValueError, RecursionError):
+        lines = [line for line in options.splitlines() if line.strip()]
+        return lines if len(lines) > 1 else ()
+    return found if isinstance(found, list | dict) else ()
 
 
 def plain(text: str) -> str:
@@ -120,13 +133,18 @@ def _mentioned(text: str, texts: dict[str, str]) -> frozenset[str]:
 # --- yes and no ---
 
 _YES = {
-    "yes", "yeah", "yep", "y", "true", "correct", "right",
-    "是", "是的", "对", "对的", "正确", "有", "有的", "可以", "能", "会", "真",
+    "yes", "yeah", "yep", "true", "correct", "是", "是的", "对", "对的", "正确", "有", "有的", "可以", "能", "会", "真",
+    "ja", "oui", "si", "sí", "sì", "sim", "да", "はい", "네", "예", "نعم", "हाँ", "हां",
 }  # fmt: skip
 _NO = {
-    "no", "nope", "n", "false", "incorrect", "wrong",
+    "no", "nope", "false", "incorrect",
     "否", "不", "不是", "不对", "错", "错误", "不正确", "没有", "没", "无", "不可以", "不能", "不会", "假",
+    "nein", "non", "não", "нет", "いいえ", "아니요", "아니오", "لا", "नहीं",
 }  # fmt: skip
+_ONLY_SAID = {"correct", "incorrect"}
+"""Words that answer yes or no, but that are a fact of their own as a reference."""
+_SAID_WORD = re.compile(r"[A-Za-zÀ-ÿ]++|\d++|[\u0900-\u097f]++|[^\W_A-Za-zÀ-ÿ\d\u0900-\u097f]++")
+"""A word in one script: 答案是yes holds two."""
 _CLAUSE = re.compile(r"[.,;:!?/|()\[\]\"'\n、]+|\b(?:or|and|but)\b|或者?|和")
 _LEAD_IN = re.compile(
     r"(?:the )?(?:final |correct )?answer (?:is|:)|it is|i say|答案[是为]?|回答[是为]?", re.IGNORECASE
@@ -138,7 +156,7 @@ _BOTH = re.compile(r"\byes\s*(?:or|/|\|)\s*no\b|\bno\s*(?:or|/|\|)\s*yes\b|是\s
 
 
 def read_yes_no(text: str) -> bool | None:
-    """What an answer says, in English or Chinese; None where it says neither, or both.
+    """What an answer says, in any of eleven languages; None where it says neither, or both.
 
     The first word decides, and no later clause may be the bare opposite.
 
@@ -150,13 +168,31 @@ def read_yes_no(text: str) -> bool | None:
     if _BOTH.search(plain):  # an echo of "Answer yes or no." chooses nothing
         return None
     for i, clause in enumerate(_CLAUSE.split(plain)):
-        words = _WORD.findall(_LEAD_IN.sub(" ", clause))
+        words = _SAID_WORD.findall(_LEAD_IN.sub(" ", clause))
         verdicts = [_verdict(word, begins=i == k == 0) for k, word in enumerate(words)]
         if None not in verdicts:
             said.update(verdict for verdict in verdicts if verdict is not None)
         elif i == 0 and verdicts[0] is not None:
             said.add(verdicts[0])
     return said.pop() if len(said) == 1 else None
+
+
+_BARE = re.compile(r"\W*(\w[\w\u0900-\u097f]*)\W*")
+_OPENED = re.compile(r"\s*([^\W\d_][\w\u0900-\u097f]*)\s*(?:[,，、;:—]|[.!。！]\s*(?=[^\W\d_]))\s*\S")
+
+
+def reference_yes_no(text: str) -> bool | None:
+    """What a reference says: a bare yes or no, or a sentence that opens with one; None for any other text.
+
+    A sign that reads "No parking" or "No. 5" says neither, and neither do "right", "wrong", "Y" and "N".
+
+    >>> [reference_yes_no(text) for text in ("No, there is none.", "no", "No parking", "No. 5", "right")]
+    [False, False, None, None, None]
+    """
+    text = half_width(text[:MAX_CHARACTERS]).lower()
+    match = _BARE.fullmatch(text) or _OPENED.match(text)
+    word = match[1] if match else ""
+    return None if word in _ONLY_SAID or word not in _YES | _NO else word in _YES
 
 
 def _verdict(word: str, begins: bool) -> bool | None:

@@ -81,10 +81,6 @@ def code(
         return sum(judged) / len(exercise.tests)
 
 
-# What decides where programs run is the run's own to set: no column of a data set may (rewards/reward.py).
-code.settings_only = ("allow_local_execution", "least_isolation", "provider", "workers")  # type: ignore[attr-defined]
-
-
 def verdicts(
     sandbox: Sandbox, source: str, language: str, exercise: Exercise, limits: Limits, tolerance: float
 ) -> Generator[bool, None, None]:

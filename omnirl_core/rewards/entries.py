@@ -1,6 +1,7 @@
 """The entries of a rewards.yaml as they stand there, each key with its line, and the faults found so far."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,19 @@ class Entry:
     values: dict[str, Any]
     lines: dict[str, int]
     line: int
+    setting_lines: dict[str, int] = field(default_factory=dict)
 
     def __getitem__(self, key: str) -> Any:
         return self.values.get(key)
 
     def line_of(self, key: str) -> int:
         return self.lines.get(key, self.line)
+
+    def line_of_setting(self, message: object) -> int:
+        """The line of the first setting that a message names; of all settings where it names none."""
+        words = re.findall(r"\w+", str(message))
+        named = [line for name, line in self.setting_lines.items() if name in words]
+        return named[0] if named else self.line_of("settings")
 
     @property
     def name(self) -> str:
@@ -103,7 +111,9 @@ def _entry(node: yaml.Node, values: Any, faults: Faults) -> Entry:
     if not isinstance(values, dict):
         faults.add(line, f"{values!r} is no entry; write `- name: {values}`")
         return Entry({}, {}, line)
-    entry = Entry(values, key_lines(node), line)
+    settings = next((value for key, value in node.value if key.value == "settings"), None)
+    inside = key_lines(settings) if isinstance(settings, yaml.MappingNode) else {}
+    entry = Entry(values, key_lines(node), line, inside)
     for key in [key for key in values if key not in KEYS]:
         faults.add(entry.line_of(str(key)), f"unknown key '{key}'{nearest(key, KEYS)}")
     return entry

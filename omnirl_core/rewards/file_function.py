@@ -37,6 +37,10 @@ class FileFunction:
         return getattr(self.load(), "reads", "completion")
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        return getattr(self.load(), "columns", ())
+
+    @property
     def __signature__(self) -> inspect.Signature:
         return inspect.signature(self.load())
 

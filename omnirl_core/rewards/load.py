@@ -67,7 +67,7 @@ def _reward(entry: Entry, faults: Faults) -> Reward | None:
         faults.add(entry.line_of("settings"), f"settings: {settings!r} is no mapping of names to values")
     elif scorer is not None:
         for message in setting_faults(scorer, settings):
-            faults.add(entry.line_of("settings"), f"{entry.name}: {message}")
+            faults.add(entry.line_of_setting(message), f"{entry.name}: {message}")
     if scorer is None or len(faults.found) > before:
         return None
     weight = 1.0 if weight is None else weight
@@ -157,6 +157,6 @@ def _try(reward: Reward, entry: Entry, faults: Faults) -> None:
     try:
         reward.score(PROBE, "a")
     except (ValueError, TypeError, ImportError, PermissionError) as error:
-        faults.add(entry.line_of("settings"), f"{entry.name}: {error}")
+        faults.add(entry.line_of_setting(error), f"{entry.name}: {error}")
     except (OSError, RuntimeError):
         pass  # this machine cannot run it; the file may be meant for another, which will tell

@@ -4,13 +4,22 @@ Exact arithmetic throughout: 0.1 + 0.2 is 0.3 here, and 2**70 + 1 is not 2**70.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
+from omnirl_core.rewards.counted import number_in_words, same_things, words_after
+from omnirl_core.rewards.number_words import (
+    CHINESE_PATTERN,
+    ENGLISH_PATTERN,
+    chinese_value,
+    english_value,
+    value_of_word,
+)
 from omnirl_core.rewards.units import Unit, unit_at
 
 MAX_DIGITS = 100  # longer literals are refused: no answer needs them, and converting them is quadratic
 MAX_CHARACTERS = 4000  # of an answer that are searched, from the end that `pick` asks for
+YEARS = (1500, 2100)
 MAX_REPEATS = 100  # of "the only" number
 
 
@@ -21,6 +30,10 @@ class Quantity:
     value: Fraction
     unit: Unit | None = None
     percent: bool = False
+    counts: tuple[str, ...] = field(default=(), compare=False)
+    """Words after the number that are no unit: what is counted."""
+    year: bool = field(default=False, compare=False)
+    """Four bare digits from 1500 to 2100, as a year is written: no relative tolerance applies."""
 
 
 _HALF_WIDTH = {0xFF01 + i: 0x21 + i for i in range(94)} | {
@@ -48,14 +61,9 @@ _SCALE_OF = {
     "万亿": 10**12, "亿": 10**8, "万": 10**4, "千": 10**3, "百": 100,
 }  # fmt: skip
 _SCALE = re.compile(r"\s*+(thousand|million|billion|trillion|万亿|亿|万|千|百)(?![a-z])", re.IGNORECASE)
-_ENGLISH = [
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
-]  # fmt: skip
-_CHINESE = {char: i for i, char in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
 _WORD = re.compile(
     r"\W*+(?:there (?:is|are) |it is |the answer is |答案[是为]|一?共有?|有)?\W*+"
-    rf"(?:(?P<english>{'|'.join(reversed(_ENGLISH))})(?![\w])|(?P<chinese>[{''.join(_CHINESE)}十]{{1,3}}+))",
+    rf"(?:(?P<english>{ENGLISH_PATTERN})(?![\w])|(?P<chinese>{CHINESE_PATTERN})(?![分起样般直定些]))",
     re.IGNORECASE,
 )
 _NAME = re.compile(r"\s*+[A-Za-z]\w{0,9}\s*+=\s*+")  # x = 5
@@ -70,7 +78,7 @@ def half_width(text: str) -> str:
 def pick_quantity(text: str, pick: str = "last") -> Quantity | None:
     """The last number of a text, the first, or the only one (repeats allowed); None where there is none.
 
-    A number word counts where the text begins with it and has no digits.
+    A number word counts where the text has no digits; "there is no ..." counts as 0.
 
     >>> str(pick_quantity("3 + 4 = 7").value), str(pick_quantity("1 1/2 cups").value)
     ('7', '3/2')
@@ -84,7 +92,9 @@ def pick_quantity(text: str, pick: str = "last") -> Quantity | None:
     matches = list(_NUMBER.finditer(text))
     if not matches and not re.search(r"\d", text):
         word = _WORD.match(text)
-        value = None if word is None else _word_value(word)
+        value = number_in_words(text, pick)
+        if value is None and word is not None:
+            value = _word_value(word)
         return None if value is None else Quantity(Fraction(value))
     if pick == "only" and len(matches) > MAX_REPEATS:
         return None
@@ -107,7 +117,7 @@ def read_quantity(text: str) -> Quantity | None:
     match = _NUMBER.match(text, name.end() if name else 0)
     if match is None:
         word = _WORD.fullmatch(text.rstrip("."))
-        value = None if word is None else _word_value(word)
+        value = value_of_word(text.lower()) if word is None else _word_value(word)
         return None if value is None else Quantity(Fraction(value))
     reading = _read(match, text)
     return reading[0] if reading and _FEW_WORDS.fullmatch(text, reading[1]) else None
@@ -118,8 +128,12 @@ def same_quantity(
 ) -> bool:
     """Whether two quantities agree. A missing unit agrees with any; a known one converts or contradicts.
 
-    A percentage agrees with the bare number and with its hundredth: 50 % with 50 and with 0.5.
+    A percentage agrees with the bare number and with its hundredth: 50 % with 50 and with 0.5. Where both say
+    what they count, they count the same: 2 cats are not 2 dogs. A year has no relative tolerance.
     """
+    if not same_things(found.counts, gold.counts):
+        return False
+    relative_tolerance = 0.0 if gold.year and relative_tolerance is not None else relative_tolerance
     values = [found.value]
     if found.percent != gold.percent:
         if found.unit or gold.unit:
@@ -166,8 +180,15 @@ def _read(match: re.Match[str], text: str) -> tuple[Quantity, int] | None:
     unit, unit_end = unit_at(text, end + gap)
     if unit is None:
         glued = text[end : end + 1]
-        return None if glued.isascii() and (glued.isalpha() or glued == "\\") else (Quantity(value), end)
+        if glued.isascii() and (glued.isalpha() or glued == "\\"):
+            return None
+        return Quantity(value, counts=words_after(text, end), year=_is_year(match, text)), end
     return Quantity(value, unit), unit_end
+
+
+def _is_year(match: re.Match[str], text: str) -> bool:
+    written = text[match.start() : match.end()]
+    return len(written) == 4 and written.isdecimal() and YEARS[0] <= int(written) <= YEARS[1]
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
@@ -189,11 +210,4 @@ def _decimal(digits: str) -> Fraction:
 
 
 def _word_value(match: re.Match[str]) -> int | None:
-    if match["english"]:
-        return _ENGLISH.index(match["english"].lower())
-    tens, ten, ones = match["chinese"].partition("十")
-    if len(tens) > 1 or len(ones) > 1 or "十" in ones:
-        return None
-    if not ten:
-        return _CHINESE[tens]
-    return 10 * _CHINESE.get(tens, 1) + _CHINESE.get(ones, 0)
+    return english_value(match["english"]) if match["english"] else chinese_value(match["chinese"])

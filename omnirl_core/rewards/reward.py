@@ -91,10 +91,11 @@ class Reward:
 
     def _ungated(self, text: str | None, solution: Any, columns: Mapping[str, Any]) -> float | None:
         expects = signature_of(self.scorer)
-        # a row of the data must not decide what only the YAML may: whether code runs on this machine
-        closed = getattr(self.scorer, "settings_only", ())
-        known = columns if expects.takes_any else [name for name in expects.keywords if name in columns]
-        arguments = {name: columns[name] for name in known if name not in closed} | dict(self.settings)
+        # a column fills only what the scorer declares: any other column of a setting's name is data
+        arguments = {name: columns[name] for name in expects.columns if name in columns}
+        if expects.takes_any:
+            arguments |= {name: value for name, value in columns.items() if name not in expects.keywords}
+        arguments |= dict(self.settings)
         gold = (solution,) if expects.takes_solution else ()
         try:
             score = self.scorer("" if text is None else text, *gold, **arguments)

@@ -6,12 +6,27 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from omnirl_core.rewards.ranges import range_faults
 from omnirl_core.values import nearest, value_faults
 
 Scorer = Callable[..., float | None]
 
-ROW_COLUMNS = ("completion_ids", "image_sizes", "resized_sizes", "prompt", "task")
+ROW_COLUMNS = ("completion_ids", "image_sizes", "resized_sizes", "prompt", "problem", "task")
 """Parameters that the batch fills row by row; rewards.yaml cannot set them."""
+
+
+def reads_columns(*names: str) -> Callable[[Scorer], Scorer]:
+    """Decorator: columns of the data that fill the scorer's parameters of these names, unless the YAML sets them.
+
+    A parameter without a default, and in your own scorers one whose default is None, needs no declaration. Every
+    other parameter is a setting, and a column that happens to have its name is data.
+    """
+
+    def mark(scorer: Scorer) -> Scorer:
+        scorer.columns = names  # type: ignore[attr-defined]
+        return scorer
+
+    return mark
 
 
 @dataclass(frozen=True)
@@ -23,6 +38,8 @@ class Signature:
     takes_any: bool  # **columns
     defaults: Mapping[str, Any]
     annotations: Mapping[str, Any]
+
+    columns: tuple[str, ...]  # keywords that a column of the data may fill
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -39,12 +56,22 @@ def signature_of(scorer: Scorer) -> Signature:
         second.default is second.empty or second.name in ("solution", "reference", "gold")
     )
     keywords = positional[1 + takes_solution :] + [p for p in parameters if p.kind == p.KEYWORD_ONLY]
+    declared = (*ROW_COLUMNS, *getattr(scorer, "columns", ()))
+    empty = (inspect.Parameter.empty,) if _is_ours(scorer) else (inspect.Parameter.empty, None)
     return Signature(
         takes_solution,
         tuple(p.name for p in keywords),
         any(p.kind == p.VAR_KEYWORD for p in parameters),
         {p.name: p.default for p in keywords if p.default is not p.empty},
         {p.name: p.annotation for p in keywords if p.annotation is not p.empty},
+        tuple(p.name for p in keywords if p.default in empty or p.name in declared),
+    )
+
+
+def _is_ours(scorer: Scorer) -> bool:
+    """A scorer of this package declares its columns; `threshold: float | None = None` is no column there."""
+    return str(getattr(scorer, "__module__", "")).startswith("omnirl_core.rewards") and inspect.isfunction(
+        scorer
     )
 
 
@@ -59,4 +86,4 @@ def setting_faults(scorer: Scorer, settings: Mapping[str, Any]) -> list[str]:
             faults += value_faults(name, value, expects.annotations.get(name))
         elif not expects.takes_any:
             faults.append(f"unknown setting '{name}'{nearest(name, expects.settings)}")
-    return faults
+    return faults or (range_faults(settings) if _is_ours(scorer) else [])

@@ -88,6 +88,17 @@ def test_format_rewards_and_weights_are_settings():
     assert flat["score", "all", "all"].before == pytest.approx((0 + 1 + 0.125 + 0.75) / 4)
 
 
+def test_a_format_reward_of_any_name_is_left_out_of_accuracy():
+    old, new = (
+        [{**line("a", None, "text", iou=shape, exact=0.5), "format_rewards": ["iou"]} for shape in shapes]
+        for shapes in ([0.0], [1.0])
+    )
+    own = by_name(compare(old, new))
+    assert own["accuracy", "all", "all"].after == own["accuracy", "all", "all"].before == 0.5
+    told = by_name(compare(old, new, format_rewards=("exact",)))  # what the caller says comes first
+    assert told["accuracy", "all", "all"].after == 1.0
+
+
 def test_rows_that_only_one_side_judges_are_not_counted():
     new = [
         {**entry, "rewards": {**entry["rewards"], "iou": None}} if entry["row_id"] == "c" else entry

@@ -73,6 +73,7 @@ def test_lines_hold_what_the_contract_of_the_run_folder_names():
     assert lines[3]["resized_sizes"] == [[16, 16], [16, 16]]
     assert (lines[2]["clipped"], lines[3]["n_tokens"]) == (True, 7)
     assert lines[0]["weights"] == {"think_format": 0.5, "same": 1.0, "box_iou": 2.0}
+    assert lines[0]["format_rewards"] == ["think_format"]
     assert lines[0]["row_id"] == "r:1"
 
 

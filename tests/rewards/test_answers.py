@@ -139,7 +139,7 @@ def test_choice_reads_the_text_of_an_option(prediction, expected):
 @pytest.mark.parametrize(
     ("prediction", "says"),
     [
-        ("yes", True), ("YES!", True), ("Yes.", True), ("y", True), ("true", True), ("Yes, there is no cat.", True),
+        ("yes", True), ("YES!", True), ("Yes.", True), ("true", True), ("Yes, there is no cat.", True),
         ("Yes it is", True), ("The answer is yes", True), ("Answer: yes", True), ("是", True), ("是的。", True),
         ("对", True), ("有", True), ("有一只猫", True), ("答案是是的", True), ("正确", True),
         ("no", False), ("No.", False), ("No, it is not true", False), ("No it isn't", False), ("FALSE", False),
@@ -180,7 +180,7 @@ def test_yes_no_abstains_on_other_golds(solution):
         ("50 %", "50%"), ("50%", "0.5"), ("0.5", "50%"), ("50", "50 percent"), ("50\\%", 50), (".5", "0.5"),
         ("25 cm", "0.25 m"), ("25cm", "25"), ("25", "25 cm"), ("5 km/h", "5 km/h"), ("3 m^2", "3 square meters"),
         ("3 m²", "30000 cm²"), ("2 hours", "120 min"), ("36.6 ℃", "36.6 °C"), ("5厘米", "5 cm"), ("3平方米", "3 m2"),
-        ("1.2万", 12000), ("5 dogs", "5 cats"), ("three", 3), ("There are three dogs.", 3), ("三只", 3), ("十二", 12),
+        ("1.2万", 12000), ("5", "5 dogs"), ("three", 3), ("There are three dogs.", 3), ("三只", 3), ("十二", 12),
         ("有两只猫", 2), ("7", "seven"), ("0.30000000000000004", 0.3), ("-0", 0), (str(2**70), 2**70),
     ],
 )  # fmt: skip
@@ -197,7 +197,7 @@ def test_equal_numbers(prediction, solution):
         ("v2", 2), ("3D", 3), ("1st", 1), ("1/0", 1), ("5 cm", "5 m"), ("5 cm", "5 kg"), ("5 m", "5 m^2"),
         ("25 m", "0.25 m"), ("5%", "5 cm"), ("0.5%", "50%"), ("", 0), ("   ", 0), ("zero-ish?", 5), ("nan", 0),
         ("inf", 0), ("41, 42, 43", 42), ("9" * 50_000, 9), ("1e999999999", 1), (str(2**70 + 1), 2**70),
-        ("十十", 10), ("one", 2),
+        ("十十", 10), ("one", 2), ("2 cats", "2 dogs"), ("There are 2 cats.", "2 dogs"), ("2只猫", "2只狗"),
     ],
 )  # fmt: skip
 def test_unequal_numbers(prediction, solution):
@@ -281,7 +281,7 @@ def test_edit_similarity_without_floor_is_rapidfuzz():
         a, b = (" ".join(rng.choices(words, k=rng.randint(1, 8))) for _ in range(2))
         expected = Levenshtein.normalized_similarity(a, b)
         assert edit_similarity(a, b, floor=0) == expected
-        assert edit_similarity(a, b) == (expected if expected >= 0.5 else 0.0)
+        assert edit_similarity(a, b) == (expected if expected > 0.5 else 0.0)
 
 
 @pytest.mark.timeout(30)

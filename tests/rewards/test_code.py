@@ -80,7 +80,7 @@ def test_the_share_of_passed_tests(answer, score):
         ("class Solution:\n    def double(self, x: int) -> Optional[int]:\n        return 2 * x", 1.0),
         ("def double(x):\n    print('thinking')\n    return x + x", 1.0),
         ("def double(x): return x * x", 2 / 3),
-        ("double = lambda x: 2.0 * x", 1.0),
+        ("double = lambda x: 2.0 * x", 0.0),  # whole numbers are expected
         ("def double(x): return [2 * x]", 0.0),
         ("def double(x): return str(2 * x)", 0.0),
         ("def double(x): print(2 * x)", 0.0),

@@ -171,6 +171,30 @@ def test_a_fault_is_told_with_its_line_and_the_nearest_name(tmp_path, text, expe
     assert fault.startswith(expected.replace("{folder}", str(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("number", "relative_tolerance: 5"), ("number", "relative_tolerance: -1"), ("number", "absolute_tolerance: -1"),
+        ("number", "absolute_tolerance: .inf"), ("number", "pick: best"), ("answer", "floor: 2"),
+        ("answer", "order: [choise]"), ("math", "timeout_s: 0"), ("edit_similarity", "floor: -1"),
+        ("box_iou", "threshold: -1"), ("box_iou", "threshold: 50"), ("box_iou", "space: resize"),
+        ("box_iou", "solution_space: pixel"), ("box_iou", "kind: diou"), ("box_f1", "threshold: 0"),
+        ("box_f1", "measure: f2"), ("box_ap", "thresholds: [0.5, 75]"), ("box_ap", "thresholds: []"),
+        ("box_ap", "max_boxes: 0"), ("code", "workers: -1"), ("code", "timeout_s: -5"), ("code", "memory_bytes: 64"),
+        ("code", "tolerance: 2"), ("code", "language: java"), ("overlap", "power: -2"),
+        ("overlap", "weights: {bleu: 0}"),
+        ("meteor", "alpha: 1"), ("length_band", "low: -5"), ("length_band", "edge: 0"), ("length_band", "low: 500"),
+        ("repetition", "order: 0"), ("rouge", "variant: rouge3"),
+    ],
+)  # fmt: skip
+def test_a_setting_out_of_range_is_refused_with_its_line(tmp_path, name, setting):
+    extra = "    allow_local_execution: true\n" if name == "code" else ""
+    text = f"rewards:\n- name: {name}\n  settings:\n{extra}    {setting}\n"
+    (fault,) = faults(tmp_path, text)
+    assert fault.startswith(f"{text.splitlines().index('    ' + setting) + 1}: {name}: ")
+    assert setting.partition(":")[0] in fault
+
+
 def test_all_faults_are_told_at_once_in_the_order_of_the_file(tmp_path):
     found = faults(
         tmp_path,

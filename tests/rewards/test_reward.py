@@ -7,9 +7,19 @@ import sys
 
 import pytest
 
-from omnirl_core.rewards import Reward, describe_rewards, length_band, on_answer, overlap, rouge, think_format
+from omnirl_core.rewards import (
+    Reward,
+    describe_rewards,
+    length_band,
+    on_answer,
+    overlap,
+    reads_columns,
+    rouge,
+    think_format,
+)
 from omnirl_core.rewards.file_function import FileFunction
-from omnirl_core.rewards.registry import SCORERS
+from omnirl_core.rewards.registry import SCORERS, scorer_named
+from omnirl_core.rewards.settings import signature_of
 
 GOOD = "<think>a</think><answer>{}</answer>"
 
@@ -104,6 +114,38 @@ def test_columns_that_a_scorer_names_are_passed_row_by_row():
 def test_a_setting_wins_over_a_column_of_its_name():
     reward = Reward("rouge", rouge, settings={"variant": "rouge1"})
     assert batch(reward, ["b a"], solution=["a b"], variant=["rouge2"]) == [1.0]
+
+
+def test_no_column_changes_a_scorer_that_does_not_declare_it():
+    """Every setting of every scorer as a column, with a value that would change or stop it."""
+    columns = {}
+    for name in SCORERS:
+        for setting in signature_of(scorer_named(name)).settings:
+            if setting != "options":
+                columns[setting] = ["nonsense"]
+    assert {"unit", "variant", "threshold", "power", "numbers", "low", "provider"} <= set(columns)
+    for name in SCORERS:
+        reward = Reward(
+            name, scorer_named(name), settings={"allow_local_execution": True} if name == "code" else {}
+        )
+        solution = [""] if name == "code" else ["4"]
+        plain = reward(completions=[GOOD.format("4")], solution=solution)
+        assert reward(completions=[GOOD.format("4")], solution=solution, **columns) == plain, name
+
+
+def test_a_scorer_of_ones_own_declares_its_columns():
+    @reads_columns("level")
+    def mine(completion, solution, *, level=1, strict=True, source=None):
+        return level + 10 * strict + 100 * (source or 0)
+
+    columns = {"solution": ["a"], "level": [5], "strict": [False], "source": [1]}
+    assert Reward("mine", mine)(completions=["x"], **columns) == [115.0]
+    assert Reward("mine", mine, settings={"level": 2})(completions=["x"], **columns) == [112.0]
+
+
+def test_options_are_read_from_their_column():
+    reward = Reward("choice", scorer_named("choice"))
+    assert batch(reward, ["Paris"], solution=["B"], options=[["Rome", "Paris"]]) == [1.0]
 
 
 def test_length_counts_the_tokens_of_its_row():
