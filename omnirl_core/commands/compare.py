@@ -7,11 +7,13 @@ that changed most come first, with their pictures and boxes.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from omnirl_core.commands import CannotRun
 from omnirl_core.evaluation.compare import compare, extremes, table
 from omnirl_core.evaluation.lines import read_lines
 from omnirl_core.evaluation.measures import FORMAT_REWARDS, Line
+from omnirl_core.text import answer_text
 
 FILES = ("predictions.jsonl", "after.jsonl")
 SHOWN = 70
@@ -41,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     for title, pairs in zip(("wins", "losses"), extremes(before, after, arguments.examples), strict=True):
         if pairs:
             print(f"\nLargest {title}")
-            print("\n".join(_example(old, new) for old, new in pairs))
+            print("\n".join(_example(old, new, names) for old, new in pairs))
     if arguments.html:
         from omnirl_core.report import write_comparison  # matplotlib takes a second
 
@@ -83,7 +85,18 @@ def short_names(first: Path, second: Path) -> tuple[str, str]:
     return next(((a, b) for a, b in pairs if a != b), ("first", "second"))
 
 
-def _example(old: Line, new: Line) -> str:
-    problem = " ".join(str(old.get("problem") or "").split())
-    asked = problem if len(problem) <= SHOWN else problem[: SHOWN - 1] + "…"
-    return f"  {new['score'] - old['score']:+.3f}  {old['row_id']}  {asked}"
+def _example(old: Line, new: Line, names: tuple[str, str]) -> str:
+    """The change, the row, what it asks, and both answers, the whole completion where it has no `<answer>`."""
+    width = max(map(len, names))
+    answers = [
+        f"{'':10}{name:<{width}}  {line['score']:.3f}  {_short(answer_text(line['completion']) or line['completion'])}"
+        for name, line in zip(names, (old, new), strict=True)
+    ]
+    head = f"  {new['score'] - old['score']:+.3f}  {old['row_id']}  {_short(old.get('problem') or '')}"
+    return "\n".join([head, *answers])
+
+
+def _short(text: Any) -> str:
+    """On one line, at most SHOWN characters."""
+    words = " ".join(str(text).split())
+    return words if len(words) <= SHOWN else words[: SHOWN - 1] + "…"

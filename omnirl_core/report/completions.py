@@ -1,21 +1,24 @@
 """`completions.html` of a run: one file, readable offline, with the answers, their pictures, their boxes."""
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from omnirl_core.evaluation.compare import Change, compare, pair_lines
 from omnirl_core.evaluation.lines import by_row, read_lines
 from omnirl_core.evaluation.measures import FORMAT_REWARDS
 from omnirl_core.report.page import write_page
-from omnirl_core.report.panels import panels, read_metrics
+from omnirl_core.report.panels import panels, read_metrics, training_seconds
 from omnirl_core.report.pictures import embed
+from omnirl_core.report.run_file import judging_weights, read_run_file, run_weights
 from omnirl_core.report.sample import Group, evenly, sample_groups
+from omnirl_core.report.svg import curve_data
 from omnirl_core.report.view import Line, View, readings
-
-SECRETS = ("hub_token", "api_key", "secret", "password")
 
 
 def write_completions(
@@ -35,20 +38,21 @@ def write_completions(
     where the held-out lines do not tell it.
     """
     folder = Path(run_folder)
+    run = read_run_file(folder)
     before, after = read_lines(folder / "before.jsonl"), read_lines(folder / "after.jsonl")
     groups, n_completions = sample_groups(folder / "completions.jsonl", most_completions)
     rows = evenly(_side_by_side(before, after), most_rows)
     changes = _changes(before, after, format_rewards)
     metrics = read_metrics(folder)
-    run = _run_facts(folder)
+    curves = panels(metrics, judging_weights(folder))
     return write_page(
         Path(path) if path else folder / "completions.html",
         folder.resolve().name,
-        page_data(rows, groups, ("before", "after"), max_image_bytes, box_space),
+        page_data(rows, groups, ("before", "after"), max_image_bytes, box_space, run) | curve_data(curves),
         summary=_summary(run, metrics),
         tiles=_tiles(changes, metrics, n_completions),
         changes=changes,
-        panels=panels(metrics),
+        panels=curves,
         run={title: json.dumps(facts, indent=2, ensure_ascii=False) for title, facts in run.items()},
         n_completions=n_completions,
     )
@@ -94,18 +98,38 @@ def page_data(
     names: Sequence[str],
     max_image_bytes: int,
     box_space: str | None,
+    run: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """What the page's script shows; with one name, only the second line of each pair."""
-    lines = [line for pair in rows for line in pair if line]
+    """What the page's script shows; with one name, only the second line of each pair.
+
+    Lines say how they are weighted and how their boxes are read; where they do not, others of the run do, and `run`,
+    what run.json says.
+    """
+    lines = [line for pair in rows for line in pair if line] + [
+        line for group in groups for line in group.lines
+    ]
     pictures = embed(_image_rows(rows, groups), max_image_bytes)
     weights: dict[str, float] = next((line["weights"] for line in lines if line.get("weights")), {})
+    if not weights and lines:
+        weights = run_weights(run, lines[0].get("rewards") or {})
     view = View(pictures, weights, readings(lines), box_space)
     return {
         "names": names,
         "images": {picture.key: asdict(picture) for picture in pictures.values()},
-        "rows": [view.row(old, new) for old, new in rows],
-        "groups": [view.group(group) for group in groups],
+        "rows": _anchored([view.row(old, new) for old, new in rows]),
+        "groups": _anchored([view.group(group) for group in groups]),
     }
+
+
+def _anchored(shown: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give each sample the name of its link: what it is called in the data, the step before it, counted if needed."""
+    seen: Counter[str] = Counter()
+    for one in shown:
+        place = f"{one['phase']}-{one['step']}" if "step" in one else "row"
+        name = re.sub(r"[^\w.-]+", "-", "-".join([place, *one["id"].rsplit("/", 2)[-2:]]))
+        seen[name] += 1
+        one["anchor"] = name if seen[name] == 1 else f"{name}-{seen[name]}"
+    return shown
 
 
 def _changes(before: list[Line], after: list[Line], format_rewards: Sequence[str]) -> list[Change]:
@@ -130,7 +154,7 @@ def _summary(run: dict[str, Any], metrics: list[Line]) -> list[str]:
 
 def _tiles(changes: Sequence[Change], metrics: list[Line], n_completions: int) -> list[dict[str, str]]:
     """The figures that a reader wants first."""
-    tiles = []
+    tiles: list[dict[str, str]] = []
     for change in changes:
         if change.kind == "all" and change.measure in ("score", "accuracy"):
             interval = f"{change.low:+.3f} … {change.high:+.3f}"
@@ -142,15 +166,20 @@ def _tiles(changes: Sequence[Change], metrics: list[Line], n_completions: int) -
                     "mood": change.verdict,
                 }
             )
+    rewards = [
+        (line["step"], line["reward"]) for line in metrics if isinstance(line.get("reward"), int | float)
+    ]
+    if rewards and not tiles:
+        (first, old), (last, new) = rewards[0], rewards[-1]
+        note = f"log lines of steps {first} and {last}"
+        tiles.append({"name": "Training reward", "value": f"{old:.3f} → {new:.3f}", "note": note, "mood": ""})
     if metrics:
-        times = [line["time"] for line in metrics if isinstance(line.get("time"), int | float)]
-        note = f"{(times[-1] - times[0]) / 60:.1f} minutes" if len(times) > 1 else ""
+        seconds = training_seconds(metrics)
+        note = f"{seconds / 60:.1f} minutes" if seconds else ""
         tiles.append({"name": "Steps", "value": str(metrics[-1]["step"]), "note": note, "mood": ""})
     if n_completions:
-        name = "Completions written"
-        tiles.append(
-            {"name": name, "value": f"{n_completions:,}", "note": "see the last section", "mood": ""}
-        )
+        tiles.append({"name": "Completions written", "value": f"{n_completions:,}", "note": "", "mood": ""})
+        tiles[-1] |= {"note": "see Training completions", "link": "#training"}
     return tiles
 
 
@@ -171,20 +200,3 @@ def _image_rows(
         for path in line.get("images") or []
         if isinstance(path, str)
     }
-
-
-def _run_facts(folder: Path) -> dict[str, Any]:
-    """What run.json says, {} where it is not there or half written; what looks like a secret is hidden."""
-    try:
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return _without_secrets(facts) if isinstance(facts, dict) else {}
-
-
-def _without_secrets(value: Any, name: str = "") -> Any:
-    if isinstance(value, dict):
-        return {key: _without_secrets(item, str(key)) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_secrets(item, name) for item in value]
-    return "(hidden)" if value and name.lower().endswith(SECRETS) else value

@@ -6,10 +6,11 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from omnirl_core.report.figures import BLUE, COLORS, GRID, INK, PAPER, QUIET, draw_curve
 from omnirl_core.report.panels import Panel, Series, panels, read_metrics, thinned
+from omnirl_core.report.run_file import judging_weights
 
 REWARD, HEALTH = BLUE, "#5b6b7f"
 MOST_POINTS = 1000
@@ -21,7 +22,7 @@ def plot_curves(run_folder: str | Path, path: str | Path | None = None) -> Path:
     Works on a run that is still going or was killed. Thin lines are the logged values, thick ones their
     running mean. The paper is opaque, so that the picture reads the same on a dark page.
     """
-    found = panels(read_metrics(run_folder))
+    found = panels(read_metrics(run_folder), judging_weights(run_folder))
     path = Path(path) if path else Path(run_folder) / "curves.png"
     columns = max(1, min(3 if len(found) <= 9 else 4, len(found)))
     rows = max(1, math.ceil(len(found) / columns))
@@ -71,9 +72,9 @@ def _style(axes: Axes, panel: Panel) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.set_xlabel("step", fontsize=8, color=QUIET)
-    axes.margins(x=0.02, y=0.08)
+    axes.margins(x=0.02)
     low, high = panel.limits
-    reach = axes.get_ylim()
-    axes.set_ylim(reach[0] if low is None else low, max(reach[1], 1e-3) if high is None else high * 1.03)
+    margin = 0.03 * (high - low)  # a line at the end is seen whole
+    axes.set_ylim(low - (margin if low else 0.0), high + margin)
     if panel.percent:
-        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{round(100 * share, 6):g}%"))

@@ -135,8 +135,9 @@ function question(row) {
 
 function card(row, head, groups, answers) {
   const body = make("div", {}, question(row), make("div", { class: "versus" }, answers));
-  return make("li", { class: row.images.length ? "card answer-card" : "card answer-card wordy" },
-    make("div", { class: "card-head" }, head.filter(Boolean).map((part) => make("span", { class: "chip" }, part)), make("span", { class: "where", title: row.id }, lastParts(row.id))),
+  const link = make("a", { class: "where", href: `#${row.anchor}`, title: `Link to ${row.id}` }, lastParts(row.id) || "link");
+  return make("li", { id: row.anchor, class: row.images.length ? "card answer-card" : "card answer-card wordy" },
+    make("div", { class: "card-head" }, head.filter(Boolean).map((part) => make("span", { class: "chip" }, part)), link),
     row.images.length ? pictures(row, groups) : null, body);
 }
 
@@ -244,28 +245,119 @@ function wire(id, rows, fields, filter, draw, describe) {
     cards.replaceChildren();
     extend();
   };
+  /** Draw cards up to the one of a link, without filters if they hide it; whether it is in this section. */
+  const reveal = (anchor) => {
+    const named = (row) => (row.row || row).anchor === anchor;
+    if (!rows.some(named)) return false;
+    if (!found.some(named)) {
+      form.reset();
+      refresh();
+    }
+    while (shown <= found.findIndex(named)) extend();
+    return true;
+  };
   form.addEventListener("input", refresh);
   form.addEventListener("reset", () => setTimeout(refresh));
   form.addEventListener("submit", (event) => event.preventDefault());
   more.addEventListener("click", extend);
   refresh();
+  return reveal;
 }
 
-wire("rows", data.rows, [
+const reveals = [];
+reveals.push(wire("rows", data.rows, [
   anyOf("task", "Task", unique(data.rows.map((row) => row.task))),
   anyOf("modality", "Modality", unique(data.rows.map((row) => row.modality))),
   !alone && choice("change", "Change", [["", "all"], ["up", "went up"], ["down", "went down"], ["same", "unchanged"]]),
   measureChoice(), between("score", alone ? "Value" : `Value ${data.names[1]}`, "0.05"), search(),
   choice("order", "Order", [["", "as in the data"], ...(alone ? [] : [["gain", "largest gain first"], ["loss", "largest loss first"]]), ["worst", "lowest score first"]]),
-], filterRows, rowCard, (found, shown) => `${shown} of ${found.length} matching rows shown`);
+], filterRows, rowCard, (found, shown) => `${shown} of ${found.length} matching rows shown`));
 
-wire("training", data.groups, [
+reveals.push(wire("training", data.groups, [
   anyOf("task", "Task", unique(data.groups.map((row) => row.task))),
   anyOf("modality", "Modality", unique(data.groups.map((row) => row.modality))),
   anyOf("phase", "Phase", unique(data.groups.map((row) => row.phase))),
   between("step", "Step", "1"), measureChoice(), between("score", "Value", "0.05"), search(),
   choice("order", "Order", [["", "first step first"], ["last", "last step first"]]),
-], filterGroups, groupCard, (found, shown) => `${shown} of ${found.length} matching prompts shown, ${found.reduce((sum, group) => sum + group.answers.length, 0)} completions match`);
+], filterGroups, groupCard, (found, shown) => `${shown} of ${found.length} matching prompts shown, ${found.reduce((sum, group) => sum + group.answers.length, 0)} completions match`));
+
+/** Bring the sample that the address names into sight. */
+function follow() {
+  const anchor = decodeURIComponent(location.hash.slice(1));
+  if (!anchor || !reveals.some((reveal) => reveal && reveal(anchor))) return;
+  const target = document.getElementById(anchor);
+  document.querySelectorAll(".linked").forEach((card) => card.classList.remove("linked"));
+  target.classList.add("linked");
+  target.scrollIntoView();
+}
+addEventListener("hashchange", follow);
+follow();
+
+// --- curves ---
+
+const svgNode = (name, attributes) => {
+  const node = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  return node;
+};
+
+/** Tell the values of a curve at the step that is pointed at, or walked to with the arrow keys. */
+function readable(svg, curve) {
+  const [left, top, width, height] = data.frame;
+  const [first, last, low, high] = curve.ends;
+  const x = (step) => left + ((step - first) / (last - first)) * width;
+  const y = (value) => top + ((high - Math.min(Math.max(value, low), high)) / (high - low)) * height;
+  const short = (value) => (curve.percent ? `${Number((100 * value).toPrecision(3))}%` : String(Number(value.toPrecision(3))));
+  const steps = [...new Set(curve.series.flatMap((one) => one.points.map(([step]) => step)))].sort((a, b) => a - b);
+  const mark = svgNode("g", { class: "mark" });
+  const said = make("div", { class: "said-value", role: "status", hidden: true });
+  svg.append(mark);
+  svg.after(said);
+  let at = null;
+  const hide = () => {
+    at = null;
+    said.hidden = true;
+    mark.replaceChildren();
+  };
+  const show = (place) => {
+    at = Math.min(Math.max(place, 0), steps.length - 1);
+    const step = steps[at];
+    mark.replaceChildren(svgNode("line", { x1: x(step), x2: x(step), y1: top, y2: top + height }));
+    const lines = [];
+    curve.series.forEach((one, number) => {
+      const index = one.points.findIndex(([other]) => other === step);
+      if (index < 0) return;
+      const value = one.points[index][1];
+      mark.append(svgNode("circle", { class: `line-${number % 8}`, cx: x(step), cy: y(value), r: 3 }));
+      const band = one.low && one.high ? ` (${short(one.low[index])} to ${short(one.high[index])})` : "";
+      lines.push(`${curve.series.length > 1 ? `${one.label} ` : ""}${short(value)}${band}`);
+    });
+    said.replaceChildren(make("b", {}, `step ${step}`), ...lines.map((line) => make("span", {}, line)));
+    said.hidden = false;
+    const box = svg.getBoundingClientRect();
+    const edge = Math.max(0, svg.parentElement.clientWidth - said.offsetWidth - 6);
+    const beside = box.left - svg.parentElement.getBoundingClientRect().left + (x(step) / svg.viewBox.baseVal.width) * box.width;
+    said.style.left = `${Math.min(edge, beside + 10)}px`;
+  };
+  const point = (event) => {
+    const box = svg.getBoundingClientRect();
+    const step = first + (((event.clientX - box.left) / box.width) * svg.viewBox.baseVal.width - left) / width * (last - first);
+    let nearest = 0;
+    steps.forEach((other, place) => { if (Math.abs(other - step) < Math.abs(steps[nearest] - step)) nearest = place; });
+    show(nearest);
+  };
+  for (const name of ["pointermove", "pointerdown"]) svg.addEventListener(name, point);
+  for (const name of ["pointerleave", "blur"]) svg.addEventListener(name, hide);
+  svg.addEventListener("keydown", (event) => {
+    const moves = { ArrowLeft: (at ?? steps.length) - 1, ArrowRight: (at ?? -1) + 1, Home: 0, End: steps.length - 1 };
+    if (event.key === "Escape") hide();
+    if (!(event.key in moves)) return;
+    event.preventDefault();
+    show(moves[event.key]);
+  });
+}
+
+document.querySelectorAll("#curves svg.curve").forEach((svg, number) => readable(svg, data.curves[number]));
 
 document.getElementById("theme").addEventListener("click", () => {
   const root = document.documentElement;

@@ -1,13 +1,17 @@
 """What the curves of a run show: the log's numbers, gathered into panels for the PNG and the HTML alike."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 from omnirl_core.evaluation.lines import read_lines
+from omnirl_core.report.run_file import parts
 
+Bounds = tuple[float, float]
+"""The least and the most that a reward can be."""
 Point = tuple[float, float]
 """`(step, value)`."""
 
@@ -30,14 +34,25 @@ class Panel:
     series: tuple[Series, ...]
     is_reward: bool = False
     percent: bool = False
+    bounds: Bounds | None = None
+    """What a reward can be, None where that is not known."""
 
     @property
-    def limits(self) -> tuple[float | None, float | None]:
-        """Ends of the axis, None where the numbers decide; rewards in [0, 1] share a scale."""
-        if not self.is_reward:
-            return 0.0, None
-        in_unit = all(0 <= value <= 1 for series in self.series for _, value in series.points)
-        return (0.0, 1.0) if in_unit else (None, None)
+    def limits(self) -> tuple[float, float]:
+        """Ends of the axis: what a reward can be where that is known, otherwise what holds every value and 0.
+
+        The axis of a reward that is known by its values alone need not hold 0. A share has at least 5 % on it.
+        """
+        values = [value for one in self.series for _, value in one.points]
+        values += [end for one in self.series for ends in (one.low, one.high) for end in ends or ()]
+        low, high = min(values), max(values)
+        if self.bounds is not None:
+            low, high = min(low, self.bounds[0]), max(high, self.bounds[1])
+        elif self.percent:
+            low, high = 0.0, min(1.0, max(1.1 * high, 0.05))
+        elif not self.is_reward:
+            low = min(0.0, low)
+        return low, high if high > low else low + 1.0
 
 
 HEALTH = (
@@ -53,24 +68,31 @@ HEALTH = (
 def read_metrics(run_folder: str | Path) -> list[dict[str, Any]]:
     """Return the training log by step, in order; of a number logged twice (a resumed run) the last one."""
     steps: dict[int, dict[str, Any]] = {}
-    for line in read_lines(Path(run_folder) / "metrics.jsonl"):
-        if isinstance(line.get("step"), int):
-            steps.setdefault(line["step"], {}).update(line)
+    for part in parts(Path(run_folder) / "metrics.jsonl"):
+        for line in read_lines(part):
+            if isinstance(line.get("step"), int):
+                steps.setdefault(line["step"], {}).update(line)
     return [steps[step] for step in sorted(steps)]
 
 
-def panels(metrics: Sequence[dict[str, Any]]) -> list[Panel]:
-    """Gather the panels for which the log has numbers: the rewards first, then the health of the training."""
+def panels(metrics: Sequence[dict[str, Any]], judging: Sequence[Mapping[str, float]] = ()) -> list[Panel]:
+    """Gather the panels for which the log has numbers: the rewards first, then the health of the training.
+
+    `judging` (`judging_weights`) tells how large the weighted sum can be; bands of rewards end there.
+    """
     names = sorted({name for line in metrics for name in line})
     rewards = [name.split("/")[1] for name in names if name.startswith("rewards/") and name.endswith("/mean")]
     times = [name for name in names if name.startswith("time/")]
-    total = _spread(metrics, "reward", "reward_std")
-    found = [Panel("Reward", "weighted sum, mean and spread", _some(total), is_reward=True)]
+    bounds = {name: _bounds(metrics, name) for name in rewards}
+    total = _sum_bounds(judging, bounds)
+    found = [
+        _reward_panel("Reward", "weighted sum, mean and spread", metrics, ("reward", "reward_std"), total)
+    ]
     for name in rewards:
-        series = _spread(metrics, f"rewards/{name}/mean", f"rewards/{name}/std")
-        found.append(Panel(name, "mean and spread, before its weight", _some(series), is_reward=True))
+        keys = f"rewards/{name}/mean", f"rewards/{name}/std"
+        found.append(_reward_panel(name, "mean and spread, before its weight", metrics, keys, bounds[name]))
     evaluated = _some(_mean(metrics, "eval_reward"))
-    found.append(Panel("Reward in evaluation", "weighted sum", evaluated, is_reward=True))
+    found.append(Panel("Reward in evaluation", "weighted sum", evaluated, is_reward=True, bounds=total))
     length = [f"completions/{kind}_length" for kind in ("mean", "min", "max")]
     found.append(Panel("Completion length", "tokens: mean, least to most", _some(_range(metrics, *length))))
     for title, note, name, percent in HEALTH:
@@ -81,6 +103,16 @@ def panels(metrics: Sequence[dict[str, Any]]) -> list[Panel]:
     found.append(Panel("Where the time goes", "seconds per step", spent))
     found.append(Panel("Seconds per step", "by the clock, evaluation included", _some(_seconds(metrics))))
     return [panel for panel in found if panel.series]
+
+
+def training_seconds(metrics: Sequence[dict[str, Any]]) -> float:
+    """Seconds from the start of training to its last log line; the time that a resumed run stood still is left out."""
+    lines = list(_having(metrics, "time"))
+    seconds = [new["time"] - _begun(old, new)[1] for old, new in pairwise(lines)]
+    first = (
+        sum(value for name, value in lines[0].items() if name.startswith("time/") and value) if lines else 0.0
+    )
+    return sum(one for one in seconds if one > 0) + first * (lines[0]["step"] if lines else 0)
 
 
 def thinned(series: Series, most: int) -> Series:
@@ -116,16 +148,45 @@ def _mean(metrics: Sequence[dict], name: str, label: str = "") -> Series:
     return Series(label or name, tuple((line["step"], line[name]) for line in _having(metrics, name)))
 
 
-def _spread(metrics: Sequence[dict], mean: str, deviation: str) -> Series:
-    """A mean and the band of one standard deviation around it; no band where the log does not have it."""
+def _bounds(metrics: Sequence[dict], name: str) -> Bounds | None:
+    """(0, 1) where the log does not speak against it, otherwise None.
+
+    Values in [0, 1] with mean m deviate by at most sqrt(m (1 - m)), Bessel's correction for two values aside.
+    """
+    for line in _having(metrics, f"rewards/{name}/mean"):
+        mean, deviation = line[f"rewards/{name}/mean"], line.get(f"rewards/{name}/std")
+        most = 2 * mean * (1 - mean)
+        if most < -1e-4 or (isinstance(deviation, int | float) and deviation**2 > most + 1e-4):
+            return None
+    return 0.0, 1.0
+
+
+def _sum_bounds(judging: Sequence[Mapping[str, float]], bounds: Mapping[str, Bounds | None]) -> Bounds | None:
+    """Of the weighted sum of rewards that are all in [0, 1]; which of them judge a sample differs by task."""
+    if not judging or not all(bounds.get(name) for weights in judging for name in weights):
+        return None
+    low = min(sum(min(0.0, weight) for weight in weights.values()) for weights in judging)
+    return low, max(sum(max(0.0, weight) for weight in weights.values()) for weights in judging)
+
+
+def _reward_panel(
+    title: str, note: str, metrics: Sequence[dict], names: tuple[str, str], bounds: Bounds | None
+) -> Panel:
+    series = _spread(metrics, *names, bounds)
+    return Panel(title, note, _some(series), is_reward=True, bounds=bounds)
+
+
+def _spread(metrics: Sequence[dict], mean: str, deviation: str, bounds: Bounds | None) -> Series:
+    """A mean and the band of one standard deviation around it, within the bounds; no band where the log has none."""
     lines = list(_having(metrics, mean, deviation))
     if not lines:
         return _mean(metrics, mean)
+    least, most = bounds or (-math.inf, math.inf)
     return Series(
         mean,
         tuple((line["step"], line[mean]) for line in lines),
-        tuple(line[mean] - line[deviation] for line in lines),
-        tuple(line[mean] + line[deviation] for line in lines),
+        tuple(max(line[mean] - line[deviation], min(least, line[mean])) for line in lines),
+        tuple(min(line[mean] + line[deviation], max(most, line[mean])) for line in lines),
     )
 
 
@@ -140,11 +201,19 @@ def _range(metrics: Sequence[dict], mean: str, low: str, high: str) -> Series:
 
 
 def _seconds(metrics: Sequence[dict]) -> Series:
-    """Time between two log lines over the steps between them; none where a resumed run had stood still."""
-    lines = list(_having(metrics, "time"))
-    pairs = [(old, new) for old, new in pairwise(lines) if new["time"] > old["time"]]
-    points = ((new["step"], (new["time"] - old["time"]) / (new["step"] - old["step"])) for old, new in pairs)
+    """Time between two log lines over the steps between them, or since a resume; none where the clock went back."""
+    points = []
+    for old, new in pairwise(_having(metrics, "time")):
+        step, time = _begun(old, new)
+        if new["time"] > time and new["step"] > step:
+            points.append((new["step"], (new["time"] - time) / (new["step"] - step)))
     return Series("seconds", tuple(points))
+
+
+def _begun(old: dict, new: dict) -> tuple[int, float]:
+    """Step and time from which the steps up to the line `new` were taken: of the line before, or of a resume."""
+    resumed = new.get("resumed")
+    return (resumed["step"], resumed["time"]) if isinstance(resumed, dict) else (old["step"], old["time"])
 
 
 def _having(metrics: Sequence[dict], *names: str) -> Iterable[dict]:

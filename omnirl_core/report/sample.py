@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from omnirl_core.evaluation.lines import iter_lines, line_at, row_key
+from omnirl_core.report.run_file import parts
 
 T = TypeVar("T")
 
@@ -16,30 +17,33 @@ class Group:
 
     step: int
     phase: str
-    offsets: list[int] = field(default_factory=list)
+    places: list[tuple[Path, int]] = field(default_factory=list)
+    """File and byte offset of each line."""
     lines: list[dict[str, Any]] = field(default_factory=list)
 
 
 def sample_groups(path: str | Path, most_completions: int) -> tuple[list[Group], int]:
     """Return groups with at most about `most_completions` lines of a `completions.jsonl`, and its line count.
 
-    Only places in the file are kept for what is not chosen, so that a long run's log needs little memory.
+    The part of the log before it, where there is one, counts too. Only places in the files are kept for what is not
+    chosen, so that a long run's log needs little memory.
     """
     groups: dict[tuple, Group] = {}
     total = 0
-    for offset, line in iter_lines(path):
-        if not isinstance(line.get("step"), int) or not isinstance(line.get("completion"), str):
-            continue
-        phase = line.get("phase") or "train"
-        key = (line["step"], phase, *row_key(line), line.get("prompt"))
-        groups.setdefault(key, Group(line["step"], phase)).offsets.append(offset)
-        total += 1
+    for part in parts(Path(path)):
+        for offset, line in iter_lines(part):
+            if not isinstance(line.get("step"), int) or not isinstance(line.get("completion"), str):
+                continue
+            phase = line.get("phase") or "train"
+            key = (line["step"], phase, *row_key(line), line.get("prompt"))
+            groups.setdefault(key, Group(line["step"], phase)).places.append((part, offset))
+            total += 1
     if not total:
         return [], 0
     share = most_completions * len(groups) // total
     chosen = evenly(list(groups.values()), max(1, share))
     for group in chosen:
-        group.lines = list(line_at(path, group.offsets))
+        group.lines = [line for part, offset in group.places for line in line_at(part, [offset])]
     return chosen, total
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import Any
 
 from omnirl_core.report.panels import Panel, Point, Series, smoothed, thinned
 
@@ -23,9 +24,23 @@ def panel_svg(panel: Panel) -> str:
     first, last = series[0].points[0], series[0].points[-1]
     told = f"{panel.title}: {_short(first[1])} at step {first[0]}, {_short(last[1])} at step {last[0]}"
     return (
-        f'<svg class="curve {kind}" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(told)}">'
-        f"{''.join(parts)}</svg>"
+        f'<svg class="curve {kind}" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" tabindex="0" '
+        f'aria-label="{escape(told)}">{"".join(parts)}</svg>'
     )
+
+
+def curve_data(panels: Sequence[Panel]) -> dict[str, Any]:
+    """What the page's script needs to tell the value under the pointer: each panel's axes and its points as drawn."""
+    curves = []
+    for panel in panels:
+        series = [thinned(one, MOST_POINTS) for one in panel.series]
+        scale = _Scale(panel, series)
+        lines = [
+            {"label": one.label, "points": one.points, "low": one.low, "high": one.high} for one in series
+        ]
+        ends = (scale.first, scale.last, scale.low, scale.high)
+        curves.append({"ends": ends, "percent": panel.percent, "series": lines})
+    return {"frame": (LEFT, TOP, WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM), "curves": curves}
 
 
 class _Scale:
@@ -33,14 +48,8 @@ class _Scale:
 
     def __init__(self, panel: Panel, series: Sequence[Series]):
         steps = [step for one in series for step, _ in one.points]
-        values = [value for one in series for _, value in one.points]
-        values += [end for one in series for ends in (one.low, one.high) if ends for end in ends]
-        low, high = panel.limits
         self.first, self.last = min(steps), max(max(steps), min(steps) + 1)
-        self.low = min(values) if low is None else low
-        self.high = max(values) if high is None else high
-        if self.high <= self.low:
-            self.high = self.low + 1
+        self.low, self.high = panel.limits
 
     def x(self, step: float) -> float:
         return LEFT + (step - self.first) / (self.last - self.first) * (WIDTH - LEFT - RIGHT)
@@ -54,7 +63,7 @@ def _grid(scale: _Scale, percent: bool) -> str:
     parts = []
     for value in ticks(scale.low, scale.high, 5):
         y = f"{scale.y(value):.1f}"
-        label = f"{100 * value:g}%" if percent else _short(value)
+        label = f"{round(100 * value, 6):g}%" if percent else _short(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
         parts.append(
             f'<text class="tick" x="{LEFT - 6}" y="{y}" dy="0.33em" text-anchor="end">{label}</text>'

@@ -30,7 +30,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class View:
-    """How lines are shown: with these pictures, reward weights, and readings of boxes by task."""
+    """How lines are shown: with these pictures, and, where they do not tell, weights and readings of boxes by task."""
 
     pictures: Mapping[str, Picture]
     weights: Mapping[str, float]
@@ -65,7 +65,8 @@ class View:
     def _answer(self, line: Line) -> dict[str, Any]:
         text, said = line["completion"], answer_text(line["completion"])
         rewards = finite(line.get("rewards") or {})
-        score = line["score"] if "score" in line else weighted_mean(rewards, self.weights)
+        weights = line.get("weights") or self.weights
+        score = line["score"] if "score" in line else weighted_mean(rewards, weights)
         return {
             "text": text[:MOST_CHARACTERS],
             "cut": max(0, len(text) - MOST_CHARACTERS),
@@ -81,7 +82,7 @@ class View:
     def _reading(self, line: Line) -> Reading | None:
         """How this row's boxes are read; None where nothing says that it is about boxes."""
         paths = _paths(line)
-        reading = self.readings.get(line.get("task") or "")
+        reading = _told(line) or self.readings.get(line.get("task") or "")
         if reading is None and self.box_space and true_boxes(line.get("solution")):
             reading = Reading(self.box_space)
         return reading if reading and -len(paths) <= reading.image_index < len(paths) else None
@@ -102,15 +103,22 @@ class View:
 
 
 def readings(lines: Iterable[Line]) -> dict[str, Reading]:
-    """How each task's boxes are read, told by held-out lines; training lines are read the same."""
+    """How each task's boxes are read, told by the first of its lines that a box reward judges."""
     found: dict[str, Reading] = {}
     for line in lines:
-        told = line.get("boxes")
-        if isinstance(told, dict) and (line.get("task") or "") not in found:
-            found[line.get("task") or ""] = Reading(
-                told.get("space", "pixels"), told.get("solution_space", "pixels"), told.get("image_index", 0)
-            )
+        if (line.get("task") or "") not in found and (told := _told(line)):
+            found[line.get("task") or ""] = told
     return found
+
+
+def _told(line: Line) -> Reading | None:
+    """How the line says that its boxes are read; None where it does not."""
+    told = line.get("boxes")
+    if not isinstance(told, dict):
+        return None
+    return Reading(
+        told.get("space", "pixels"), told.get("solution_space", "pixels"), told.get("image_index", 0)
+    )
 
 
 def _paths(line: Line) -> list[str]:

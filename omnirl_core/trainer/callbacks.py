@@ -24,8 +24,9 @@ class RunFiles(TrainerCallback):
     """Appends what TRL logs, and every completion with its rewards, to the run's folder line by line.
 
     A new run puts the files of an earlier one aside (`metrics.old.jsonl`); a resumed one continues them, less
-    what an earlier process wrote after the checkpoint. A file that would become larger than `most_mb` is begun anew,
-    and the one before kept as `completions.1.jsonl`, so that no file takes more than twice of it.
+    what an earlier process wrote after the checkpoint, and its first line of metrics says where and when it went on
+    (`resumed`). A file that would become larger than `most_mb` is begun anew, and the one before kept as
+    `completions.1.jsonl`, so that no file takes more than twice of it.
     """
 
     def __init__(self, folder: str | os.PathLike[str], most_mb: float = math.inf):
@@ -33,15 +34,19 @@ class RunFiles(TrainerCallback):
         self.most_bytes = most_mb * 1e6
         self._started = False
         self._n_faults = 0
+        self._resumed: dict[str, Any] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             self._start(state.global_step)
+        if state.global_step:
+            self._resumed = {"resumed": {"step": state.global_step, "time": time.time()}}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
         if state.is_world_process_zero and logs:
-            line = {"step": state.global_step, "time": time.time(), **logs}
+            line = {"step": state.global_step, "time": time.time(), **self._resumed, **logs}
             self._append(METRICS, [line], state.global_step)
+            self._resumed = {}
 
     def write_completions(self, lines: Iterable[Mapping[str, Any]], state: Any) -> None:
         """Lines of `completion_lines`, of all ranks; only the first rank writes."""

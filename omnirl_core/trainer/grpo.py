@@ -274,6 +274,11 @@ class OmniGRPOTrainer(WatchedTrainer):
     def _completion_lines(self, inputs: list[Row], advantages: torch.Tensor) -> list[dict[str, Any]]:
         first = self.accelerator.process_index * len(inputs)
         own = self._rewards[first : first + len(inputs)].tolist()
+        # the report scores a completion by them: no other file of a run without held-out rows has them
+        weights = {
+            name: round(weight, 6)
+            for name, weight in zip(self.reward_func_names, self.reward_weights.tolist(), strict=True)
+        }
         rewards = {name: [row[k] for row in own] for k, name in enumerate(self.reward_func_names)}
         training = self.model.training
         return completion_lines(
@@ -283,7 +288,7 @@ class OmniGRPOTrainer(WatchedTrainer):
             advantages.tolist(),
             step=self.state.global_step + training,  # the step that learns from them
             phase="train" if training else "eval",
-            details=[self._detail(place, own[place]) for place in range(len(inputs))],
+            details=[{"weights": weights} | self._detail(place, own[place]) for place in range(len(inputs))],
         )
 
     def _detail(self, place: int, rewards: list[float]) -> dict[str, Any]:

@@ -26,6 +26,8 @@ def two(tmp_path, pictures) -> tuple[str, str]:
     """Folders of two evaluations: of 20 rows, nine turn right and one wrong."""
     for name, right in (("base", lambda k: float(k == 0)), ("tuned", lambda k: float(0 < k < 10))):
         lines = [graded(k, pictures[0], right(k), (right(k) + 0.5 + k / 100) / 1.5) for k in range(20)]
+        if name == "tuned":  # an answer without its tags is shown as it is
+            lines = [line | {"completion": "it is\nmore than ten"} for line in lines]
         write_lines(tmp_path / name / "predictions.jsonl", lines if name == "base" else lines[::-1])
     return str(tmp_path / "base"), str(tmp_path / "tuned")
 
@@ -42,7 +44,11 @@ def test_compare_prints_the_table_and_the_rows_that_moved(two, capsys):
     assert "  task words" in printed
     wins = printed.split("Largest wins\n")[1].splitlines()
     assert re.fullmatch(r"  \+0\.667  t:\d+  What is \d+\?", wins[0])
-    assert printed.split("Largest losses\n")[1].splitlines() == ["  -0.667  t:0  What is 0?"]
+    assert re.fullmatch(r"  +base   0\.3\d\d  [1-9]", wins[1])
+    assert re.fullmatch(r"  +tuned  1\.00\d  it is more than ten", wins[2])
+    losses = [line.split() for line in printed.split("Largest losses\n")[1].splitlines()]
+    assert losses[0] == ["-0.667", "t:0", "What", "is", "0?"]
+    assert losses[1:] == [["base", "1.000", "0"], ["tuned", "0.333", "it", "is", "more", "than", "ten"]]
 
 
 def test_compare_writes_a_page_with_pictures(two, tmp_path, capsys):

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import fmean
 from types import ModuleType
 
 import numpy as np
@@ -244,10 +245,88 @@ def test_pages_of_an_evaluation_and_of_two(run, opened, tmp_path):
         write_comparison(run / "before.jsonl", run / "after.jsonl", tmp_path / "c.html", names=("old", "new"))
     )
     assert page.locator("#rows .answer-card").first.locator(".answer .title").all_inner_texts() == [
-        "Old",
-        "New",
+        "old",
+        "new",
     ]
     shot(page, "comparison", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def pages(run, tmp_path_factory) -> dict[str, Path]:
+    """Every kind of page; long names in the comparison, as those of folders are."""
+    folder = tmp_path_factory.mktemp("pages")
+    lines = {name: read_lines(run / f"{name}.jsonl")[:12] for name in ("before", "after")}
+    write_lines(folder / "predictions.jsonl", lines["after"])
+    for name, kept in lines.items():
+        write_lines(folder / f"{name}.jsonl", kept)
+    bare = folder / "bare"  # a run without held-out rows
+    for name in ("metrics", "completions"):
+        write_lines(bare / f"{name}.jsonl", read_lines(run / f"{name}.jsonl")[:40])
+    files = folder / "before.jsonl", folder / "after.jsonl"
+    names = (
+        "qwen2_5_vl_3b_instruct_base_model_as_published",
+        "qwen2_5_vl_3b_grpo_after_600_steps_on_mixed_rows",
+    )
+    return {
+        "run": run / "completions.html",
+        "bare": write_completions(bare),
+        "evaluation": write_evaluation(folder),
+        "comparison": write_comparison(*files, folder / "comparison.html", names=names),
+    }
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [420, 1400])
+def test_every_page_fits_its_window(pages, opened, tmp_path, width, scheme):
+    for name, path in pages.items():
+        page = opened(path, width=width, scheme=scheme)
+        assert page.evaluate("document.documentElement.scrollWidth") == width, name
+        button = page.locator("#theme").bounding_box()
+        assert button["height"] < 40, "its words stand on one line"
+        assert button["x"] + button["width"] <= width
+        page.evaluate(LOADED)
+        pixels = shot(page, f"{name}-{width}-{scheme}", tmp_path)
+        assert (pixels.mean() > 150) == (scheme == "light")
+
+
+def test_a_curve_tells_its_values(run, opened):
+    page = opened(run / "completions.html")
+    curve, said = page.locator("#curves svg.curve").nth(1), page.locator("#curves .said-value").nth(1)
+    assert not said.is_visible()
+    curve.focus()
+    page.keyboard.press("End")
+    metrics = [line for line in read_lines(run / "metrics.jsonl") if "rewards/box_iou/mean" in line]
+    last = metrics[-3:]  # 1,000 logged steps, 400 points: each the mean of two or three
+    step, value = said.inner_text().split("\n")
+    assert step == f"step {last[-1]['step']}"
+    means = [fmean(line["rewards/box_iou/mean"] for line in last[-n:]) for n in (2, 3)]
+    assert min(abs(float(value.split()[0]) - mean) for mean in means) < 0.001
+    page.keyboard.press("Escape")
+    assert not said.is_visible()
+    curve.hover(position={"x": 150, "y": 60})
+    middle = int(said.inner_text().split("\n")[0].split()[1])
+    assert 300 < middle < 700
+    page.mouse.move(0, 0)
+    assert not said.is_visible()
+
+
+def test_a_sample_has_a_link_that_leads_to_it(run, opened):
+    page = opened(run / "completions.html")
+    for section, many in (("rows", 60), ("training", 45)):
+        data = page.evaluate(
+            "([key, many]) => data[key][many]", ["rows" if section == "rows" else "groups", many]
+        )
+        assert page.locator(f"[id='{data['anchor']}']").count() == 0, "not drawn yet"
+        page.evaluate("anchor => { location.hash = anchor; }", data["anchor"])
+        card = page.locator(f"#{section} .linked")
+        card.wait_for()
+        assert data["problem"] in card.inner_text()
+        assert card.locator("a.where").get_attribute("href") == f"#{data['anchor']}"
+        assert 0 <= card.bounding_box()["y"] < 200
+    page.locator("#training form [name=text]").fill("no such words")
+    page.evaluate("location.hash = ''")
+    page.evaluate("anchor => { location.hash = anchor; }", data["anchor"])
+    page.locator("#training .linked").wait_for()  # filters that hide it are cleared
 
 
 def test_hostile_text_runs_nothing(run_folder, opened):

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from omnirl_core.report import plot_curves
@@ -60,7 +61,7 @@ def test_svg_stays_inside_its_frame_and_is_well_formed(run_folder):
 
 
 def test_svg_draws_values_where_the_axis_says():
-    panel = Panel("x", "", (Series("x", ((0, 0.0), (10, 1.0))),), is_reward=True)
+    panel = Panel("x", "", (Series("x", ((0, 0.0), (10, 1.0))),), is_reward=True, bounds=(0.0, 1.0))
     root = ElementTree.fromstring(panel_svg(panel))
     (mean,) = [path for path in root.iter("path") if "mean" in path.attrib["class"]]
     (x1, y1), (x2, y2) = [map(float, pair.split()) for pair in mean.attrib["d"][1:].split("L")]
@@ -85,3 +86,22 @@ def test_ticks_are_round_few_and_inside(low, high):
     steps = np.diff(found)
     assert np.allclose(steps, steps[0])
     assert f"{steps[0]:.0e}"[0] in "125"
+
+
+@pytest.mark.parametrize("most", [0.0, 0.004, 0.03, 0.6, 1.0])
+def test_ticks_of_a_share_are_told_apart(tmp_path, monkeypatch, most):
+    """Rounded to whole per cents, those of a small share were all 0%."""
+    (tmp_path / "metrics.jsonl").write_text(
+        f'{{"step": 1, "frac_reward_zero_std": 0.0}}\n{{"step": 2, "frac_reward_zero_std": {most}}}\n'
+    )
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: drawn.append(figure))
+    plot_curves(tmp_path)
+    (axes,) = drawn[0].axes
+    drawn[0].canvas.draw()
+    shown = [tick.get_text() for tick in axes.get_yticklabels()]
+    assert len(shown) == len(set(shown)) >= 3
+    (panel,) = panels(read_metrics(tmp_path))
+    told = re.findall(r">([\d.]+)%</text>", panel_svg(panel))
+    assert len(told) == len(set(told)) >= 3
+    assert max(map(float, told)) <= 100

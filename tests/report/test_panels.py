@@ -3,8 +3,9 @@
 import json
 
 import numpy as np
+import pytest
 
-from omnirl_core.report.panels import Series, panels, read_metrics, smoothed, thinned
+from omnirl_core.report.panels import Series, panels, read_metrics, smoothed, thinned, training_seconds
 
 
 def titles(metrics) -> list[str]:
@@ -19,7 +20,10 @@ def test_panels_follow_the_log(run_folder):
     ]  # fmt: skip  # no KL: beta is 0 all along. No entropy: it is NaN all along
     (reward,) = found["Reward"].series
     assert reward.points[0] == (1, 1 / 40)
-    assert (reward.low[0], reward.high[0]) == (1 / 40 - 0.2, 1 / 40 + 0.2)
+    assert (reward.low[0], reward.high[0]) == (
+        1 / 40 - 0.2,
+        1 / 40 + 0.2,
+    )  # nothing tells how large it can be
     (exact,) = found["exact"].series
     assert [step for step, _ in exact.points] == list(
         range(1, 31, 2)
@@ -51,9 +55,48 @@ def test_of_a_step_logged_twice_the_later_numbers_count(tmp_path):
     ]
 
 
-def test_rewards_in_the_unit_interval_share_a_scale():
-    inside, outside = panels([{"step": 1, "rewards/a/mean": 0.4, "rewards/b/mean": -0.1}])
-    assert (inside.limits, outside.limits) == ((0.0, 1.0), (None, None))
+def test_rewards_in_the_unit_interval_share_a_scale_and_their_bands_end_there():
+    log = {"rewards/a/mean": 0.4, "rewards/b/mean": -0.1, "rewards/c/mean": 0.9, "rewards/d/mean": 0.5}
+    spreads = {"rewards/c/std": 0.4, "rewards/d/std": 0.8}  # no values in [0, 1] spread as wide as d's
+    inside, below, at_the_top, wide = panels([{"step": 1, **log, **spreads}])
+    assert inside.limits == at_the_top.limits == (0.0, 1.0)
+    assert below.limits == (-0.1, 0.9)
+    assert wide.limits == pytest.approx((-0.3, 1.3))
+    (series,) = at_the_top.series
+    assert (series.low, series.high) == ((0.5,), (1.0,))
+
+
+@pytest.mark.parametrize(
+    ("judging", "limits"),
+    [
+        ([], (0.2, 1.2)),  # nothing tells what the sum can be
+        ([{"a": 0.2}, {"a": 0.2, "b": 1.0}], (0.0, 1.2)),  # rewards of different tasks do not add up
+        ([{"a": 1.0, "b": -0.5}], (-0.5, 1.0)),
+        ([{"a": 1.0, "c": 1.0}], (0.2, 1.2)),  # the log does not know c
+    ],
+)
+def test_the_sum_reaches_as_far_as_the_weights_of_the_rewards_that_judge_together(judging, limits):
+    log = {"reward": 0.7, "reward_std": 0.5, "rewards/a/mean": 0.4, "rewards/b/mean": 0.4}
+    total, *_ = panels([{"step": 1, **log}], judging)
+    assert total.limits == pytest.approx(limits)
+    (series,) = total.series
+    assert limits[0] <= series.low[0] + 1e-9
+    assert series.high[0] <= limits[1] + 1e-9
+
+
+@pytest.mark.parametrize(("share", "top"), [(0.0, 0.05), (0.004, 0.05), (0.5, 0.55), (1.0, 1.0)])
+def test_a_share_is_on_an_axis_from_0_to_no_more_than_all(share, top):
+    (panel,) = panels([{"step": 1, "completions/clipped_ratio": share}])
+    assert panel.limits == pytest.approx((0.0, top))
+
+
+def test_time_that_a_resumed_run_stood_still_is_not_counted():
+    times = [(1, 100.0), (2, 103.0), (3, 106.0)]
+    log = [{"step": step, "time": time, "time/train": 2.5} for step, time in times]
+    log += [{"step": 5, "time": 9006.0, "time/train": 2.5, "resumed": {"step": 3, "time": 9000.0}}]
+    assert training_seconds(log) == 2.5 + 3 + 3 + 6
+    (panel,) = [panel for panel in panels(log) if panel.title == "Seconds per step"]
+    assert panel.series[0].points == ((2, 3.0), (3, 3.0), (5, 3.0))
 
 
 def test_smoothing_keeps_a_line_and_shrinks_noise():
