@@ -250,7 +250,8 @@ function wire(id, rows, fields, filter, draw, describe) {
     const named = (row) => (row.row || row).anchor === anchor;
     if (!rows.some(named)) return false;
     if (!found.some(named)) {
-      form.reset();
+      for (const field of form.querySelectorAll("select")) field.selectedIndex = 0;
+      for (const field of form.querySelectorAll("input")) field.value = "";
       refresh();
     }
     while (shown <= found.findIndex(named)) extend();

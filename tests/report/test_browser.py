@@ -245,8 +245,8 @@ def test_pages_of_an_evaluation_and_of_two(run, opened, tmp_path):
         write_comparison(run / "before.jsonl", run / "after.jsonl", tmp_path / "c.html", names=("old", "new"))
     )
     assert page.locator("#rows .answer-card").first.locator(".answer .title").all_inner_texts() == [
-        "old",
-        "new",
+        "Old",
+        "New",
     ]
     shot(page, "comparison", tmp_path)
 

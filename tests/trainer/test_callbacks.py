@@ -47,7 +47,9 @@ def test_a_run_writes_what_it_logged_and_every_completion(trainer, rows, tmp_pat
     assert one["images"] == rows[2]["images"]
     assert one["prompt"] == "<image><image><image>Compare them."
     assert set(one) == {"step", "phase", "row_id", "task", "images", "problem", "prompt", "solution", "completion",
-                        "rewards", "advantage", "n_tokens", "clipped", "image_sizes", "resized_sizes"}  # fmt: skip
+                        "rewards", "weights", "advantage", "n_tokens", "clipped", "image_sizes",
+                        "resized_sizes"}  # fmt: skip
+    assert one["weights"] == dict.fromkeys(one["rewards"], 1.0)
     assert one["image_sizes"] == [[48, 32], [32, 64], [100, 60]]
     assert one["resized_sizes"] == [[48, 32], [32, 64], [80, 48]]
     ended = [line for line in lines if line["phase"] == "train" and line["step"] == 1]
