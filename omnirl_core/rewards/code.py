@@ -24,6 +24,7 @@ LABELS = {
     "cpp": "cpp", "c++": "cpp", "cc": "cpp", "cxx": "cpp",
 }  # fmt: skip
 LANGUAGES = ("auto", "python", "cpp")
+MOST_ANSWERS = 32  # threads that wait for the runs of one answer each
 LONGEST_SOURCE = 32 << 10  # characters; no exercise needs more, and a flood of text is not worth a process
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,18 @@ def code(
         if all_or_nothing:
             return float(all(judged))  # the first failure spares the rest
         return sum(judged) / len(exercise.tests)
+
+
+def answers_at_a_time(*, provider: Sandbox | str | None = None, workers: int = 0, **others: Any) -> int:
+    """How many answers of a batch are judged at once.
+
+    Locally that is all of a usual batch: what they run is limited by `workers` over all answers. A provider
+    is asked for one answer at a time, or for `workers` at once where that is set.
+    """
+    return MOST_ANSWERS if provider is None else max(1, workers)
+
+
+code.samples_at_a_time = answers_at_a_time  # type: ignore[attr-defined]
 
 
 def verdicts(
@@ -157,10 +170,20 @@ def local_sandbox(language: str, allowed: bool, least_isolation: str, workers: i
 
 
 def named_provider(provider: Sandbox | str) -> Sandbox:
-    """The sandbox behind "package.module:name"; a class is called to make one."""
-    if not isinstance(provider, str):
-        return provider
-    found: Any = pkgutil.resolve_name(provider)
+    """The sandbox behind "package.module:name", made once per process; a class is called to make one."""
+    return imported_provider(provider) if isinstance(provider, str) else provider
+
+
+@functools.cache
+def imported_provider(provider: str) -> Sandbox:
+    """Import a provider by its name. ValueError where there is none, TypeError where it has no `run`."""
+    try:
+        found: Any = pkgutil.resolve_name(provider)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"code: provider {provider!r} is not found ({error}); write 'package.module:name' of a class or "
+            f"object that Python can import where the run starts"
+        ) from error
     made = found() if isinstance(found, type) else found
     if not callable(getattr(made, "run", None)):
         raise TypeError(f"code: provider {provider!r} has no method run(source, language, stdins, limits)")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from omnirl_core.rewards.batch import in_threads, recent_scores
 from omnirl_core.rewards.settings import Scorer, setting_faults, signature_of
 from omnirl_core.text import answer_text, completion_text
 from omnirl_core.types import Completion
@@ -64,30 +65,83 @@ class Reward:
         columns["prompts"] = prompts
         rows = [_row(columns, i, len(completions)) for i in range(len(completions))]
         applies = [self.applies_to(row.get("task")) for row in rows]
-        scores = [
-            self.score(completion, **row) if wanted else None
-            for completion, row, wanted in zip(completions, rows, applies, strict=True)
-        ]
+        scores = self._batch(completions, rows, as_gate=False)
         unjudgeable = sum(wanted and score is None for wanted, score in zip(applies, scores, strict=True))
         if log_metric is not None and unjudgeable:
             log_metric(f"{self.name}/unjudgeable", unjudgeable)
         return scores
+
+    def _batch(
+        self, completions: Sequence[Completion | None], rows: list[dict[str, Any]], as_gate: bool
+    ) -> list[float | None]:
+        """Scores of a batch. What a gate judged is kept until its own call on the batch, and the reverse."""
+        used = [(completion, *self._used(row)) for completion, row in zip(completions, rows, strict=True)]
+        scores = recent_scores.take(self, used, as_gate)
+        if scores is None:
+            own = in_threads(
+                lambda i: self._own(completions[i], rows[i]), len(rows), self._samples_at_a_time()
+            )
+            scores = self._after_gates(own, completions, rows)
+            recent_scores.keep(self, used, as_gate, scores)
+        return scores
+
+    def _own(self, completion: Completion | None, row: Mapping[str, Any]) -> float | None:
+        """The score of one row without its gates; None for rows of other tasks."""
+        if not self.applies_to(row.get("task")):
+            return None
+        columns = {name: value for name, value in row.items() if name != "solution"}
+        return self._ungated(self._text(completion), row.get("solution"), columns)
+
+    def _after_gates(
+        self,
+        scores: list[float | None],
+        completions: Sequence[Completion | None],
+        rows: list[dict[str, Any]],
+    ) -> list[float | None]:
+        """The scores as the first gate that judges each row lets them through."""
+        if not self.gates or all(score is None for score in scores):
+            return scores
+        judged: list[float | None] = [None] * len(rows)
+        for gate in self.gates:
+            if any(score is not None and by is None for score, by in zip(scores, judged, strict=True)):
+                said = gate._batch(completions, rows, as_gate=True)
+                judged = [new if by is None else by for by, new in zip(judged, said, strict=True)]
+        return [
+            None if score is None else self._through(score, by)
+            for score, by in zip(scores, judged, strict=True)
+        ]
+
+    def _through(self, score: float, gate: float | None) -> float | None:
+        if gate is None:
+            return None
+        if self.gate_at is None:
+            return score * gate
+        return score if gate >= self.gate_at else 0.0
+
+    def _used(self, row: Mapping[str, Any]) -> list[Any]:
+        """What the score of a row depends on, besides the completion."""
+        if self.gates:
+            return list(row.values())
+        expects = signature_of(self.scorer)
+        names = sorted(row) if expects.takes_any else ["solution", "task", *expects.keywords]
+        return [row.get(name) for name in names]
+
+    def _samples_at_a_time(self) -> int:
+        asked = getattr(self.scorer, "samples_at_a_time", None)
+        return 1 if asked is None else asked(**self.settings)
+
+    def _text(self, completion: Completion | None) -> str | None:
+        return answer_text(completion) if self.reads == "answer" else completion_text(completion)
 
     def applies_to(self, task: str | None) -> bool:
         return self.tasks is None or task in self.tasks
 
     def score(self, completion: Completion | None, /, solution: Any = None, **columns: Any) -> float | None:
         """Score of one completion; `columns` holds the row's other columns."""
-        text = answer_text(completion) if self.reads == "answer" else completion_text(completion)
-        score = self._ungated(text, solution, columns)
+        score = self._ungated(self._text(completion), solution, columns)
         if score is None or not self.gates:
             return score
-        gate = self._gate(completion, solution, columns)
-        if gate is None:
-            return None
-        if self.gate_at is None:
-            return score * gate
-        return score if gate >= self.gate_at else 0.0
+        return self._through(score, self._gate(completion, solution, columns))
 
     def _ungated(self, text: str | None, solution: Any, columns: Mapping[str, Any]) -> float | None:
         expects = signature_of(self.scorer)

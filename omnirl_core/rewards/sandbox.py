@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from .isolation import LEVELS, Isolation, isolation_level, private_folder, python_command
 from .jail.launch import WALL_TIMEOUT
@@ -49,6 +49,7 @@ class Outcome:
     stderr: str = ""
 
 
+@runtime_checkable
 class Sandbox(Protocol):
     """What `code` needs of a sandbox; a remote one takes the place of the local one by having this method."""
 

@@ -4,6 +4,7 @@ import dataclasses
 import pickle
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -269,3 +270,48 @@ def test_every_registered_scorer_is_described():
     for block in blocks:
         assert "no docstring" not in block
         assert "image_sizes" not in block  # comes with the row, is no setting
+
+
+# --- once a batch ---
+
+
+@pytest.mark.parametrize("gate_first", [True, False])
+def test_a_gate_judges_a_batch_once(gate_first):
+    """The gate is a reward of the file and the gate of two others: 8 completions, 8 calls."""
+    calls = []
+
+    def counted(completion, solution):
+        calls.append(completion)
+        return 0.5
+
+    gate = Reward("gate", counted)
+    gated = [Reward(name, lambda completion: 1.0, gates=(gate,)) for name in ("one", "two")]
+    rewards = [gate, *gated] if gate_first else [*gated, gate]
+    for batch_number in range(2):
+        columns = {
+            "completions": [f"{batch_number} {i}" for i in range(8)],
+            "solution": [str(i) for i in range(8)],
+        }
+        scores = [reward(prompts=["?"] * 8, **columns) for reward in rewards]
+        assert scores == [[0.5] * 8] * 3
+        assert len(calls) == 8 * (batch_number + 1)
+    assert gate(prompts=["?"] * 8, **columns) == [0.5] * 8
+    assert len(calls) == 24  # a second call of its own judges anew
+    columns["solution"] = [f"new {i}" for i in range(8)]
+    assert gated[0](prompts=["?"] * 8, **columns) == [0.5] * 8
+    assert len(calls) == 32  # other references are another batch
+
+
+def test_samples_are_judged_together_where_the_scorer_allows_it_in_their_order():
+    meeting = threading.Barrier(4, timeout=20)
+
+    def together(completion):
+        meeting.wait()
+        if completion == "bad":
+            raise ValueError("bad")
+        return float(completion)
+
+    together.samples_at_a_time = lambda **settings: 4
+    assert Reward("together", together)(completions=["3", "1", "2", "0"]) == [3.0, 1.0, 2.0, 0.0]
+    with pytest.raises(ValueError, match="bad"):
+        Reward("together", together)(completions=["3", "bad", "2", "0"])

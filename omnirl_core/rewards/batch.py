@@ -1,0 +1,74 @@
+"""What the rewards of one batch share: threads for scorers that wait, and the scores of a gate."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+KEPT = 16  # rewards of a file whose last batch is kept
+
+
+def in_threads(score: Callable[[int], float | None], count: int, at_a_time: int) -> list[float | None]:
+    """`score(i)` for i below `count`, in their order, `at_a_time` in threads; the first error is raised."""
+    if min(count, at_a_time) <= 1:
+        return [score(i) for i in range(count)]
+    with ThreadPoolExecutor(min(count, at_a_time), "omnirl-reward") as pool:
+        return list(pool.map(score, range(count)))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Scores of a reward on a batch, and whether it judged as a gate."""
+
+    reward: Any
+    used: Sequence[tuple[Any, ...]]
+    as_gate: bool
+    scores: list[float | None]
+
+
+class RecentScores:
+    """The last scores of each reward, so that a gate that is a reward of its own judges a batch once.
+
+    A batch is known by its values being the very same objects. A reward's own call takes what it judged as a
+    gate, and a gate what it judged in its own call; a second call of its own judges anew.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: deque[Kept] = deque(maxlen=KEPT)
+
+    def take(self, reward: Any, used: Sequence[tuple[Any, ...]], as_gate: bool) -> list[float | None] | None:
+        """The scores of this batch, None where they have to be judged."""
+        with self._lock:
+            for kept in self._kept:
+                if kept.reward == reward and _same_objects(kept.used, used):
+                    if as_gate:
+                        return list(kept.scores)
+                    self._kept.remove(kept)
+                    self._kept.append(Kept(reward, used, False, kept.scores))
+                    return list(kept.scores) if kept.as_gate else None
+        return None
+
+    def keep(
+        self, reward: Any, used: Sequence[tuple[Any, ...]], as_gate: bool, scores: list[float | None]
+    ) -> None:
+        """Keep the scores of a batch in place of the reward's last ones."""
+        with self._lock:
+            for kept in [kept for kept in self._kept if kept.reward == reward]:
+                self._kept.remove(kept)
+            self._kept.append(Kept(reward, used, as_gate, list(scores)))
+
+
+def _same_objects(some: Sequence[tuple[Any, ...]], others: Sequence[tuple[Any, ...]]) -> bool:
+    return len(some) == len(others) and all(
+        len(one) == len(other) and all(map(_is, one, other)) for one, other in zip(some, others, strict=True)
+    )
+
+
+def _is(one: Any, other: Any) -> bool:
+    return one is other
+
+
+recent_scores = RecentScores()
