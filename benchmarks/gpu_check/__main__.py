@@ -1,6 +1,6 @@
 """Measures on one GPU what the tests can only check on a CPU; scripts/gpu_check.sh starts it.
 
-    python benchmarks/gpu_check [--preset 3b] [--minutes 10] [--parts "text steps" ...] [--out benchmarks/gpu]
+    python benchmarks/gpu_check [--preset 3b] [--minutes 10] [--parts steps ...] [--out benchmarks/gpu]
 
 A randomly initialised Qwen2.5-VL-3B in bf16, nothing fetched. Each part runs in a process of its own with a limit of
 seconds; what it has measured is kept in `<out>/<card>.json` item by item, so a second call goes on with what is
@@ -38,8 +38,7 @@ PARTS = {
     "attention": "attention:attention",
     "agreement": "agreement:agreement",
     "gradients": "gradients:gradients",
-    "text steps": "steps:text_steps",
-    "image steps": "steps:image_steps",
+    "steps": "steps:steps",
     "tuning": "tuning:tuning",
     "anchor": "anchor:anchor",
     "colocate": "colocate:colocate",

@@ -14,7 +14,7 @@ from policy import DEVICE
 from presets import Preset
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from training import Run, estimated, measure, median_seconds, release
+from training import Run, measured, median_seconds, release
 
 from omnirl_core.trainer.shared_prefix_attention import PackMask, Span
 
@@ -44,9 +44,9 @@ def step(implementation: str, preset: Preset) -> dict[str, Any]:
     if DEVICE == "cpu" or find_spec("flash_attn") is None:
         return {"status": "skipped", "reason": "flash-attn is not installed, or there is no GPU"}
     run = Run(preset.tuning_cell, training={"shared_prefix": "off"}, attention=implementation)
-    found = measure(run, preset)
+    found = measured(run, preset)
     found.pop("completions", None)
-    return {**found, "estimated_mib": estimated(run, preset)}
+    return found
 
 
 def states(spans: tuple[Span, ...], dtype: torch.dtype, heads: int = HEADS, size: int = SIZE) -> list[Tensor]:

@@ -11,8 +11,8 @@ def markdown(known: dict[str, Any]) -> str:
     parts = known["parts"]
     sections = [_head(known)]
     for title, make, names in (
-        ("A GRPO step: TRL's trainer and ours with a shared prefix", _steps, ("text steps", "image steps")),
-        ("Peak memory, against `omnirl estimate-memory`", _peaks, ("text steps", "image steps")),
+        ("A GRPO step: TRL's trainer and ours with a shared prefix", _steps, ("steps",)),
+        ("Peak memory, against `omnirl estimate-memory`", _peaks, ("steps",)),
         ("Ways to train", _tuning, ("tuning",)),
         ("The gradient of the shared prefix in bf16", _gradients, ("gradients",)),
         ("Attention", _attention, ("attention",)),
@@ -77,8 +77,12 @@ def peak_mib(item: dict[str, Any]) -> float | None:
 
 def difference(item: dict[str, Any]) -> str:
     """Of the estimate from the measured peak."""
-    measured = peak_mib(item)
-    return f"{item['estimated_mib']['peak'] / measured - 1:+.0%}" if measured else ""
+    measured, estimated = peak_mib(item), item["estimated_mib"]
+    return f"{estimated['peak'] / measured - 1:+.0%}" if measured and estimated else ""
+
+
+def _estimated(item: dict[str, Any]) -> str:
+    return _gib(item["estimated_mib"]["peak"]) if item["estimated_mib"] else "failed"
 
 
 def _steps(items: dict[str, Any]) -> list[str]:
@@ -94,7 +98,7 @@ def _steps(items: dict[str, Any]) -> list[str]:
             f"{item['equal_completions']} of {item['G']}" if both else "",
         ))  # fmt: skip
     return [
-        "Medians of the steps after the first; TRL's seconds over ours, phase by phase. `bound` is "
+        "Medians of three steps; TRL's seconds over ours, phase by phase. `bound` is "
         "G(P+C)/(P+GC), the ratio of tokens in the language model. Completions of the last step from the same seed.",
         "",
         *_table(head, rows),
@@ -119,7 +123,7 @@ def _peaks(items: dict[str, Any]) -> list[str]:
         row: list[Any] = [item["kind"], item["P"], item["C"]]
         for one in (item["trl"], item["ours"]):
             shown = _gib(peak_mib(one)) if _measured(one) else one["status"]
-            row += [shown, _gib(one["estimated_mib"]["peak"]), difference(one)]
+            row += [shown, _estimated(one), difference(one)]
         theirs, ours = peak_mib(item["trl"]), peak_mib(item["ours"])
         rows.append([*row, f"{ours / theirs:.2f}" if theirs and ours else ""])
     return [
@@ -139,7 +143,7 @@ def _tuning(items: dict[str, Any]) -> list[str]:
         seconds = item["seconds"]
         rows.append((
             name, *(f"{seconds[phase]:.2f} s" for phase in ("step", "rollout", "forward+backward")),
-            _gib(peak_mib(item)), _gib(item["estimated_mib"]["peak"]), difference(item), _gib(item.get("reserved_mib")),
+            _gib(peak_mib(item)), _estimated(item), difference(item), _gib(item.get("reserved_mib")),
         ))  # fmt: skip
     return [
         "Our trainer, `shared_prefix: on` unless a line says so; G 8, one image of 512 x 512, P 512, C 32. "

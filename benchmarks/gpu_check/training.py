@@ -104,7 +104,7 @@ def configs(run: Run, preset: Preset) -> tuple[GRPOConfig, ModelConfig]:
     """TRL's defaults (bf16 included) but for what makes the lengths exact and keeps the weights as they are."""
     settings: dict[str, Any] = dict(
         output_dir=tempfile.mkdtemp(), use_cpu=DEVICE == "cpu", gradient_checkpointing=False, report_to="none",
-        disable_tqdm=True, save_strategy="no", max_steps=preset.repeats + 1, learning_rate=0.0, seed=0,
+        disable_tqdm=True, save_strategy="no", max_steps=preset.repeats, learning_rate=0.0, seed=0,
         num_generations=preset.group, per_device_train_batch_size=preset.group,
         max_completion_length=run.cell.completion, generation_kwargs={"min_new_tokens": run.cell.completion},
     )  # fmt: skip
@@ -131,8 +131,17 @@ def make_trainer(run: Run, preset: Preset) -> GRPOTrainer:
     return trainer
 
 
+def measured(run: Run, preset: Preset) -> dict[str, Any]:
+    """`measure` beside what was estimated; an estimate that fails costs no measured figure."""
+    found = measure(run, preset)
+    try:
+        return {**found, "estimated_mib": estimated(run, preset)}
+    except Exception as error:  # noqa: BLE001  told beside the figures
+        return {**found, "estimated_mib": None, "estimate_failed": f"{type(error).__name__}: {error}"[:300]}
+
+
 def measure(run: Run, preset: Preset) -> dict[str, Any]:
-    """Medians of the steps after the first, peaks over all of them, and the completions; or that memory ran out."""
+    """Medians of the steps, peaks over all of them after the first, and the completions; or that memory ran out."""
     release()
     try:
         return _measure(run, preset)
@@ -147,7 +156,7 @@ def _measure(run: Run, preset: Preset) -> dict[str, Any]:
     trainer = make_trainer(run, preset)
     recorder = StepRecorder(trainer)
     trainer.train()
-    steps = recorder.steps[1:]
+    steps = recorder.steps
     seconds = {
         phase: statistics.median(step[phase] for step in steps)
         for phase in PHASES
@@ -158,7 +167,7 @@ def _measure(run: Run, preset: Preset) -> dict[str, Any]:
     found: dict[str, Any] = {"status": "measured", "seconds": seconds, "before_mib": before}
     if DEVICE == "cuda":
         for phase in ("rollout", "training"):
-            found[f"{phase}_peak_mib"] = max(step[f"{phase} peak"] for step in steps) - before
+            found[f"{phase}_peak_mib"] = max(step[f"{phase} peak"] for step in steps[1:] or steps) - before
         found["reserved_mib"] = torch.cuda.memory_reserved() / MIB
     found["completions"] = sorted(inputs["completion_ids"].tolist())
     return found
@@ -170,7 +179,7 @@ def _log_probs(trainer: Any, inputs: Any) -> None:
 
 
 def median_seconds(run: Callable[[], Any], repeats: int) -> float:
-    """Of the runs after the first."""
+    """Of the runs after a first one."""
     times = []
     for _ in range(repeats + 1):
         start = now()

@@ -9,7 +9,7 @@ from typing import Any
 
 from policy import make_policy, make_processor
 from presets import Preset
-from training import Run, estimated, measure, release
+from training import Run, measured, release
 
 LORA = {"use_peft": True, "lora_r": 16, "lora_target_modules": ["all-linear"]}
 NF4 = LORA | {"load_in_4bit": True}
@@ -49,9 +49,9 @@ def steps(name: str, preset: Preset, folder: str) -> dict[str, Any]:
     if from_folder and not list(Path(folder).iterdir()):
         write_checkpoint(preset, folder)
     run = Run(preset.tuning_cell, True, training, model, folder=folder if from_folder else None)
-    found = measure(run, preset)
+    found = measured(run, preset)
     found.pop("completions", None)
-    return {**found, "estimated_mib": estimated(run, preset)}
+    return found
 
 
 def write_checkpoint(preset: Preset, folder: str) -> None:

@@ -121,7 +121,8 @@ def _attention(
 def _autocast(*states: Tensor) -> tuple[Tensor, ...]:
     """What autocast does to the inputs of attention. torch 2.14: `CausalBias` compares dtypes before it does."""
     device = states[0].device.type
-    if not torch.is_autocast_enabled(device):
+    # torch 2.11 knows no autocast on the meta device, where `estimate_memory` runs a layer
+    if device == "meta" or not torch.is_autocast_enabled(device):
         return states
     dtype = torch.get_autocast_dtype(device)
     return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in states)
