@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig
 
 from omnirl_core.boxes import default_space
+from omnirl_core.data.dataset import routing
 from omnirl_core.drawing import draw_missing
 from omnirl_core.evaluate_arguments import EvaluationArguments, parse_evaluation
 from omnirl_core.evaluation.generate import Generation, generate_batches, longest_first
@@ -32,11 +34,13 @@ from omnirl_core.loading import model_settings, quantization_settings
 from omnirl_core.models import adapter_base, load_processor, load_trained
 from omnirl_core.report import write_evaluation
 from omnirl_core.rewards import Reward, load_rewards
+from omnirl_core.rewards.coverage import Sample, coverage_error
 from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.rows import read_rows as checked_rows
 from omnirl_core.run import PACKAGES
 from omnirl_core.shapes import tiny_policy
 from omnirl_core.trainer.callbacks import prompt_text
+from omnirl_core.trainer.reward_guard import guarded_scores
 
 SCORED_AT_ONCE = 256
 
@@ -115,8 +119,12 @@ def read_rows(evaluation: Evaluation) -> None:
     else:
         name = arguments.eval_dataset_name or ""
         dataset = checked_rows(arguments, name, arguments.seed, evaluation.folder / "bad_eval_rows.txt")
-        rows = list(dataset.select(range(min(len(dataset), arguments.eval_rows or len(dataset)))))
         evaluation.rewards = load_rewards(arguments.rewards or "")
+        if evaluation.state.is_main_process:
+            samples = [Sample(*row) for row in routing(dataset)]
+            if error := coverage_error(samples, evaluation.rewards):
+                print(f"Warning: {error}", file=sys.stderr)
+        rows = list(dataset.select(range(min(len(dataset), arguments.eval_rows or len(dataset)))))
     evaluation.rows = rows
 
 
@@ -282,7 +290,9 @@ def judged(
     lines = []
     for first in range(0, len(share), SCORED_AT_ONCE):
         part = share[first : first + SCORED_AT_ONCE]
-        scored = score_rows([rows[k] for k in part], [generations[k] for k in part], evaluation.rewards)
+        scored = score_rows(
+            [rows[k] for k in part], [generations[k] for k in part], evaluation.rewards, guarded_scores
+        )
         lines += list(zip(part, scored, strict=True))
     return [line for _, line in sorted(gather_object(lines), key=lambda pair: pair[0])], {}
 

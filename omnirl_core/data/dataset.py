@@ -65,6 +65,13 @@ def is_of_rows(dataset: Any) -> bool:
     return isinstance(dataset, datasets.Dataset) and isinstance(_transform(dataset), RowTransform)
 
 
+def routing(dataset: datasets.Dataset) -> Iterator[tuple[str, str | None, Any]]:
+    """(row_id, task, solution) of each row of `load_dataset`, read without opening an image."""
+    for text in dataset.with_format(None)[_COLUMN]:
+        source, _, solution, _, task, _ = json.loads(text)
+        yield source, task, solution
+
+
 def for_language_model(dataset: datasets.Dataset) -> datasets.Dataset:
     """The same rows (of `load_dataset`) with prompts of plain text; DataError where some have pictures."""
     transform = _transform(dataset)

@@ -1,6 +1,6 @@
 """Held-out evaluation with the rewards of training: one line per row, ready for `compare` and the report."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from omnirl_core.data.record import modality
@@ -11,6 +11,11 @@ from omnirl_core.rewards.reward import Reward
 from omnirl_core.rewards.settings import signature_of
 
 NOT_COLUMNS = ("prompt", "completion", "completion_ids", "images", "image_sizes", "resized_sizes")
+
+
+def plain_scores(reward: Reward, **columns: Any) -> list[float | None]:
+    """What the reward gives, or raises."""
+    return reward(**columns)
 
 
 def evaluate(
@@ -24,6 +29,7 @@ def evaluate(
     temperature: float = 0.0,
     seed: int = 0,
     progress: str | None = None,
+    call: Callable[..., list[float | None]] = plain_scores,
 ) -> list[dict[str, Any]]:
     """Answer each row and grade the answer; return the lines of `before.jsonl` and `after.jsonl`.
 
@@ -41,18 +47,22 @@ def evaluate(
         seed=seed,
         progress=progress,
     )
-    return score_rows(rows, generations, rewards)
+    return score_rows(rows, generations, rewards, call)
 
 
 def score_rows(
-    rows: Sequence[dict[str, Any]], generations: Sequence[Generation], rewards: Sequence[Reward]
+    rows: Sequence[dict[str, Any]],
+    generations: Sequence[Generation],
+    rewards: Sequence[Reward],
+    call: Callable[..., list[float | None]] = plain_scores,
 ) -> list[dict[str, Any]]:
     """Grade completions that are already there; one line per row.
 
     `rewards` holds each reward's value, null where it does not judge the row; `score` is their mean under
     `weights`, null where none judges it. On rows that a box reward judges, `boxes` says how it read them.
+    `call(reward, **columns)` calls a reward, and may guard it.
     """
-    values = {reward.__name__: _call(reward, rows, generations) for reward in rewards}
+    values = {reward.__name__: _call(reward, rows, generations, call) for reward in rewards}
     weights = {reward.__name__: float(reward.weight) for reward in rewards}
     form = [reward.__name__ for reward in rewards if not _reads_solution(reward)]
     readings = {reward.__name__: box_reading(reward) for reward in rewards}
@@ -77,11 +87,17 @@ def _reads_solution(reward: Any) -> bool:
     return scorer is None or signature_of(scorer).takes_solution
 
 
-def _call(reward: Reward, rows: Sequence[dict], generations: Sequence[Generation]) -> list[float | None]:
+def _call(
+    reward: Reward,
+    rows: Sequence[dict],
+    generations: Sequence[Generation],
+    call: Callable[..., list[float | None]],
+) -> list[float | None]:
     """Call a reward as the trainer does: a list per column, a completion is a list of one message."""
     names = dict.fromkeys(name for row in rows for name in row if name not in NOT_COLUMNS)
     columns = {name: [row.get(name) for row in rows] for name in names}
-    return reward(
+    return call(
+        reward,
         prompts=[row["prompt"] for row in rows],
         completions=[[{"role": "assistant", "content": generation.text}] for generation in generations],
         # of ready answers without a count nothing is known: None has a length reward count words

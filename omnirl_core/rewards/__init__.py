@@ -1,7 +1,8 @@
 """Rewards for GRPO, each a function that judges one sample, importable without torch.
 
     from omnirl_core.rewards import load_rewards
-    rewards = load_rewards("recipes/rewards/unified_text.yaml")   # what trl.GRPOTrainer takes as reward_funcs
+    rewards = load_rewards("recipes/rewards/unified_text.yaml")   # what trl.GRPOTrainer takes as reward_funcs,
+    weights = [reward.weight for reward in rewards]                      # and as reward_weights
 
 Scorers of boxes and answers are imported when they are first asked for; the scorer `code` is imported from the
 module of its name, omnirl_core.rewards.code.

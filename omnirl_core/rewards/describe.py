@@ -34,7 +34,7 @@ def _scorer_lines(name: str, scorer: Scorer) -> str:
 def _reward_lines(reward: Reward) -> str:
     head = f"{reward.name}: weight {reward.weight:g}, reads the {reward.reads}"
     if reward.tasks is not None:
-        head += f", tasks: {', '.join(reward.tasks)}"
+        head += f", tasks: {', '.join(task or 'none named' for task in reward.tasks)}"
     if reward.gates:
         rule = "times" if reward.gate_at is None else f"at {reward.gate_at:g} of"
         head += f", {rule} {' or '.join(gate.name for gate in reward.gates)}"

@@ -1,8 +1,13 @@
-"""A scorer from a user's own file, `path/to/file.py:function`, that still pickles."""
+"""A scorer from a user's own file, `path/to/file.py:function`, that still pickles.
+
+It judges one sample, `fn(completion, solution, ...) -> float | None`, or a batch as TRL's reward functions do,
+`fn(completions, solution, **kwargs) -> list`.
+"""
 
 import inspect
 import logging
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.machinery import SourceFileLoader
@@ -48,8 +53,31 @@ class FileFunction:
     def __doc__(self) -> str | None:  # type: ignore[override]
         return self.load().__doc__
 
-    def __call__(self, *args: Any, **kwargs: Any) -> float | None:
-        return self.load()(*args, **kwargs)
+    @property
+    def takes_batches(self) -> bool:
+        """Whether it is a reward function as TRL has them, `fn(completions, solution, **kwargs) -> list`.
+
+        Told by its parameters: one is named `completions`, or there is none but `**kwargs`.
+        """
+        parameters = self.__signature__.parameters
+        return "completions" in parameters or all(p.kind == p.VAR_KEYWORD for p in parameters.values())
+
+    def batch(self, columns: Mapping[str, Any], n: int) -> list[Any]:
+        """What a function of batches gives for `n` completions; it is given the columns that it takes."""
+        parameters = self.__signature__.parameters.values()
+        takes_any = any(p.kind == p.VAR_KEYWORD for p in parameters)
+        names = {p.name for p in parameters}
+        values: Any = self.load()(
+            **{name: value for name, value in columns.items() if takes_any or name in names}
+        )
+        if not hasattr(values, "__len__") or isinstance(values, str):
+            raise TypeError(f"returned {values!r:.80} in place of a list of {n} values")
+        if len(values) != n:
+            raise ValueError(f"returned {len(values)} values for {n} completions")
+        return list(values)
+
+    def __call__(self, text: str, *solution: Any, **columns: Any) -> float | None:
+        return self.load()(text, *solution, **columns)
 
 
 @lru_cache(maxsize=64)

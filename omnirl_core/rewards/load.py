@@ -2,6 +2,7 @@
 
     rewards:
       - {name: think_format, weight: 0.2}
+      - {name: answer_or_overlap, tasks: [null]}  # samples that name no task
       - name: iou_at_half              # a name of your own
         scorer: box_iou                # for a registered scorer
         tasks: [boxes]                 # rows of other tasks get None
@@ -12,6 +13,7 @@
 All faults of a file are reported at once, each with its line.
 """
 
+import inspect
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +60,7 @@ def _reward(entry: Entry, faults: Faults) -> Reward | None:
     timeout_s = _number(entry, "timeout_s", faults)
     if timeout_s is not None and timeout_s <= 0:
         faults.add(entry.line_of("timeout_s"), f"timeout_s: {timeout_s:g} is not above 0")
-    tasks = _texts(entry, "tasks", faults)
+    tasks = _tasks(entry, faults)
     _texts(entry, "gated_by", faults)
     if entry["reads"] not in (None, "answer", "completion"):
         faults.add(entry.line_of("reads"), f"reads: {entry['reads']!r} is neither 'answer' nor 'completion'")
@@ -97,7 +99,10 @@ def _file_function(reference: Any, yaml_path: Path) -> Scorer:
     if not file or not name:
         raise ValueError(f"{reference!r} is not of the form path/to/file.py:function")
     scorer = FileFunction((yaml_path.parent / file).resolve(), name)
-    scorer.load()
+    if inspect.iscoroutinefunction(scorer.load()):
+        raise ValueError(
+            f"'{name}' is asynchronous, which a rewards.yaml does not take; make it a plain function"
+        )
     return scorer
 
 
@@ -121,6 +126,17 @@ def _as_yaml_wants(value: object) -> str:
         return f"; YAML wants {float(value)}" if isinstance(value, str) else ""
     except ValueError:
         return ""
+
+
+def _tasks(entry: Entry, faults: Faults) -> tuple[str | None, ...]:
+    """Names of tasks; a null in the list stands for samples without one."""
+    values = entry.names("tasks")
+    if not isinstance(entry["tasks"], list) or None not in values:
+        return _texts(entry, "tasks", faults)
+    named = [value for value in values if value is not None]
+    if not all(isinstance(value, str) for value in named):
+        faults.add(entry.line_of("tasks"), f"tasks: {values!r} is neither a name nor a list of names")
+    return tuple(values)
 
 
 def _texts(entry: Entry, key: str, faults: Faults) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ SCORERS = {
     "math": "omnirl_core.rewards.answers:math",
     "edit_similarity": "omnirl_core.rewards.answers:edit_similarity",
     "answer": "omnirl_core.rewards.answers:answer",
+    "answer_or_overlap": "omnirl_core.rewards.default_judge:answer_or_overlap",
     "box_iou": "omnirl_core.rewards.grounding:box_iou",
     "box_f1": "omnirl_core.rewards.grounding:box_f1",
     "box_ap": "omnirl_core.rewards.grounding:box_ap",

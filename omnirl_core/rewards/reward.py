@@ -7,6 +7,7 @@ scorer marked `@on_answer`, the answer that `text.answer_text` finds in it.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from omnirl_core.rewards.batch import in_threads, recent_scores
@@ -37,7 +38,9 @@ class Reward:
     scorer: Scorer
     weight: float = 1.0
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    tasks: tuple[str, ...] | None = None  # rows of other tasks get None
+    tasks: tuple[str | None, ...] | None = (
+        None  # rows of other tasks get None; None in it: rows without a task
+    )
     gates: tuple["Reward", ...] = ()  # the first of them that judges the row decides
     gate_at: float | None = None  # below it the score is 0.0; None multiplies by the gate's score
     reads: str = ""  # "answer" or "completion"; "" takes what the scorer is marked with
@@ -65,22 +68,30 @@ class Reward:
         columns["prompts"] = prompts
         rows = [_row(columns, i, len(completions)) for i in range(len(completions))]
         applies = [self.applies_to(row.get("task")) for row in rows]
-        scores = self._batch(completions, rows, as_gate=False)
+        others = {name: value for name, value in columns.items() if not isinstance(value, list)}
+        scores = self._batch(completions, rows, False, {**others, "log_metric": log_metric})
         unjudgeable = sum(wanted and score is None for wanted, score in zip(applies, scores, strict=True))
         if log_metric is not None and unjudgeable:
             log_metric(f"{self.name}/unjudgeable", unjudgeable)
         return scores
 
     def _batch(
-        self, completions: Sequence[Completion | None], rows: list[dict[str, Any]], as_gate: bool
+        self,
+        completions: Sequence[Completion | None],
+        rows: list[dict[str, Any]],
+        as_gate: bool,
+        others: Mapping[str, Any] = MappingProxyType({}),
     ) -> list[float | None]:
         """Scores of a batch. What a gate judged is kept until its own call on the batch, and the reverse."""
         used = [(completion, *self._used(row)) for completion, row in zip(completions, rows, strict=True)]
         scores = recent_scores.take(self, used, as_gate)
         if scores is None:
-            own = in_threads(
-                lambda i: self._own(completions[i], rows[i]), len(rows), self._samples_at_a_time()
-            )
+            if self._takes_batches:
+                own = self._own_batch(completions, rows, others)
+            else:
+                own = in_threads(
+                    lambda i: self._own(completions[i], rows[i]), len(rows), self._samples_at_a_time()
+                )
             scores = self._after_gates(own, completions, rows)
             recent_scores.keep(self, used, as_gate, scores)
         return scores
@@ -91,6 +102,31 @@ class Reward:
             return None
         columns = {name: value for name, value in row.items() if name != "solution"}
         return self._ungated(self._text(completion), row.get("solution"), columns)
+
+    @property
+    def _takes_batches(self) -> bool:
+        return getattr(self.scorer, "takes_batches", False)
+
+    def _own_batch(
+        self,
+        completions: Sequence[Completion | None],
+        rows: Sequence[Mapping[str, Any]],
+        others: Mapping[str, Any],
+    ) -> list[float | None]:
+        """Scores, without gates, of a function of batches: called once, with the rows of its tasks."""
+        chosen = [i for i, row in enumerate(rows) if self.applies_to(row.get("task"))]
+        scores: list[float | None] = [None] * len(rows)
+        if not chosen:
+            return scores
+        columns = {
+            "prompts" if name == "prompt" else name: [rows[i].get(name) for i in chosen] for name in rows[0]
+        }
+        read = [self._text(one) or "" if self.reads == "answer" else one for one in completions]
+        given = {**others, **columns, "completions": [read[i] for i in chosen], **self.settings}
+        values = self.scorer.batch(given, len(chosen))  # type: ignore[attr-defined]  # of a FileFunction
+        for i, value in zip(chosen, values, strict=True):
+            scores[i] = None if value is None or value != value else float(value)
+        return scores
 
     def _after_gates(
         self,
@@ -120,7 +156,7 @@ class Reward:
 
     def _used(self, row: Mapping[str, Any]) -> list[Any]:
         """What the score of a row depends on, besides the completion."""
-        if self.gates:
+        if self.gates or self._takes_batches:
             return list(row.values())
         expects = signature_of(self.scorer)
         names = sorted(row) if expects.takes_any else ["solution", "task", *expects.keywords]
@@ -144,6 +180,11 @@ class Reward:
         return self._through(score, self._gate(completion, solution, columns))
 
     def _ungated(self, text: str | None, solution: Any, columns: Mapping[str, Any]) -> float | None:
+        if self._takes_batches:
+            said = f"<answer>{text or ''}</answer>" if self.reads == "answer" else text or ""
+            turns: Any = [{"role": "assistant", "content": said}]
+            [score] = self._own_batch([turns], [{**columns, "solution": solution}], {})
+            return score
         expects = signature_of(self.scorer)
         # a column fills only what the scorer declares: any other column of a setting's name is data
         arguments = {name: columns[name] for name in expects.columns if name in columns}

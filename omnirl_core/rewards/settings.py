@@ -55,6 +55,8 @@ def signature_of(scorer: Scorer) -> Signature:
     takes_solution = second is not None and (
         second.default is second.empty or second.name in ("solution", "reference", "gold")
     )
+    if getattr(scorer, "takes_batches", False):  # TRL's signature: every column may come by **kwargs
+        takes_solution = any(p.name == "solution" or p.kind == p.VAR_KEYWORD for p in parameters)
     keywords = positional[1 + takes_solution :] + [p for p in parameters if p.kind == p.KEYWORD_ONLY]
     declared = (*ROW_COLUMNS, *getattr(scorer, "columns", ()))
     empty = (inspect.Parameter.empty,) if _is_ours(scorer) else (inspect.Parameter.empty, None)

@@ -20,6 +20,7 @@ from omnirl_core.trainer.mixed import Row, counted_by_row, mixed_rows, row_image
 from omnirl_core.trainer.phases import PREPARE, ROLLOUT, SCORE, PhaseClock
 from omnirl_core.trainer.preparation import Preparation
 from omnirl_core.trainer.quiet import silence_upstream_noise
+from omnirl_core.trainer.reward_setup import fit_rewards, reward_weights
 from omnirl_core.trainer.scales import ScaleDoctor, reward_scales, scale_metrics
 from omnirl_core.trainer.trackers import show_completions
 from omnirl_core.trainer.watched import WatchedTrainer
@@ -33,7 +34,8 @@ class OmniGRPOTrainer(WatchedTrainer):
 
     Besides: rows with and without pictures in one batch and across ranks, pictures given as paths, pixel
     budgets, a prompt-length policy and a frozen vision tower (see OmniGRPOConfig), a resume that restores the
-    weights, and a run folder with `metrics.jsonl` and `completions.jsonl`.
+    weights, and a run folder with `metrics.jsonl` and `completions.jsonl`. Rewards of `load_rewards` bring their
+    weights along, unless `reward_weights` is given, and between them have to judge every sample's answer.
 
     Each override says what in TRL 1.16 it is about; tests/trainer/test_seams.py holds the signatures.
     """
@@ -67,6 +69,10 @@ class OmniGRPOTrainer(WatchedTrainer):
             model, args, train_dataset, eval_dataset, processing_class, peft_config, tools, has_environment
         )
         ready.settle()
+        own_weights = getattr(args, "reward_weights", None) is None
+        reward_funcs = fit_rewards(
+            reward_funcs, ready.train_dataset, ready.eval_dataset, keeps_all=not own_weights
+        )
         super().__init__(
             model=model,
             reward_funcs=reward_funcs,
@@ -83,6 +89,10 @@ class OmniGRPOTrainer(WatchedTrainer):
             rollout_func=rollout_func,
             environment_factory=environment_factory,
         )
+        if own_weights:  # TRL 1.16 would weigh each 1, also a `repetition` of weight -0.2
+            self.reward_weights = reward_weights(self.reward_funcs, None)
+        else:
+            reward_weights(self.reward_funcs, self.args.reward_weights)
         # tools and environments can bring pictures into a run whose data has none
         self._is_mixed = self._is_vlm and bool(ready.may_have_images or tools or has_environment)
         self._rows: list[Row] = []

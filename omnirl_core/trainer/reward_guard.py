@@ -4,6 +4,7 @@ TRL 1.16 lets what a function raises end one rank while the others wait for it, 
 """
 
 import asyncio
+import logging
 import math
 import numbers
 import signal
@@ -19,6 +20,10 @@ from trl.trainer.utils import is_async_callable
 
 from omnirl_core.text import completion_text
 
+logger = logging.getLogger(__name__)
+
+MOST_SHOWN = 5
+"""Most breaches in a message."""
 SHOWN = 300
 """Most characters of a completion or solution in a message."""
 
@@ -158,6 +163,37 @@ class RewardGuard:
         trace = None if error is None else "".join(traceback.format_exception(error))
         at = tuple(ids[i] for i in rows)
         self.faults.append(RewardFault(self.name, what, at, completion, solution, trace, self.rank))
+
+
+def guarded_scores(
+    reward: Callable[..., Any],
+    *,
+    timeout_s: float | None = None,
+    on_error: str = "stop",
+    rank: int = 0,
+    **columns: Any,
+) -> list[float | None]:
+    """The reward's values, held to the contract that it has in training.
+
+    Raises:
+        RewardError: it broke the contract, and `on_error` is not `abstain`, which gives None there and warns.
+    """
+    faults: list[RewardFault] = []
+    name = str(getattr(reward, "__name__", reward))
+    seconds = getattr(reward, "timeout_s", None) or timeout_s
+    guard = RewardGuard(reward, name, seconds, on_error == "abstain", rank, faults)
+    scores = guard.guarded()(**columns)
+    if faults:
+        shown = [str(fault) for fault in faults[:MOST_SHOWN]]
+        shown += [f"... and {len(faults) - MOST_SHOWN} more"] * (len(faults) > MOST_SHOWN)
+        told = "held-out samples: " + "\n".join(shown)
+        if on_error != "abstain":
+            remedy = "fix the function, or set on_reward_error: abstain, which scores None there"
+            raise RewardError(
+                "\n".join([told, remedy, *([faults[0].trace.rstrip()] if faults[0].trace else [])])
+            )
+        logger.warning("%s", told)
+    return scores
 
 
 def in_time(function: Callable[[], Any], seconds: float | None) -> Any:

@@ -30,7 +30,7 @@ def test_the_examples_run(monkeypatch):
 def test_the_yaml_loads(tmp_path):
     (text,) = blocks("yaml")
     (tmp_path / "rewards.yaml").write_text(text)
-    assert len(load_rewards(tmp_path / "rewards.yaml")) == 4
+    assert len(load_rewards(tmp_path / "rewards.yaml")) == 5
 
 
 def test_the_own_reward_works(tmp_path):
