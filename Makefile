@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-RUN := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$(shell nproc 2>/dev/null || echo 2) $(BIN)/accelerate launch
+RUN := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$(shell nproc 2>/dev/null || echo 2) $(BIN)/python -m omnirl_core.launch
 
 .PHONY: help setup demo test lint fmt notebooks fuzz bench
 .DEFAULT_GOAL := help
@@ -17,7 +17,8 @@ $(BIN)/.complete: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup  ## train the tiny policy on mixed rows on the CPU (about two minutes) and show what it learned
-	$(RUN) --config_file accelerate_configs/cpu.yaml recipes/grpo.py --config recipes/mixed/demo.yaml
+	@$(RUN) --config_file accelerate_configs/cpu.yaml recipes/grpo.py --config recipes/mixed/demo.yaml; \
+	code=$$?; case $$code in 75|130) exit 0;; *) exit $$code;; esac  # stopped by Ctrl-C: it has said how to go on
 
 test: setup lint  ## lint, types, import rules, then every test and every notebook
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto --dist loadfile

@@ -5,17 +5,23 @@ Exit codes: 0 when all is well, 1 when a check found something, 2 when the comma
 
 import argparse
 import importlib
+import os
 import sys
+from typing import Any
 
+from omnirl_core import __version__
 from omnirl_core.commands import COMMANDS, CannotRun
+from omnirl_core.launch import DEBUG, INTERRUPTED, take_debug, tell
 from omnirl_core.quiet_imports import silence_imports
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the subcommand that `argv` (default: the command line) names; returns the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
+    take_debug(argv)
     silence_imports()
     parser = argparse.ArgumentParser(prog="omnirl", description="Checks before a run, reports after it.")
+    parser.add_argument("--version", action="version", version=f"omnirl {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, line) in COMMANDS.items():
         subparser = subparsers.add_parser(
@@ -29,11 +35,38 @@ def main(argv: list[str] | None = None) -> int:
     arguments.overrides = overrides
     if overrides and not getattr(command, "TAKES_OVERRIDES", False):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    return _run(command, arguments)
+
+
+def _run(command: Any, arguments: argparse.Namespace) -> int:
+    """The command's exit code; what a person can mend is one message, `--debug` shows the traceback too."""
     try:
-        return command.run(arguments)
+        code = command.run(arguments)
+        sys.stdout.flush()  # a reader that is gone is noticed here
+        return code
+    except BrokenPipeError:  # `omnirl ... | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print(f"\nomnirl {arguments.command}: stopped by Ctrl-C", file=sys.stderr)
+        return INTERRUPTED
     except CannotRun as error:
+        if os.environ.get(DEBUG):
+            raise
         print(f"omnirl {arguments.command}: {error}", file=sys.stderr)
         return 2
+    except Exception as error:
+        if not tell(error):
+            raise
+        return 2
+
+
+def _with_underscores(word: str) -> str:
+    """Options are written as a recipe's keys are; `--box-space` is taken for `--box_space`."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}"
 
 
 if __name__ == "__main__":

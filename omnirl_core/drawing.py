@@ -6,7 +6,7 @@ file that is there is ever replaced, and a name that another file or the command
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -98,14 +98,18 @@ def draw_missing(data: Draws, splits: Sequence[str] = ("train", "test")) -> None
 
 
 @contextmanager
-def drawn_aside(data: Data) -> Iterator[Data]:
-    """The settings for a check, which writes no data: what is not drawn yet lies in a temporary folder meanwhile."""
+def drawn_aside(data: Data, tell: Callable[[str], object] = lambda line: None) -> Iterator[Data]:
+    """The settings for a check, which writes no data: what is not drawn yet lies in a temporary folder meanwhile.
+
+    `tell` is given a line about each file.
+    """
     missing = missing_files(data)
     with tempfile.TemporaryDirectory(prefix="omnirl_drawn_") as folder:
         moved = {}
         for setting, name in missing.items():
             if fault := drawing_fault(name):
                 raise DataError(f"{setting}: {fault}")
+            tell(f"{name} is not drawn yet; for this check it is drawn into a temporary folder")
             moved[setting] = str(_draw(data, setting, Path(folder, SPLITS[setting], Path(name).name)))
         yield dataclasses.replace(data, **moved)  # type: ignore[type-var]
 

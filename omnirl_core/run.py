@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -30,19 +31,25 @@ from trl import ModelConfig, get_peft_config
 from trl.models import unwrap_model_for_generation
 
 from omnirl_core.arguments import DataArguments, parse
+from omnirl_core.data import DataError
+from omnirl_core.data.dataset import routing
 from omnirl_core.default_rewards import default_rewards
 from omnirl_core.drawing import draw_missing
 from omnirl_core.evaluation.compare import Change, compare, table
 from omnirl_core.evaluation.lines import read_lines, write_lines
 from omnirl_core.evaluation.score import evaluate
+from omnirl_core.launch import tell
 from omnirl_core.loading import model_settings, policy_path, quantization_settings
 from omnirl_core.report import plot_curves, write_completions
 from omnirl_core.report.result import write_result
 from omnirl_core.rewards import Reward, load_rewards
+from omnirl_core.rewards.coverage import Sample, coverage_error
 from omnirl_core.rows import read_rows
 from omnirl_core.run_files import own_code
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_core.trainer.interrupts import Interrupts
+from omnirl_core.trainer.reward_guard import guarded_scores
+from omnirl_core.trainer.reward_setup import fit_rewards, reweighted
 from omnirl_core.trainer.saving import resume_path
 
 RESUMABLE = 75
@@ -72,8 +79,9 @@ def main(argv: list[str] | None = None) -> Result:
         return run(argv)
     try:
         return cast(Result, record(run)(argv))
-    except Exception:  # noqa: BLE001  printed as it is
-        traceback.print_exc()
+    except Exception as error:  # noqa: BLE001  printed as it is
+        if not tell(error):
+            traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
@@ -167,7 +175,8 @@ def build(
         held_out = read_rows(data, data.eval_dataset_name, training.seed, folder / "bad_eval_rows.txt")
     if held_out is not None and data.eval_rows is not None:
         held_out = held_out.select(range(min(data.eval_rows, len(held_out))))
-    training.reward_weights = [reward.weight for reward in rewards]
+    rewards = reweighted(rewards, training.reward_weights)
+    rewards = fitted(rewards, dataset, held_out, keeps_all=training.reward_weights is not None)
     training.model_init_kwargs = model_settings(model_config)
     trainer = OmniGRPOTrainer(
         model=policy,
@@ -177,7 +186,19 @@ def build(
         quantization_config=quantization_settings(model_config),
         peft_config=get_peft_config(model_config),
     )
+    training.reward_weights = [reward.weight for reward in trainer.reward_funcs]  # for run.json
     return trainer, rewards, held_out
+
+
+def fitted(
+    rewards: list[Reward], dataset: Dataset, held_out: Dataset | None, keeps_all: bool
+) -> list[Reward]:
+    """The rewards that the samples need; DataError where some, trained on or held out, have none."""
+    if held_out is not None and (
+        error := coverage_error([Sample(*row) for row in routing(held_out)], rewards)
+    ):
+        raise DataError(f"held-out samples: {error}")
+    return cast(list[Reward], fit_rewards(rewards, dataset, held_out, keeps_all=keeps_all))
 
 
 def grade(
@@ -197,6 +218,12 @@ def grade(
             max_new_tokens=args.max_completion_length,
             batch_size=args.per_device_eval_batch_size,
             progress=f"{name} training" if accelerator.is_main_process else None,
+            call=partial(
+                guarded_scores,
+                timeout_s=args.reward_timeout_s,
+                on_error=args.on_reward_error,
+                rank=accelerator.process_index,
+            ),
         )
     lines = gather_object(lines)
     if accelerator.is_main_process:

@@ -1,14 +1,11 @@
 """One setting's value, from YAML or the command line, as the type that its dataclass field holds."""
 
-import argparse
 import dataclasses
 import json
 import typing
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
-
-from transformers.hf_argparser import string_to_bool
 
 from omnirl_core.values import alternatives, choices_of, nearest, value_faults
 
@@ -87,6 +84,14 @@ def _from_text(text: str, kinds: Sequence[Any]) -> Any:
     return [_from_text(text, lists[0])] if lists else text
 
 
+def string_to_bool(text: str) -> bool:
+    """As transformers reads truth values; ValueError for other words."""
+    word = text.lower()
+    if word not in ("yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"):
+        raise ValueError(f"{text!r} is no truth value")
+    return word in ("yes", "true", "t", "y", "1")
+
+
 def _holds(wanted: type, kinds: Sequence[Any]) -> bool:
     return any((typing.get_origin(kind) or kind) is wanted for kind in kinds)
 
@@ -95,5 +100,5 @@ def _tried(read: Callable[[str], Any], text: str) -> Any:
     """What `read` makes of the text; the text itself where it makes nothing, which is then the fault."""
     try:
         return read(text)
-    except (ValueError, argparse.ArgumentTypeError):
+    except ValueError:
         return text

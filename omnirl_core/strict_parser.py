@@ -9,8 +9,6 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from trl import TrlParser
-
 from omnirl_core.config_file import ConfigError, Given, read_given
 from omnirl_core.setting_values import read_value
 from omnirl_core.values import alternatives
@@ -31,7 +29,8 @@ class StrictParser:
     Unknown names, with the nearest that is known; keys given twice; values of another type than the field's; choices
     that there are not; what making the dataclasses shows. `elsewhere` are dataclasses of settings that a YAML may
     have for another command, and that are read over. `checks` look at all values that were given, `adjust` at where
-    each stands: what it returns is read.
+    each stands: what it returns is read. With `reads_over`, names of a YAML that none of the dataclasses has are left
+    alone: a command that wants few settings need not import what has the others.
     """
 
     def __init__(
@@ -41,9 +40,10 @@ class StrictParser:
         elsewhere: Iterable[type] = (),
         hints: Mapping[str, str] | None = None,
         adjust: Callable[[Sequence[Given]], list[Given]] = list,
+        reads_over: bool = False,
     ) -> None:
         self.kinds, self.checks, self.hints = list(kinds), list(checks), dict(hints or {})
-        self.adjust = adjust
+        self.adjust, self.reads_over = adjust, reads_over
         self.fields: dict[str, dataclasses.Field] = {}
         self.annotations: dict[str, Any] = {}
         for kind in self.kinds:
@@ -57,6 +57,8 @@ class StrictParser:
         """The dataclasses; ConfigError, or for the real command line (`argv` None) its message and exit code 2."""
         words = list(sys.argv[1:] if argv is None else argv)
         if {"-h", "--help"} & set(words):
+            from trl import TrlParser  # takes seconds
+
             TrlParser(self.kinds).print_help()  # type: ignore[arg-type]  # TRL types it so
             raise SystemExit(0)
         try:
@@ -72,6 +74,8 @@ class StrictParser:
         faults: list[str] = []
         config, options = _split(words, faults)
         given = self._from_file(config, faults) if config is not None else []
+        if faults and not given:  # no config that could be read: what it lacks would mislead
+            raise ConfigError(faults)
         given += self._from_options(options, faults)
         values = self._checked(self.adjust(given), faults)
         for check in self.checks:
@@ -98,7 +102,7 @@ class StrictParser:
                     faults.append(f"{place}: env: {value!r} is no mapping of names to values")
             elif name in self.fields:
                 given.append(Given(name, value, place))
-            elif name not in self.elsewhere:
+            elif name not in self.elsewhere and not self.reads_over:
                 faults.append(f"{place}: unknown setting '{name}'{self._nearest(name, self.elsewhere)}")
         return given
 

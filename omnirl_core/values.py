@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 
-def nearest(name: object, known: Iterable[object]) -> str:
-    """Tail of an error about an unknown name: the nearest known one, or all of them.
+def nearest(name: object, known: Iterable[object], only_close: bool = False) -> str:
+    """Tail of an error about an unknown name: the nearest known one, or all of them unless `only_close`.
 
     >>> nearest("blue", ["bleu", "rouge"]), nearest("x", ["bleu", "rouge"])
     ("; did you mean 'bleu'?", '; known: bleu, rouge')
@@ -19,7 +19,18 @@ def nearest(name: object, known: Iterable[object]) -> str:
     close = difflib.get_close_matches(str(name), names, n=1)
     if close:
         return f"; did you mean '{close[0]}'?"
+    if only_close:
+        return ""
     return f"; known: {', '.join(names)}" if names else "; it has none"
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "row"), counted(1200, "row")
+    ('1 row', '1,200 rows')
+    """
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def nearest_file(path: str) -> str:
@@ -28,8 +39,7 @@ def nearest_file(path: str) -> str:
     if not parent.is_dir():
         return f"; there is no folder {parent}"
     names = [str(other) for other in sorted(parent.iterdir())[:1000] if not other.name.startswith(".")]
-    hint = nearest(path, names)
-    return hint if "did you mean" in hint else ""
+    return nearest(path, names, only_close=True)
 
 
 def check_choice(setting: str, value: object, choices: Collection[object]) -> None:

@@ -7,10 +7,7 @@ The model is a hub id, a run's folder, a checkpoint or a LoRA adapter; `--comple
 are there already. docs/evaluation.md says what is written and how REC's protocols are chosen.
 """
 
-from omnirl_core.quiet_imports import silence_imports
+from omnirl_core.launch import start
 
 if __name__ == "__main__":
-    silence_imports()
-    from omnirl_core.evaluate import main
-
-    main()
+    start("omnirl_core.evaluate")

@@ -2,13 +2,11 @@
 
     accelerate launch --config_file accelerate_configs/cpu.yaml recipes/grpo.py --config recipes/mixed/demo.yaml
 
-Every key of the YAML can be given on the command line too, as `--key value`.
+Every key of the YAML can be given on the command line too, as `--key value`; `--debug` shows errors with their
+traceback.
 """
 
-from omnirl_core.quiet_imports import silence_imports
+from omnirl_core.launch import start
 
 if __name__ == "__main__":
-    silence_imports()
-    from omnirl_core.run import main
-
-    main()
+    start("omnirl_core.run")

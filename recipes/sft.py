@@ -6,10 +6,7 @@ It reads the rows that recipes/grpo.py reads, text-only, one picture or many. Wh
 recipes/grpo.py starts from: `--model_name_or_path <output_dir>`.
 """
 
-from omnirl_core.quiet_imports import silence_imports
+from omnirl_core.launch import start
 
 if __name__ == "__main__":
-    silence_imports()
-    from omnirl_core.sft import main
-
-    main()
+    start("omnirl_core.sft")

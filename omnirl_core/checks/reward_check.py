@@ -46,6 +46,8 @@ class Graded:
     faults: tuple[RewardFault, ...]
     hacks: Mapping[str, float] = field(default_factory=dict)
     """Hack -> share of what the gold earns; empty for rows that were not picked for it."""
+    payers: Mapping[str, str] = field(default_factory=dict)
+    """Hack -> the reward that gives it most."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,8 @@ class RewardCheck:
             *self._length_faults(record, completion),
         ]
         hacked = with_hacks and answer is not None and not faults
-        hacks = self._hacks(record, rewards, columns, answer or "", scores) if hacked else {}
-        return Graded(record.source, record.task, answer, scores, tuple(faults), hacks)
+        hacks, payers = self._hacks(record, rewards, columns, answer or "", scores) if hacked else ({}, {})
+        return Graded(record.source, record.task, answer, scores, tuple(faults), hacks, payers)
 
     def _best(
         self, record: Record, rewards: list[Reward], answers: list[str], columns: dict[str, Any]
@@ -184,17 +186,19 @@ class RewardCheck:
         columns: dict[str, Any],
         answer: str,
         scores: dict[str, float | None],
-    ) -> dict[str, float]:
+    ) -> tuple[dict[str, float], dict[str, str]]:
         most = total(scores, rewards)
         if most <= 0:
-            return {}
+            return {}, {}
         decoys = tuple(decoy for decoy in self.decoys if decoy != answer)
         picture = next(iter(columns.get("image_sizes", ())), (640, 480))
         sample = Sample(record.problem, record.solution, answer, decoys, record.task, picture)
-        return {
-            name: total(self._scores(build(sample), record, rewards, columns), rewards) / most
-            for name, build in BLIND.items()
-        }
+        shares, payers = {}, {}
+        for name, build in BLIND.items():
+            earned = self._scores(build(sample), record, rewards, columns)
+            shares[name] = total(earned, rewards) / most
+            payers[name] = max(rewards, key=lambda one: one.weight * (earned.get(one.name) or 0)).name
+        return shares, payers
 
 
 def _box_faults(record: Record, rewards: list[Reward], columns: dict[str, Any]) -> list[RewardFault]:

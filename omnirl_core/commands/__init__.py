@@ -5,6 +5,8 @@ the exit code and raises `CannotRun` for what the user has to change before ther
 With `TAKES_OVERRIDES = True`, `arguments.overrides` has what else stands on the command line (a recipe's keys).
 """
 
+import sys
+
 COMMANDS = {
     "doctor": ("omnirl_core.commands.doctor", "versions, GPU, known-bad pairs, and what a config needs"),
     "check-data": ("omnirl_core.commands.check_data", "every row and picture of a recipe or a data file"),
@@ -24,3 +26,8 @@ COMMANDS = {
 
 class CannotRun(Exception):
     """The command cannot do its work; the message names the thing, the place and the fix."""
+
+
+def note(line: str) -> None:
+    """Tell something beside the command's output."""
+    print(line, file=sys.stderr)

@@ -7,13 +7,13 @@ Rows: format, keys, placeholders, missing pictures. Pictures: cannot be opened, 
 pixel and finds damage in the middle too), too small, too large, too slim. With a recipe that sets max_prompt_length:
 prompts that are too long, image tokens included. Training rows that are in the evaluation rows too.
 A recipe's keys can be overridden as for recipes/grpo.py: --max_prompt_length 512.
-Exit code 1 when a row is bad; every one of them is in the report, one a line, as file:line.
+Exit code 1 when a row is bad or leaked; the report has every one of them, one a line, as file:line.
 """
 
 import argparse
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,14 +22,19 @@ from tqdm import tqdm
 from omnirl_core.checks.data import check_data
 from omnirl_core.checks.parallel import WorkerDied, cores
 from omnirl_core.checks.row_check import MIN_SIDE, RowCheck
-from omnirl_core.commands import CannotRun
+from omnirl_core.commands import CannotRun, note
 from omnirl_core.commands.config_file import read_settings
+from omnirl_core.config_file import ConfigError
 from omnirl_core.data import DataError, PromptFormat
 from omnirl_core.data.sources import Source, find_sources
+from omnirl_core.data_arguments import DataArguments
+from omnirl_core.data_files import data_file_faults
+from omnirl_core.drawing import drawn_aside, only_own_names
+from omnirl_core.strict_parser import StrictParser
 from omnirl_core.values import nearest_file
 
 if TYPE_CHECKING:
-    from omnirl_core.commands.recipe import Recipe
+    from omnirl_core.trainer.prompt_length import PromptLength
 
 TAKES_OVERRIDES = True
 
@@ -53,7 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow_outside_image_root", action="store_true", help="image paths may lead out of it"
     )
     parser.add_argument("--workers", type=int, default=cores(), help="processes (default %(default)s)")
-    parser.add_argument("--report", type=Path, help="default check_data.txt, in the recipe's output_dir")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        help="write every fault to this file; of a recipe also unasked, to check_data.txt in its output_dir",
+    )
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ class Plan:
 
     splits: dict[str, list[Source]]
     check: RowCheck
-    report: Path
+    report: Path | None
     seed: int = 0
     allow_outside_image_root: bool = False
 
@@ -82,11 +91,14 @@ def _checked(arguments: argparse.Namespace, plan: Plan) -> int:
                 plan.splits,
                 plan.check,
                 plan.report,
+                asked=arguments.report is not None,
                 workers=arguments.workers,
                 seed=plan.seed,
                 allow_outside_image_root=plan.allow_outside_image_root,
                 on_row=bar.update,
             )
+        except OSError as error:  # the report cannot be written, or must not
+            raise CannotRun(str(error)) from error
         except WorkerDied as error:
             rows = [getattr(row, "source", row) for row in error.chunk]
             reason = "a picture crashes Pillow, or memory ran out; --workers 1 shows where"
@@ -100,42 +112,71 @@ def _is_recipe(source: str) -> bool:
 
 
 def _run_recipe(arguments: argparse.Namespace) -> int:
-    from omnirl_core.commands.recipe import read_recipe  # with it comes TRL, which takes seconds
-    from omnirl_core.drawing import drawn_aside
-    from omnirl_core.run_files import data_file_faults
-
     overrides = list(arguments.overrides)
     for name in ("image_root", "eval_dataset_name", "max_image_pixels"):
         if getattr(arguments, name) is not None:
             overrides += [f"--{name}", str(getattr(arguments, name))]
-    recipe = read_recipe(arguments.source, overrides, [data_file_faults])
+    data, length = _settings(arguments.source, overrides)
     try:
-        with drawn_aside(recipe.data) as data:
-            return _checked(arguments, _of_recipe(arguments, replace(recipe, data=data)))
+        with drawn_aside(data, note) as at_hand:
+            return _checked(arguments, _of_recipe(arguments, at_hand, length))
     except DataError as error:
         raise CannotRun(str(error)) from error
 
 
-def _of_recipe(arguments: argparse.Namespace, recipe: "Recipe") -> Plan:
+@dataclass
+class CheckSettings(DataArguments):
+    """What the check reads of a recipe; settings of TRL and of the model are read over."""
+
+    output_dir: str = field(default="trainer_output", metadata={"help": "the run's folder"})
+    seed: int = field(default=42, metadata={"help": "of a mixture's random rows"})
+    max_prompt_length: int | None = field(default=None, metadata={"help": "most tokens of a prompt"})
+
+
+def _settings(path: str, overrides: list[str]) -> "tuple[CheckSettings, PromptLength | None]":
+    """The settings, and what measures prompts where their length is limited; only then TRL is imported."""
+    names = {field.name for field in fields(CheckSettings)}
+    words = [word.partition("=")[0] for word in overrides if word.startswith("--")]
+    is_known = all(word.removeprefix("--").replace("-", "_") in names for word in words)
+    if is_known:
+        parser = StrictParser([CheckSettings], [data_file_faults], adjust=only_own_names, reads_over=True)
+        try:
+            [settings] = parser.parse(["--config", path, *overrides])
+        except ConfigError as error:
+            raise CannotRun(str(error)) from error
+        if settings.max_prompt_length is None:
+            return settings, None
+    from omnirl_core.commands.recipe import read_recipe  # with it comes TRL, which takes seconds
     from omnirl_core.trainer.prompt_length import PromptLength
 
-    data, training = recipe.data, recipe.training
+    recipe = read_recipe(path, overrides, [data_file_faults])
+    training = recipe.training
+    given = {field.name: getattr(recipe.data, field.name) for field in fields(recipe.data)}
+    settings = CheckSettings(
+        **given,
+        output_dir=str(training.output_dir),
+        seed=training.seed,
+        max_prompt_length=training.max_prompt_length,
+    )
+    if training.max_prompt_length is None:
+        return settings, None
+    return settings, PromptLength(recipe.processor(), recipe.template_kwargs)
+
+
+def _of_recipe(arguments: argparse.Namespace, data: CheckSettings, length: "PromptLength | None") -> Plan:
     check = _row_check(arguments, data.max_image_pixels)
     check.prompts = _prompts(data.templates, data.system_prompt)
-    if training.max_prompt_length is not None:
-        check.length = PromptLength(recipe.processor(), recipe.template_kwargs)
-        check.max_prompt_length = training.max_prompt_length
-    report = arguments.report or Path(str(training.output_dir)) / "check_data.txt"
+    check.length, check.max_prompt_length = length, data.max_prompt_length
+    report = arguments.report or Path(data.output_dir) / "check_data.txt"
     outside = arguments.allow_outside_image_root or data.allow_outside_image_root
     splits = _splits(data.dataset_name, data.eval_dataset_name, data.image_root)
-    return Plan(splits, check, report, training.seed, outside)
+    return Plan(splits, check, report, data.seed, outside)
 
 
 def _of_file(arguments: argparse.Namespace) -> Plan:
     splits = _splits(arguments.source, arguments.eval_dataset_name, arguments.image_root)
     check = _row_check(arguments, arguments.max_image_pixels)
-    report = arguments.report or Path("check_data.txt")
-    return Plan(splits, check, report, allow_outside_image_root=arguments.allow_outside_image_root)
+    return Plan(splits, check, arguments.report, allow_outside_image_root=arguments.allow_outside_image_root)
 
 
 def _row_check(arguments: argparse.Namespace, max_image_pixels: int | None) -> RowCheck:

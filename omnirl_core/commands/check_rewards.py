@@ -4,7 +4,8 @@
 
 Writes each gold into the form that the format reward wants, boxes in the space that the box reward reads (with the
 sizes that the recipe's processor gives pictures), and scores it as the run would. Names the rows that cannot earn
-full marks, the reward, its value and why. Then shows what cheap hacks earn on some of the rows.
+full marks, the reward, its value and why. Then shows what cheap hacks earn on some of the rows and, where one pays,
+which reward pays and what to change.
 A recipe's keys can be overridden as for recipes/grpo.py: --rewards mine.yaml.
 Exit code 1 when a row cannot earn full marks.
 """
@@ -21,18 +22,19 @@ from tqdm import tqdm
 from omnirl_core.boxes import SPACE_OF_MODEL_TYPE
 from omnirl_core.checks.gold import box_setting, gold_answers, reads_boxes
 from omnirl_core.checks.parallel import chunks, cores, in_order
+from omnirl_core.checks.report_file import ReportFile
 from omnirl_core.checks.reward_check import PixelGrid, RewardCheck
 from omnirl_core.checks.reward_report import RewardReport
-from omnirl_core.commands import CannotRun
+from omnirl_core.commands import CannotRun, note
 from omnirl_core.commands.recipe import Recipe, read_recipe
 from omnirl_core.data import DataError, Record
 from omnirl_core.data.sources import Source, checked_rows, find_sources
+from omnirl_core.data_files import data_file_faults
 from omnirl_core.default_rewards import default_rewards
 from omnirl_core.drawing import drawn_aside
 from omnirl_core.rewards import load_rewards
 from omnirl_core.rewards.entries import RewardsError
 from omnirl_core.rewards.reward import Reward
-from omnirl_core.run_files import data_file_faults
 
 TAKES_OVERRIDES = True
 CHUNK = 64
@@ -45,13 +47,15 @@ HACKED = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="a recipe's YAML")
     parser.add_argument("--workers", type=int, default=cores(), help="processes (default %(default)s)")
-    parser.add_argument("--report", type=Path, help="default check_rewards.txt, in the recipe's output_dir")
+    parser.add_argument(
+        "--report", type=Path, help="write every fault to this file; default check_rewards.txt in output_dir"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     recipe = read_recipe(arguments.config, arguments.overrides, [data_file_faults])
     try:
-        with drawn_aside(recipe.data) as data:
+        with drawn_aside(recipe.data, note) as data:
             return _checked(arguments, replace(recipe, data=data))
     except DataError as error:
         raise CannotRun(f"{error}\nomnirl check-data {arguments.config} names every bad row") from error
@@ -65,14 +69,13 @@ def _checked(arguments: argparse.Namespace, recipe: Recipe) -> int:
         rewards, PixelGrid.of(processor), _Tokens(tokenizer), recipe.training.max_completion_length
     )
     report = arguments.report or Path(str(recipe.training.output_dir)) / "check_rewards.txt"
-    report.parent.mkdir(parents=True, exist_ok=True)
     found = RewardReport(report, rewards)
     rows = _picked(sources, recipe)
     head = list(islice(rows, HEAD))
     check.decoys = _decoys(head)
     graded = in_order(check.many, chunks(chain(head, rows), CHUNK), arguments.workers)
     with (
-        open(report, "w", encoding="utf-8") as file,
+        ReportFile(report, asked=arguments.report is not None) as file,
         tqdm(desc="rows", unit="", disable=not sys.stderr.isatty()) as bar,
     ):
         for chunk in graded:

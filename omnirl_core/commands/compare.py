@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--names", nargs=2, metavar=("A", "B"), help="what to call them")
     parser.add_argument("--examples", type=int, default=3, metavar="N", help="wins and losses to print (3)")
     parser.add_argument(
-        "--format-rewards", nargs="*", default=list(FORMAT_REWARDS), metavar="NAME",
+        "--format_rewards", nargs="*", default=list(FORMAT_REWARDS), metavar="NAME",
         help=f"rewards that accuracy leaves out ({', '.join(FORMAT_REWARDS)})",
     )  # fmt: skip
 
@@ -45,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"\nLargest {title}")
             print("\n".join(_example(old, new, names) for old, new in pairs))
     if arguments.html:
+        check_page(Path(arguments.html))
         from omnirl_core.report import write_comparison  # matplotlib takes a second
 
         path = write_comparison(
@@ -52,6 +53,14 @@ def run(arguments: argparse.Namespace) -> int:
         )
         print(f"\nLook at\n  {path}")
     return 0
+
+
+def check_page(path: Path) -> None:
+    """CannotRun where a page would replace a file that is none."""
+    if path.is_dir() or (
+        path.is_file() and not path.read_bytes()[:200].lower().lstrip().startswith(b"<!doctype html")
+    ):
+        raise CannotRun(f"--html {path} is there and no page; name another file")
 
 
 def find_lines(place: str) -> Path:

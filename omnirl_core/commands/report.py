@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rows", type=int, default=500, metavar="N", help="held-out rows on the page (500)")
     parser.add_argument(
-        "--box-space",
+        "--box_space",
         choices=SPACES,
         help="space of the answered boxes, where the run's files do not tell it",
     )

@@ -46,7 +46,7 @@ def test_every_corrupted_row_is_named_with_its_kind_and_no_other(data, monkeypat
     assert len(report.read_text().splitlines()) == len(bad) == 60
     out = capsys.readouterr().out
     assert all(f"x {kind}: " in out for kind in KINDS)
-    assert "600 rows        576 pictures       60 bad rows" in out
+    assert "600 rows        576 pictures       54 bad rows  6 leaked" in out
     assert f"every fault, one a line: {report}" in out
 
 
@@ -57,8 +57,10 @@ def test_a_clean_file_is_exit_code_0(tmp_path, monkeypatch, capsys):
         main(["check-data", "clean/train.jsonl", "--eval_dataset_name", "clean/test.jsonl", "--workers", "1"])
         == 0
     )
-    assert (tmp_path / "check_data.txt").read_text() == ""
-    assert "0 bad rows" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["clean"], "nothing is written unasked"
+    out = capsys.readouterr().out
+    assert "0 bad rows" in out
+    assert out.splitlines()[-1].startswith("all is well: ")
 
 
 def test_damage_in_the_middle_is_found_by_decoding(tmp_path, monkeypatch, capsys):
@@ -133,11 +135,42 @@ def test_duplicates_are_told_by_content_not_by_name(tmp_path, monkeypatch, capsy
     for name, chosen in (("train.jsonl", rows), ("test.jsonl", [("What?", "a.png"), ("Who?", None)])):
         lines = [{"problem": problem, "solution": 1, "image": image} for problem, image in chosen]
         Path(name).write_text("\n".join(map(json.dumps, lines)))
-    assert main(["check-data", "train.jsonl", "--eval_dataset_name", "test.jsonl", "--workers", "1"]) == 1
-    told = Path("check_data.txt").read_text()
+    assert (
+        main(
+            [
+                "check-data",
+                "train.jsonl",
+                "--eval_dataset_name",
+                "test.jsonl",
+                "--workers",
+                "1",
+                "--report",
+                "leaks.txt",
+            ]
+        )
+        == 1
+    )
+    told = Path("leaks.txt").read_text()
     assert [line.partition(": ")[0] for line in told.splitlines()] == [f"train.jsonl:{n}" for n in (1, 4, 5)]
     assert "same question and pictures as test.jsonl:1" in told
     assert "same question as test.jsonl:2" in told
+    out = capsys.readouterr().out
+    assert "5 rows          4 pictures        0 bad rows  3 leaked" in out
+    assert out.splitlines()[-1] == "not well yet: 3 rows to take out of one of the two files"
+
+
+def test_a_report_replaces_no_file_that_is_not_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text('{"problem": "What?"}\n')
+    command = ["check-data", "rows.jsonl", "--workers", "1", "--report"]
+    assert main([*command, "rows.jsonl"]) == 2
+    assert "rows.jsonl is there and no report of a check" in capsys.readouterr().err
+    assert Path("rows.jsonl").read_text() == '{"problem": "What?"}\n'
+    assert main([*command, "told.txt"]) == main([*command, "told.txt"]) == 1
+    assert Path("told.txt").read_text().count("\n") == 1
+    out = capsys.readouterr().out
+    assert "1 row           0 pictures        1 bad row" in out
+    assert out.splitlines()[-1] == "not well yet: 1 row to mend or leave out (on_bad_sample: skip)"
 
 
 def test_a_broken_list_is_a_fault_and_the_next_file_is_still_checked(tmp_path, monkeypatch, capsys):

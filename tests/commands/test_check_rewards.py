@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from omnirl_core.checks.gold import gold_answers, gold_completions
+from omnirl_core.checks.hack_advice import ADVICE
 from omnirl_core.checks.reward_check import PixelGrid, RewardCheck
 from omnirl_core.cli import main
 from omnirl_core.data import Record
@@ -98,6 +99,7 @@ def test_the_mixed_demo_passes_and_two_workers_say_the_same(tmp_path, monkeypatc
     assert outputs[0] == outputs[1]
     assert "140 rows, 0 whose own gold answer cannot earn full marks" in outputs[0]
     assert "<- pays" not in outputs[0]
+    assert outputs[0].splitlines()[-1].startswith("all is well: ")
 
 
 def test_a_reward_that_pays_for_anything_is_marked(tmp_path, capsys):
@@ -107,8 +109,16 @@ def test_a_reward_that_pays_for_anything_is_marked(tmp_path, capsys):
     rewards = "- {name: think_format, weight: 0.1}\n- {function: mine.py:wordy}\n"
     rows = [{"problem": "Color?", "solution": "red"}]
     assert main(["check-rewards", recipe(tmp_path, rows, rewards), "--workers", "1"]) == 0
-    [line] = [line for line in capsys.readouterr().out.splitlines() if "ramble" in line]
+    out = capsys.readouterr().out
+    line, advice = [line for line in out.splitlines() if "ramble" in line]
     assert line.endswith("<- pays")
+    assert "a long thought and an evasive answer; wordy pays for it. Gate length_band" in advice
+    assert "1 row, 0 whose own gold" in out
+    assert out.splitlines()[-1].startswith("not well yet: ")
+
+
+def test_every_hack_has_its_advice():
+    assert set(ADVICE) >= set(BLIND)
 
 
 def test_a_space_that_the_model_does_not_answer_in_is_a_warning(tmp_path, picture, capsys):

@@ -1,0 +1,90 @@
+"""Starting a command so that it ends in lines that a person can act on, and not in a traceback.
+
+    python -m omnirl_core.launch --config_file accelerate_configs/cpu.yaml recipes/grpo.py --config CONFIG
+
+is `accelerate launch` whose Ctrl-C is the run's own: the launcher waits until the run has written its checkpoint, ends
+with the run's exit code, and adds no traceback of its own.
+"""
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from omnirl_core.quiet_imports import silence_imports
+
+DEBUG = "OMNIRL_DEBUG"
+"""Environment variable that `--debug` sets: errors are shown with their traceback."""
+INTERRUPTED = 128 + signal.SIGINT
+TOLD = (
+    "ConfigError",
+    "DataError",
+    "RewardsError",
+    "RewardError",
+    "NonFiniteError",
+    "SpaceError",
+    "CannotRun",
+)
+"""Names of our errors, whose messages say what is wrong and what to do; by name, so that nothing is imported."""
+
+
+def start(module: str) -> None:
+    """Run the `main` of a recipe's module; what recipes/*.py do. Ends the process where it fails."""
+    take_debug(sys.argv)
+    silence_imports()
+    try:
+        importlib.import_module(module).main()
+    except KeyboardInterrupt:
+        raise SystemExit(interrupted()) from None
+    except Exception as error:
+        if not tell(error):
+            raise
+        raise SystemExit(1) from None
+
+
+def take_debug(argv: list[str]) -> None:
+    """Take `--debug` out of the command line and remember it; with a value it is transformers' own setting."""
+    for at in [at for at, word in enumerate(argv) if word == "--debug"][::-1]:
+        if at + 1 == len(argv) or argv[at + 1].startswith("--"):
+            del argv[at]
+            os.environ[DEBUG] = "1"
+
+
+def tell(error: BaseException) -> bool:
+    """Print the message of an error that says by itself what is wrong; False for others, and with `--debug`."""
+    is_told = any(kind.__name__ in TOLD for kind in type(error).__mro__) or isinstance(
+        error, OSError | ImportError
+    )
+    if not is_told or os.environ.get(DEBUG):
+        return False
+    name = type(error).__name__
+    prefix = "error" if name in TOLD else name
+    print(f"{prefix}: {error}\n(--debug shows where)", file=sys.stderr, flush=True)
+    return True
+
+
+def interrupted() -> int:
+    """Say how to go on after Ctrl-C; the exit code."""
+    told = "\nStopped by Ctrl-C. The same command starts anew; with --resume_from_checkpoint auto, from a checkpoint."
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(told, file=sys.stderr, flush=True)
+    return INTERRUPTED
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`accelerate launch` with these arguments; SystemExit with the exit code of the run."""
+    from accelerate.commands.launch import launch_command, launch_command_parser
+
+    arguments = launch_command_parser().parse_args(argv)
+    # the run gets the signal too, and decides; a handler, since a run would inherit an ignored signal
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        launch_command(arguments)
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(error.returncode if error.returncode >= 0 else 128 - error.returncode) from None
+
+
+if __name__ == "__main__":
+    main()
