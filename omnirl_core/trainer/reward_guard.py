@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -102,17 +102,24 @@ class RewardGuard:
         return self._checked(values, columns, n)
 
     async def _judge_later(self, columns: dict[str, Any]) -> list[float | None]:
-        """An asynchronous function is called once: its rows are not told apart."""
+        """As `_judge`; all completions alone are awaited at once, so that together they take one timeout at most."""
         n = len(columns["completions"])
-        try:
-            values = await asyncio.wait_for(self.function(**columns), self.timeout_s)
-        except TimeoutError:
-            self._add(f"took longer than its timeout_s {self.timeout_s:g}", columns, range(n))
-            return [None] * n
-        except Exception as error:  # noqa: BLE001  a user's function may raise anything
-            self._add(_raised(error), columns, range(n), error)
-            return [None] * n
-        return self._checked(values, columns, n)
+        values, error = await in_time_later(self.function(**columns), self.timeout_s)
+        if error is None:
+            return self._checked(values, columns, n)
+        samples = [_row(columns, i, n) for i in range(n)]
+        alone = [in_time_later(self.function(**sample), self.timeout_s) for sample in samples]
+        scores: list[float | None] = []
+        known = len(self.faults)
+        for i, (value, found) in enumerate(await asyncio.gather(*alone)):
+            if found is None:
+                scores += self._checked(value, samples[i], 1)
+            else:
+                self._add(_raised(found), columns, [i], found)
+                scores.append(None)
+        if len(self.faults) == known:
+            self._add(f"{_raised(error)} (on no completion alone)", columns, range(n), error)
+        return scores
 
     def _one_by_one(self, columns: dict[str, Any], n: int, first: BaseException) -> list[float | None]:
         scores: list[float | None] = []
@@ -212,6 +219,23 @@ def in_time(function: Callable[[], Any], seconds: float | None) -> Any:
     return value
 
 
+async def in_time_later(awaitable: Awaitable[Any], seconds: float | None) -> tuple[Any, BaseException | None]:
+    """The value of an asynchronous call, or what it raised; RewardTimeout where it takes longer than `seconds`.
+
+    A TimeoutError or CancelledError of the function's own (a client that gave up) is what it raised.
+    """
+    task = asyncio.ensure_future(awaitable)
+    done, _ = await asyncio.wait({task}, timeout=seconds)
+    if not done:
+        task.cancel()
+        await asyncio.wait({task}, timeout=1)  # a function may hold on to its task
+        return None, RewardTimeout(f"took longer than its timeout_s {seconds:g}")
+    if task.cancelled():
+        return None, asyncio.CancelledError("the function cancelled its own task")
+    error = task.exception()
+    return (None, error) if error is not None else (task.result(), None)
+
+
 def _interrupted(function: Callable[[], Any], seconds: float) -> Any:
     def expire(number: int, frame: Any) -> None:
         raise RewardTimeout(f"took longer than its timeout_s {seconds:g}")
@@ -255,4 +279,5 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
 def _raised(error: BaseException) -> str:
     if isinstance(error, RewardTimeout):
         return str(error)
-    return f"raised {type(error).__name__}: {error!s:.{SHOWN}}"
+    said = f": {error!s:.{SHOWN}}" if str(error) else ""
+    return f"raised {type(error).__name__}{said}"

@@ -37,11 +37,24 @@ def raise_in_its_step(plain):
     return compute_loss
 
 
+async def later(completions, row_id, **columns):
+    """An asynchronous reward whose own client gives up, on the second rank alone."""
+    if os.environ["RANK"] == "1":
+        raise TimeoutError("the judge's server did not answer")
+    return [0.5] * len(completions)
+
+
+later.weight, later.scorer = 1.0, None  # what a run reads of a reward
+
+
 def main() -> None:
     fault, folder = sys.argv[1], Path(sys.argv[2])
     rank = int(os.environ["RANK"])
     if rank == 1 and fault in ("nan_loss", "signal_to_itself", "raise_in_its_step"):
         SharedPrefixTrainer._compute_loss = globals()[fault](SharedPrefixTrainer._compute_loss)
+    if fault == "raise":
+        load_rewards = run.load_rewards
+        run.load_rewards = lambda path: [*load_rewards(path), later]
     result = run.main(["--output_dir", str(folder), *sys.argv[3:]])
     assert result.trainer.accelerator.num_processes == 2
     weights = [parameter.detach().flatten() for parameter in result.trainer.model.parameters()]

@@ -1,6 +1,7 @@
 """What a reward function does wrong is found, named with its row, and ends the run or abstains; never half of it."""
 
 import asyncio
+import pickle
 import signal
 import time
 
@@ -102,22 +103,61 @@ def test_rows_that_all_hang_cost_three_timeouts_not_one_each():
     assert len(faults) == 2
 
 
-def test_asynchronous_functions():
-    async def slow(completions, **columns):
-        await asyncio.sleep(5)
+async def slow(completions, **columns):
+    await asyncio.sleep(5 if "two" in completions else 0)
+    return [0.5] * len(completions)
 
-    async def bad(completions, **columns):
-        return [1.0, float("nan"), 0.0]
 
-    for function, what, ids in (
-        (slow, "took longer than its timeout_s 0.1", ("a:1", "a:2", "a:3")),
-        (bad, "returned nan", ("a:2",)),
-    ):
-        faults = []
-        guarded = RewardGuard(function, "mine", 0.1, True, 0, faults).guarded()
-        scores = asyncio.run(guarded(**COLUMNS))
-        assert scores[1] is None
-        assert [(fault.what, fault.row_ids) for fault in faults] == [(what, ids)]
+async def not_finite(completions, **columns):
+    return [float("nan") if text == "two" else 0.5 for text in completions]
+
+
+async def gave_up(completions, **columns):
+    if "two" in completions:
+        raise TimeoutError("the judge's server did not answer")
+    return [0.5] * len(completions)
+
+
+async def cancels_itself(completions, **columns):
+    if "two" in completions:
+        asyncio.current_task().cancel()
+        await asyncio.sleep(0)
+    return [0.5] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("function", "timeout_s", "what"),
+    [
+        (slow, 0.1, "took longer than its timeout_s 0.1"),
+        (not_finite, 0.1, "returned nan"),
+        (gave_up, None, "raised TimeoutError: the judge's server did not answer"),
+        (gave_up, 5.0, "raised TimeoutError: the judge's server did not answer"),
+        (cancels_itself, None, "raised CancelledError: the function cancelled its own task"),
+    ],
+)
+@pytest.mark.parametrize("abstains", [False, True])
+def test_asynchronous_functions(function, timeout_s, what, abstains):
+    faults = []
+    guarded = RewardGuard(function, "mine", timeout_s, abstains, 0, faults).guarded()
+    assert asyncio.run(guarded(**COLUMNS)) == [0.5, None, 0.5]
+    assert [(fault.what, fault.row_ids) for fault in faults] == [(what, ("a:2",))]
+    assert "row 'a:2' (completion 'two', solution '2')" in str(faults[0])
+    assert pickle.loads(pickle.dumps(faults)) == faults
+
+
+def test_an_asynchronous_function_that_fails_on_no_completion_alone():
+    async def together(completions, **columns):
+        if len(completions) > 1:
+            raise TimeoutError
+        return [1.0]
+
+    faults = []
+    guarded = RewardGuard(together, "mine", None, True, 0, faults).guarded()
+    assert asyncio.run(guarded(**COLUMNS)) == [1.0, 1.0, 1.0]
+    assert [(fault.what, len(fault.row_ids)) for fault in faults] == [
+        ("raised TimeoutError (on no completion alone)", 3)
+    ]
+    assert "in together" in faults[0].trace
 
 
 def test_an_alarm_that_was_set_before_still_rings():
