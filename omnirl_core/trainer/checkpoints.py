@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from functools import reduce
 from typing import Any
 
 import torch
@@ -49,10 +50,13 @@ def restore_weights(model: PreTrainedModel, folder: str | os.PathLike[str] | Non
 
     A checkpoint stores a vision-language model under its hub names (`visual.*`), a Trainer of transformers 5.23
     loads it under the module's names (`model.visual.*`), not strictly, and so restores nothing
-    (huggingface/transformers#43701). `from_pretrained` knows both.
+    (huggingface/transformers#43701). `from_pretrained` knows both. It takes one dtype: that which holds the values of
+    every parameter, each of which is then copied to its own (`cast_lm_head_to_fp32` leaves some in another).
     """
     load: Any = type(model).from_pretrained
-    loaded, info = load(folder, config=model.config, dtype=model.dtype, output_loading_info=True)
+    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    widest = reduce(torch.promote_types, dtypes)
+    loaded, info = load(folder, config=model.config, dtype=widest, output_loading_info=True)
     absent = sorted(info["missing_keys"])
     if absent or info["unexpected_keys"]:
         raise ValueError(

@@ -10,7 +10,8 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from omnirl_core.trainer.saving import ASIDE, STATE, publish, put_later_aside, space_error
+from omnirl_core.trainer.reference import REFERENCE, restore_reference, save_reference
+from omnirl_core.trainer.saving import ASIDE, STATE, publish, put_later_aside, write_error
 from omnirl_core.trainer.shared_prefix import Prompt
 from omnirl_core.trainer.shared_prefix_trainer import SharedPrefixTrainer
 
@@ -37,8 +38,16 @@ class ResumableTrainer(SharedPrefixTrainer):
             shutil.rmtree(written.parent, ignore_errors=True)  # of a run that was killed here
         self.accelerator.wait_for_everyone()
         self._write_checkpoint(model, trial, written, final)
+        self.accelerator.wait_for_everyone()  # no name before every rank has written
+        if self.accelerator.is_main_process:
+            publish(written, final)
         self.accelerator.wait_for_everyone()
-        if self.accelerator.is_local_main_process and written.exists():
+        # nodes without a shared file system have their own ranks' files
+        if (
+            self.accelerator.is_local_main_process
+            and not self.accelerator.is_main_process
+            and written.exists()
+        ):
             publish(written, final)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
@@ -58,9 +67,12 @@ class ResumableTrainer(SharedPrefixTrainer):
                     self.state.save_to_json(str(written / STATE))
             if not self.args.save_only_model:
                 self._save_cycle(written)
+                self._save_reference(written)
         except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have no OSError
-            described = space_error(final, error)
+            described = write_error(final, error)
             shutil.rmtree(written.parent, ignore_errors=True)
+            if described is error:
+                raise
             raise described from error
         finally:
             self._saving_in = None
@@ -91,9 +103,20 @@ class ResumableTrainer(SharedPrefixTrainer):
         """
         if self._is_within_cycle:
             folder.mkdir(parents=True, exist_ok=True)
-            ranks = self.accelerator.num_processes
-            state = {"step": self._step, "batches": self._buffered_inputs, "ranks": ranks}
+            state = {"step": self._step, "batches": self._buffered_inputs, **self._cycle_shape}
             torch.save(state, folder / self._cycle_file)
+
+    @property
+    def _cycle_shape(self) -> dict[str, int]:
+        """What has to be the same for a run to go on within a generation batch of another."""
+        names = (
+            "per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation", "num_generations",
+            "num_iterations",
+        )  # fmt: skip
+        return {
+            "processes": self.accelerator.num_processes,
+            **{name: getattr(self.args, name) for name in names},
+        }
 
     @property
     def _cycle_file(self) -> str:
@@ -108,21 +131,34 @@ class ResumableTrainer(SharedPrefixTrainer):
         if self.args.should_save and Path(checkpoint).resolve().parent == run_folder.resolve():
             put_later_aside(run_folder, self.state.global_step)
             self._delete_old(run_folder)  # a run may have been killed just before it did
+        self._restore_reference(Path(checkpoint))
         state = self._read_cycle(Path(checkpoint) / self._cycle_file)
-        fits = state.get("ranks") == self.accelerator.num_processes
-        if all(gather_object([fits])):  # a rank that draws alone would wait for the others forever
+        # where it differs on one rank, all draw: one that draws alone would wait for the others forever
+        obstacle = next(
+            (found for found in gather_object([self._cycle_obstacle(state)]) if found is not None), None
+        )
+        if obstacle is None:
             self._step, self._buffered_inputs = state["step"], state["batches"]
             return
         self._step = self.state.global_step * self.args.gradient_accumulation_steps
-        if self._is_within_cycle:
+        if state or self._is_within_cycle:
             logger.warning(
-                "%s holds no %s of a run on %d processes: the steps that were left of its generation batch learn from "
-                "new completions",
+                "%s %s: the steps that were left of its generation batch learn from new completions",
                 checkpoint,
-                self._cycle_file,
-                self.accelerator.num_processes,
+                obstacle,
             )
         self._step = 0  # a new generation batch begins
+
+    def _cycle_obstacle(self, state: dict[str, Any]) -> str | None:
+        """Why this rank cannot go on with the completions of the checkpoint; None where it can."""
+        if not state:
+            return f"holds no {self._cycle_file}"
+        differ = [
+            f"{name} {state.get(name, 'unknown')} where this run has {value}"
+            for name, value in self._cycle_shape.items()
+            if state.get(name) != value
+        ]
+        return f"was saved within a generation batch with {', '.join(differ)}" if differ else None
 
     def _read_cycle(self, path: Path) -> dict[str, Any]:
         if not path.exists():
@@ -133,6 +169,28 @@ class ResumableTrainer(SharedPrefixTrainer):
         )  # a rank's CPU is called cpu:0, which torch cannot read to
         with torch.serialization.safe_globals([Prompt]):
             return torch.load(path, map_location=place, weights_only=True)
+
+    # -- the reference model ------------------------------------------------------------------------------------
+
+    def _save_reference(self, folder: Path) -> None:
+        """TRL 1.16 keeps a reference model that follows the policy (`sync_ref_model`) in memory only."""
+        if self.args.sync_ref_model:
+            save_reference(
+                self.accelerator.unwrap_model(self.ref_model), folder / REFERENCE, self.args.should_save
+            )
+
+    def _restore_reference(self, checkpoint: Path) -> None:
+        if not self.args.sync_ref_model:
+            return
+        if (checkpoint / REFERENCE).exists():
+            restore_reference(self.accelerator.unwrap_model(self.ref_model), checkpoint / REFERENCE)
+        else:
+            logger.warning(
+                "%s holds no %s: sync_ref_model goes on from the reference that the run began with, and kl is not the "
+                "uninterrupted run's",
+                checkpoint,
+                REFERENCE,
+            )
 
     def _run_epoch(
         self,

@@ -22,25 +22,35 @@ class SpaceError(OSError):
     """A file of the run could not be written; names the path and the space."""
 
 
-def space_error(path: str | os.PathLike[str], error: BaseException) -> SpaceError:
-    """What to raise where `error` kept `path` from being written: with the free space, and what is safe."""
-    folder = Path(path)
-    while not folder.exists():
-        folder = folder.parent
-    space = shutil.disk_usage(folder)
-    return SpaceError(
-        errno.ENOSPC if is_full(error) else errno.EIO,
-        f"could not write {path}: {error}; {_size(space.free)} of {_size(space.total)} are free there. Checkpoints "
-        "written before are untouched: make space, or set save_total_limit, and resume with "
-        "--resume_from_checkpoint auto",
-    )
+def write_error(path: str | os.PathLike[str], error: Exception) -> Exception:
+    """What to raise where `error` kept `path` from being written.
+
+    A SpaceError with the free space where the disk is full, an OSError that names the path for what else the system
+    refused, and any other error as it is: it is not about the disk.
+    """
+    if is_full(error):
+        folder = Path(path)
+        while not folder.exists():
+            folder = folder.parent
+        space = shutil.disk_usage(folder)
+        return SpaceError(
+            errno.ENOSPC,
+            f"could not write {path}: {error}; {_size(space.free)} of {_size(space.total)} are free there. Checkpoints "
+            "written before are untouched: make space, or set save_total_limit, and resume with "
+            "--resume_from_checkpoint auto",
+        )
+    safe = "checkpoints written before are untouched: resume with --resume_from_checkpoint auto"
+    if isinstance(error, OSError):
+        return OSError(error.errno or errno.EIO, f"could not write {path}: {error}; {safe}")
+    error.add_note(f"While {path} was written; {safe}")
+    return error
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether the error says that a disk is full; safetensors and torch say so in words only."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
-        words in str(error) for words in ("No space left", "os error 28", "failed writing file")
-    )
+    """Whether the error says that a disk, a quota or a file's limit is full; safetensors and torch say so in words."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    words = [*map(os.strerror, full), *(f"os error {number})" for number in full), "file write failed"]
+    return getattr(error, "errno", None) in full or any(said in str(error) for said in words)
 
 
 def publish(written: Path, final: Path) -> None:

@@ -4,10 +4,16 @@ import json
 
 import pytest
 import torch
+import torch.distributed as dist
 from peft import LoraConfig
+from safetensors.torch import load_file
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from omnirl_core.models import load_policy
 from omnirl_core.trainer.checkpoints import restore_weights
+from omnirl_core.trainer.reference import REFERENCE, restore_reference, save_reference
 
 
 def _parameters(worker):
@@ -38,8 +44,13 @@ def run(trainer, rows, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"beta": 0.1}, {"gradient_accumulation_steps": 2, "shared_prefix": "auto"}, {"lora": True}]
-)
+    "settings",
+    [
+        {"beta": 0.1}, {"beta": 0.1, "sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.5},
+        {"gradient_accumulation_steps": 2, "shared_prefix": "auto"}, {"lora": True},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_resumed_is_uninterrupted(run, settings, tmp_path):
     whole = run("whole", **settings)
     assert torch.equal(
@@ -50,6 +61,64 @@ def test_resumed_is_uninterrupted(run, settings, tmp_path):
     resumed = run("resumed", halfway, **settings)
     assert resumed.state.global_step == 6
     assert torch.equal(_parameters(resumed), _parameters(whole))
+    kl = [[line.get("kl") for line in worker.state.log_history[:6]] for worker in (whole, resumed)]
+    assert kl[0] == kl[1]
+    if "sync_ref_model" in settings:
+        assert whole.ref_model is not None
+        references = [torch.cat([p.flatten() for p in x.ref_model.parameters()]) for x in (whole, resumed)]
+        assert torch.equal(*references)
+
+
+def test_a_reference_that_follows_the_policy_and_is_not_there_is_said(run, tmp_path, caplog):
+    run("whole", beta=0.1)
+    settings = {"beta": 0.1, "sync_ref_model": True, "ref_model_sync_steps": 1}
+    run("resumed", str(tmp_path / "whole" / "checkpoint-3"), **settings)
+    assert "checkpoint-3 holds no reference.safetensors: sync_ref_model goes on from" in caplog.text
+
+
+def test_another_models_reference_is_refused(tiny_text_checkpoint, tiny_checkpoint, tmp_path):
+    path = tmp_path / REFERENCE
+    save_reference(load_policy(tiny_text_checkpoint), path, writes=True)
+    with pytest.raises(ValueError, match=r"reference.safetensors is not of this reference model: \['"):
+        restore_reference(load_policy(tiny_checkpoint), path)
+
+
+def test_a_sharded_reference_is_saved_whole_and_restored_in_its_shards(tmp_path):
+    """As FSDP2 shards it; ZeRO-3 is in tests/test_kill_points.py."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        model = nn.Linear(3, 4)
+        for name, parameter in list(model.named_parameters()):
+            setattr(model, name, nn.Parameter(distribute_tensor(parameter.detach(), mesh, [Shard(0)])))
+        before = model.weight.full_tensor().clone()
+        save_reference(model, tmp_path / REFERENCE, writes=True)
+        assert torch.equal(load_file(tmp_path / REFERENCE)["weight"], before)
+        with torch.no_grad():
+            model.weight.add_(1.0)
+        restore_reference(model, tmp_path / REFERENCE)
+        assert isinstance(model.weight, DTensor)
+        assert torch.equal(model.weight.full_tensor(), before)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_each_parameter_is_restored_in_its_own_dtype(tiny_checkpoint, tmp_path):
+    def mixed():
+        model = load_policy(tiny_checkpoint, dtype=torch.bfloat16)
+        model.lm_head.float()  # as TRL's cast_lm_head_to_fp32
+        return model
+
+    saved, restored = mixed(), mixed()
+    with torch.no_grad():
+        for parameter in saved.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.01)
+    assert {p.dtype for p in saved.parameters()} == {torch.bfloat16, torch.float32}
+    saved.save_pretrained(tmp_path)
+    restore_weights(restored, tmp_path)
+    for (name, parameter), expected in zip(restored.named_parameters(), saved.parameters(), strict=True):
+        assert parameter.dtype == expected.dtype, name
+        assert torch.equal(parameter, expected), name
 
 
 def test_resume_restores_every_weight_of_the_checkpoint(run, trainer, rows, tmp_path):

@@ -1,5 +1,6 @@
 """A checkpoint is whole or not there, and a run goes on from the newest whole one as if nothing had happened."""
 
+import errno
 import inspect
 import json
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback
 from trl import GRPOTrainer
 
@@ -25,9 +27,10 @@ def parameters(worker):
 @pytest.fixture
 def run(trainer, rows, tmp_path):
     def make(folder, callback=None, resume=None, max_steps=6, **settings):
+        settings = {"per_device_train_batch_size": 4, "save_steps": 1, **settings}
         worker = trainer(
-            rows, per_device_train_batch_size=4, save_strategy="steps", save_steps=1, max_steps=max_steps,
-            learning_rate=1e-2, output_dir=str(tmp_path / folder), **settings,
+            rows, save_strategy="steps", max_steps=max_steps, learning_rate=1e-2,
+            output_dir=str(tmp_path / folder), **settings,
         )  # fmt: skip
         if callback is not None:
             worker.add_callback(callback)
@@ -135,11 +138,33 @@ def test_a_generation_cycle_of_other_ranks_is_drawn_anew(run, tmp_path, caplog):
     run("whole", **cycle)
     path = tmp_path / "whole/checkpoint-3/generation_batch_0.pt"
     state = torch.load(path, weights_only=False)
-    assert state["ranks"] == 1
-    torch.save({**state, "ranks": 2}, path)
+    assert state["processes"] == 1
+    torch.save({**state, "processes": 2}, path)
     resumed = run("resumed", resume=str(path.parent), **cycle)
     assert resumed.state.global_step == resumed.args.max_steps
-    assert "generation_batch_0.pt of a run on 1 processes" in caplog.text
+    assert (
+        "checkpoint-3 was saved within a generation batch with processes 2 where this run has 1"
+        in caplog.text
+    )
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"gradient_accumulation_steps": 2}, {"per_device_train_batch_size": 2}, {"steps_per_generation": 1},
+        {"num_iterations": 1}, {"num_generations": 4},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_generation_cycle_of_other_settings_is_drawn_anew(run, tmp_path, caplog, changed):
+    cycle = dict(steps_per_generation=2, num_iterations=2, shared_prefix="auto")
+    run("whole", max_steps=3, save_steps=3, **cycle)
+    checkpoint = str(tmp_path / "whole/checkpoint-3")
+    resumed = run("resumed", resume=checkpoint, max_steps=5, save_steps=9, **{**cycle, **changed})
+    assert resumed.state.global_step == 5
+    [(name, value)] = changed.items()
+    told = rf"checkpoint-3 was saved within a generation batch with {name} \d where this run has {value}: the steps "
+    assert re.search(told + "that were left of its generation batch learn from new completions", caplog.text)
 
 
 def test_a_finished_run_takes_no_further_step(run, tmp_path):
@@ -178,6 +203,46 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_names_path_and_space(run, 
     assert newest_checkpoint(tmp_path / "run") == tmp_path / "run/checkpoint-1"
     assert not (tmp_path / "run" / saving.ASIDE).exists()
     assert run("run", max_steps=2, resume=str(tmp_path / "run/checkpoint-1")).state.global_step == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/3: file write failed"),
+    ],
+)
+def test_a_full_disk_is_told_as_one(error, tmp_path):
+    told = saving.write_error(tmp_path / "checkpoint-3", error)
+    assert isinstance(told, saving.SpaceError)
+    assert re.search(r"could not write .*checkpoint-3: .* are free there.* make space", str(told))
+
+
+def test_another_error_of_the_system_names_the_path_and_no_space(tmp_path):
+    told = saving.write_error(
+        tmp_path / "checkpoint-3", PermissionError(errno.EACCES, "Permission denied", "x.pt")
+    )
+    assert isinstance(told, PermissionError)
+    assert re.search(r"could not write .*checkpoint-3: .*Permission denied: 'x.pt'", str(told))
+    assert "free" not in str(told)
+    assert "space" not in str(told)
+
+
+def test_an_error_in_a_save_that_is_not_about_the_disk_stays_what_it_is(run, tmp_path, monkeypatch):
+    def fail(self, folder):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(ResumableTrainer, "_save_cycle", fail)
+    with pytest.raises(RuntimeError, match="an illegal memory access was encountered") as error:
+        run("run", max_steps=1)
+    assert type(error.value) is RuntimeError
+    assert str(error.value).startswith("CUDA error")
+    assert re.search(
+        r"While .*checkpoint-1 was written; checkpoints written before", error.value.__notes__[0]
+    )
+    assert not (tmp_path / "run" / saving.ASIDE).exists()
 
 
 # -- signals ------------------------------------------------------------------------------------------------------
