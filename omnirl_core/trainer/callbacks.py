@@ -8,14 +8,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from omnirl_core.text import completion_text
 from omnirl_core.trainer.mixed import row_images
-from omnirl_core.trainer.saving import space_error
+from omnirl_core.trainer.saving import write_error
 from omnirl_core.types import Completion, Message
 
 METRICS, COMPLETIONS, FAULTS = "metrics.jsonl", "completions.jsonl", "faults.jsonl"
+EVAL_METRICS, EVAL_COMPLETIONS = "eval_metrics.jsonl", "eval_completions.jsonl"
+"""What `evaluate()` without `train()` writes in place of the first two: those are a run's, which may be resumed."""
 MOST_FAULTS = 1000
 """Lines that faults.jsonl gets from one process: a reward that fails on every row says nothing new after that."""
 
@@ -25,7 +28,8 @@ class RunFiles(TrainerCallback):
 
     A new run puts the files of an earlier one aside (`metrics.old.jsonl`); a resumed one continues them, less
     what an earlier process wrote after the checkpoint, and its first line of metrics says where and when it went on
-    (`resumed`). A file that would become larger than `most_mb` is begun anew, and the one before kept as
+    (`resumed`). A trainer that only evaluates leaves them alone, and appends to `eval_metrics.jsonl` and
+    `eval_completions.jsonl`. A file that would become larger than `most_mb` is begun anew, and the one before kept as
     `completions.1.jsonl`, so that no file takes more than twice of it.
     """
 
@@ -45,23 +49,23 @@ class RunFiles(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
         if state.is_world_process_zero and logs:
             line = {"step": state.global_step, "time": time.time(), **self._resumed, **logs}
-            self._append(METRICS, [line], state.global_step)
+            self._append(METRICS if self._started else EVAL_METRICS, [line])
             self._resumed = {}
 
     def write_completions(self, lines: Iterable[Mapping[str, Any]], state: Any) -> None:
         """Lines of `completion_lines`, of all ranks; only the first rank writes."""
         if state.is_world_process_zero:
-            self._append(COMPLETIONS, lines, state.global_step)
+            self._append(COMPLETIONS if self._started else EVAL_COMPLETIONS, lines)
 
     def write_faults(self, lines: Sequence[Mapping[str, Any]], state: Any) -> None:
         """What went wrong: lines with a `kind`, the rows, and what they hold."""
         lines = lines[: MOST_FAULTS - self._n_faults]
         self._n_faults += len(lines)
         if lines and state.is_world_process_zero:
-            self._append(FAULTS, lines, state.global_step)
+            self._append(FAULTS, lines)
 
-    def _append(self, name: str, lines: Iterable[Mapping[str, Any]], step: int) -> None:
-        self._start(step)
+    def _append(self, name: str, lines: Iterable[Mapping[str, Any]]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / name
         text = "".join(_json(line) + "\n" for line in lines)
         try:
@@ -70,7 +74,7 @@ class RunFiles(TrainerCallback):
             with open(path, "a", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
-            raise space_error(path, error) from error
+            raise write_error(path, error) from error
 
     def _start(self, step: int) -> None:
         if self._started:
@@ -95,11 +99,13 @@ SHOWN = (
 
 
 class RewardProgress(ProgressCallback):
-    """TRL's bar with the reward on it, in place of a line of forty numbers at every log."""
+    """TRL's bar with the reward on it, in place of a line of forty numbers at every log; a line an evaluation."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
         if self.training_bar is not None and logs and (shown := _shown(logs)):
             self.training_bar.set_postfix(shown, refresh=True)
+        if state.is_world_process_zero and logs and (line := _evaluation(logs, state)):
+            tqdm.write(line)
 
 
 class RewardLines(PrinterCallback):
@@ -111,6 +117,8 @@ class RewardLines(PrinterCallback):
             print(
                 f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}  {values}".rstrip()
             )
+        if state.is_local_process_zero and logs and (line := _evaluation(logs, state)):
+            print(line)
 
 
 def in_place_of(callback: type[TrainerCallback]) -> type[TrainerCallback] | None:
@@ -216,8 +224,20 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _shown(logs: Mapping[str, Any]) -> dict[str, str]:
-    return {label: f"{logs[name]:.3g}" for name, label in SHOWN if _is_number(logs.get(name))}
+def _shown(logs: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    return {
+        label: f"{logs[prefix + name]:.3g}" for name, label in SHOWN if _is_number(logs.get(prefix + name))
+    }
+
+
+def _evaluation(logs: Mapping[str, Any], state: Any) -> str | None:
+    """A line of an evaluation's result; None for any other log. Of several data sets each has its name."""
+    shown = _shown(logs, "eval_")
+    if not shown:
+        return None
+    name = next((key.removesuffix("_runtime") for key in logs if key.endswith("_runtime")), "eval")
+    values = "  ".join(f"{label} {value:<6}" for label, value in shown.items())
+    return f"{name.replace('_', ' ', 1)} at step {state.global_step}  {values}".rstrip()
 
 
 def _is_number(value: Any) -> bool:

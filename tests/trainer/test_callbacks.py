@@ -3,6 +3,7 @@ import math
 from types import SimpleNamespace
 
 import pytest
+from conftest import lazily
 from PIL import Image
 from transformers import PrinterCallback, ProgressCallback
 from transformers.utils.notebook import NotebookProgressCallback
@@ -85,6 +86,28 @@ def test_a_resumed_run_drops_what_came_after_the_checkpoint(tmp_path):
     assert [line["step"] for line in _read(tmp_path / "metrics.jsonl")] == [1, 2, 3]
 
 
+def test_evaluations_of_a_finished_run_leave_its_files_and_a_resume_goes_on(trainer, rows, tmp_path):
+    settings = dict(save_strategy="steps", save_steps=2, eval_data=rows[:2], per_device_eval_batch_size=2)
+    trainer(rows, max_steps=2, **settings).train()
+    folder = tmp_path / "run"
+    before = {path.name: path.read_bytes() for path in folder.glob("*.jsonl")}
+    assert set(before) == {"metrics.jsonl", "completions.jsonl"}
+    for number in (1, 2):
+        result = trainer(rows, **settings).evaluate()
+        assert {name: (folder / name).read_bytes() for name in before} == before
+        lines = _read(folder / "eval_metrics.jsonl")
+        assert len(lines) == number
+        assert lines[-1]["eval_reward"] == result["eval_reward"]
+        assert len(_read(folder / "eval_completions.jsonl")) == 4 * number
+    resumed = trainer(rows, max_steps=3, **settings)
+    resumed.train(resume_from_checkpoint=str(folder / "checkpoint-2"))
+    assert [line["step"] for line in _read(folder / "metrics.jsonl") if "loss" in line] == [1, 2, 3]
+    assert (folder / "completions.jsonl").read_bytes().startswith(before["completions.jsonl"])
+    resumed.evaluate()
+    assert "eval_reward" in _read(folder / "metrics.jsonl")[-1], "after its own training it is the run's"
+    assert not list(folder.glob("*.old.jsonl"))
+
+
 def test_only_the_first_rank_writes(tmp_path):
     files = RunFiles(tmp_path / "x")
     files.on_train_begin(None, _state(0, first=False), None)
@@ -102,6 +125,7 @@ def test_faults_are_a_thousand_lines_at_most(tmp_path):
 
 def test_numbers_that_json_has_not_are_null(tmp_path):
     files = RunFiles(tmp_path)
+    files.on_train_begin(None, _state(0), None)
     files.on_log(None, _state(1), None, logs={"a": math.nan, "b": -math.inf, "c": {"d": [math.nan, 1.0]}})
     [line] = _read(tmp_path / "metrics.jsonl")
     assert (line["a"], line["b"], line["c"]) == (None, None, {"d": [None, 1.0]})
@@ -127,23 +151,32 @@ def test_a_text_of_two_turns_names_the_roles():
 
 
 def test_the_bar_shows_the_reward(trainer, rows, capsys):
-    worker = trainer(rows, disable_tqdm=False, max_steps=2)
+    evaluation = dict(eval_data=rows[:2], eval_strategy="steps", eval_steps=2, per_device_eval_batch_size=2)
+    worker = trainer(rows, disable_tqdm=False, max_steps=2, **evaluation)
     kinds = [type(callback) for callback in worker.callback_handler.callbacks]
     assert RewardProgress in kinds
     assert ProgressCallback not in kinds
     worker.train()
-    err = capsys.readouterr().err
+    out, err = capsys.readouterr()
     assert "reward=" in err
     assert "frac_reward_zero_std" not in err
+    [line] = [line for line in out.splitlines() if "eval" in line]
+    reward = next(line["eval_reward"] for line in worker.state.log_history if "eval_reward" in line)
+    assert line.split()[:6] == ["eval", "at", "step", "2", "reward", f"{reward:.3g}"]
 
 
 def test_without_a_bar_there_is_a_short_line_at_every_log(trainer, rows, capsys):
-    worker = trainer(rows, disable_tqdm=True, max_steps=2)
+    evaluation = dict(eval_strategy="steps", eval_steps=2, per_device_eval_batch_size=2)
+    sets = {"text": lazily(rows[:1]), "images": lazily(rows[1:2])}
+    worker = trainer(rows, disable_tqdm=True, max_steps=2, eval_data=sets, **evaluation)
     kinds = [type(callback) for callback in worker.callback_handler.callbacks]
     assert RewardLines in kinds
     assert PrinterCallback not in kinds
     worker.train()
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    printed = capsys.readouterr().out.splitlines()
+    results = [line.split()[:6] for line in printed if line.startswith("eval ")]
+    assert results == [["eval", name, "at", "step", "2", "reward"] for name in sets]
+    lines = [line for line in printed if line.startswith("step ")]
     assert [line.split()[1:3] for line in lines] == [["1/2", "reward"], ["2/2", "reward"]]
     assert all(len(line) < 100 for line in lines)
 
@@ -163,6 +196,7 @@ def test_a_bar_of_ones_own_is_kept(trainer, rows):
 
 def test_files_are_bounded_and_a_resumed_run_cuts_both_parts(tmp_path):
     files = RunFiles(tmp_path, most_mb=0.0003)
+    files.on_train_begin(None, _state(0), None)
     for step in range(1, 40):
         files.write_completions([{"step": step, "completion": "x" * 20}], _state(step - 1))
     path, before = tmp_path / "completions.jsonl", tmp_path / "completions.1.jsonl"
