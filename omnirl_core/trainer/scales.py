@@ -66,8 +66,8 @@ class ScaleDoctor(TrainerCallback):
 
     A reward whose spread within groups is more than `ratio` times another's drowns it; a reward without spread
     for `patience` steps teaches nothing; above `clipped` of the completions cut by the token limit, rewards
-    judge answers that never ended. A reward at its top is learned, and no spread is what one expects of it. The
-    means are over the last `patience` steps.
+    judge answers that never ended, which is said from the second logged step on. A reward at its top is learned, and
+    no spread is what one expects of it. The means are over the last `patience` steps.
     """
 
     def __init__(self, patience: int = 20, ratio: float = 10.0, clipped: float = 0.2, learned: float = 0.95):
@@ -87,15 +87,29 @@ class ScaleDoctor(TrainerCallback):
             return
         numbers = {name: value for name, value in logs.items() if isinstance(value, int | float)}
         self._window.append((state.global_step, numbers))
-        if state.global_step - self._since < self.patience:
-            return
-        first = state.global_step - self.patience
+        first = max(state.global_step - self.patience, self._since)
         self._window = [(step, line) for step, line in self._window if step > first]
         means = _means([line for _, line in self._window])
-        for key, message in self._findings(means, args):
+        found = self._clipped(means, state.global_step - first, args) if len(self._window) > 1 else []
+        if state.global_step - self._since >= self.patience:
+            found += self._findings(means, args)
+        for key, message in found:
             if key not in self._said and state.is_world_process_zero:
                 logger.warning(message)
             self._said.add(key)
+
+    def _clipped(
+        self, means: Mapping[str, float], steps: int, args: Any
+    ) -> list[tuple[tuple[str, ...], str]]:
+        clipped = means.get("completions/clipped_ratio", 0.0)
+        if clipped <= self.clipped:
+            return []
+        text = (
+            f"{clipped:.0%} of the completions of the last {steps} steps were cut at "
+            f"max_completion_length {args.max_completion_length}, before they ended, and judged as they were; "
+            "raise it, ask for shorter answers, or set mask_truncated_completions: true"
+        )
+        return [(("clipped",), text)]
 
     def _findings(self, means: Mapping[str, float], args: Any) -> list[tuple[tuple[str, ...], str]]:
         spreads = {
@@ -105,16 +119,9 @@ class ScaleDoctor(TrainerCallback):
         }
         learning = [name for name in spreads if means.get(f"rewards/{name}/mean", 0.0) < self.learned]
         found = [self._constant(name, means) for name in learning if spreads[name] < 1e-9]
-        found += self._drowned(spreads, learning, means, getattr(args, "multi_objective_aggregation", ""))
-        clipped = means.get("completions/clipped_ratio", 0.0)
-        if clipped > self.clipped:
-            text = (
-                f"{clipped:.0%} of the completions of the last {self.patience} steps were cut at "
-                f"max_completion_length {args.max_completion_length}, before they ended, and judged as they were; "
-                "raise it, ask for shorter answers, or set mask_truncated_completions: true"
-            )
-            found.append((("clipped",), text))
-        return found
+        return found + self._drowned(
+            spreads, learning, means, getattr(args, "multi_objective_aggregation", "")
+        )
 
     def _constant(self, name: str, means: Mapping[str, float]) -> tuple[tuple[str, ...], str]:
         text = (

@@ -51,6 +51,7 @@ def diagnosed(caplog):
         doctor = ScaleDoctor(patience=patience)
         doctor.on_train_begin(args, SimpleNamespace(global_step=start), None)
         with caplog.at_level(logging.WARNING):
+            caplog.clear()
             for step, line in enumerate(lines, start + 1):
                 state = SimpleNamespace(global_step=step, is_world_process_zero=True)
                 doctor.on_log(args, state, None, logs={"completions/clipped_ratio": 0.0, **line})
@@ -102,11 +103,22 @@ def test_a_reward_on_a_scale_of_hundreds_is_not_taken_for_learned(diagnosed):
 
 
 def test_clipped_completions(diagnosed):
-    [message] = diagnosed([_line(0.1, 0.1, clipped=0.3)] * 20)
+    lines = [_line(0.1, 0.1)] * 9 + [_line(0.1, 0.1, clipped=0.5)] * 11
+    [message] = diagnosed(lines)
     assert message.startswith(
         "30% of the completions of the last 5 steps were cut at max_completion_length 64"
     )
     assert "mask_truncated_completions" in message
+
+
+@pytest.mark.parametrize("start", [0, 300])
+def test_clipped_completions_of_a_short_run_are_told_at_its_second_logged_step(diagnosed, start):
+    ratios = [0.96, 0.33, 0.5, 0.4]
+    assert diagnosed([_line(0.1, 0.1, clipped=ratios[0])], patience=20, start=start) == []
+    lines = [_line(0.1, 0.1, clipped=ratio) for ratio in ratios * 3]
+    for n_lines in (2, 12):
+        [message] = diagnosed(lines[:n_lines], patience=20, start=start)
+        assert message.startswith("64% of the completions of the last 2 steps were cut")
 
 
 def test_too_early_and_just_resumed_say_nothing(diagnosed):
