@@ -1,7 +1,7 @@
 """TRL's GRPOTrainer for rows of any mix: text-only, one picture, many."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -17,6 +17,7 @@ from omnirl_core.trainer.callbacks import RunFiles, completion_lines, in_place_o
 from omnirl_core.trainer.checkpoints import EpochSampler, has_full_weights, pickled_weights, restore_weights
 from omnirl_core.trainer.fsdp import gathered_for_generation, trainable_after_reference
 from omnirl_core.trainer.mixed import Row, counted_by_row, mixed_rows, row_images, text_rows
+from omnirl_core.trainer.model_card import mend_model_card
 from omnirl_core.trainer.phases import PREPARE, ROLLOUT, SCORE, PhaseClock
 from omnirl_core.trainer.preparation import Preparation
 from omnirl_core.trainer.quiet import silence_upstream_noise
@@ -44,6 +45,13 @@ class OmniGRPOTrainer(WatchedTrainer):
     args: Any
     processing_class: Any
     _logs: dict[str, Any]
+    # what a trainer has that was made without __init__, as some tests of TRL make theirs
+    _is_mixed = False
+    _rows: Sequence[Row] = ()
+    _images: list[list[Any]] | None = None
+    _anchor: VisionAnchor | None = None
+    _clock = PhaseClock({})
+    run_files: RunFiles | None = None
 
     def __init__(
         self,
@@ -95,8 +103,6 @@ class OmniGRPOTrainer(WatchedTrainer):
             reward_weights(self.reward_funcs, self.args.reward_weights)
         # tools and environments can bring pictures into a run whose data has none
         self._is_mixed = self._is_vlm and bool(ready.may_have_images or tools or has_environment)
-        self._rows: list[Row] = []
-        self._images: list[list[Any]] | None = None
         self._completions: list[Any] = []
         self._completion_ids: list[list[int]] = []
         self._rewards = torch.empty(0)
@@ -180,7 +186,7 @@ class OmniGRPOTrainer(WatchedTrainer):
             output = counted_by_row(super()._generate_and_score_completions(self._rows))
         self._log_images()
         lines = self._completion_lines(inputs, output["advantages"])
-        if self.run_files in self.callback_handler.callbacks:
+        if self.run_files is not None and self.run_files in self.callback_handler.callbacks:
             self.run_files.write_completions(gather_object(lines), self.state)
         self._remember_rows(output, lines)
         self._rows = []
@@ -211,11 +217,11 @@ class OmniGRPOTrainer(WatchedTrainer):
 
         A shared prefill is a forward as any other, which has the anchor in it.
         """
-        ungathered = self._dist.fsdp_version == 1 or (
-            self._is_zero3 and not self.args.ds3_gather_for_generation
-        )
-        alone = ungathered and not self._shares_rollout
-        if self._anchor is not None and alone and "pixel_values" not in multimodal_fields:
+        if (
+            self._anchor is not None
+            and self._generates_ungathered
+            and "pixel_values" not in multimodal_fields
+        ):
             backbone: Any = base_model(self.accelerator.unwrap_model(self.model)).base_model
             with torch.no_grad():
                 self._anchor.features(backbone)
@@ -223,6 +229,13 @@ class OmniGRPOTrainer(WatchedTrainer):
             return super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images=has_tool_images
             )
+
+    @property
+    def _generates_ungathered(self) -> bool:
+        by_module = self._dist.fsdp_version == 1 or (
+            self._is_zero3 and not self.args.ds3_gather_for_generation
+        )
+        return by_module and not self._shares_rollout
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         """TRL 1.16 gives None for a row without pictures; processors need an empty list.
@@ -337,6 +350,17 @@ class OmniGRPOTrainer(WatchedTrainer):
             restore_weights(self.model, best)
         else:
             super()._load_best_model()
+
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+    ) -> None:
+        """TRL 1.16 writes None where the policy came from a folder and is in no hub; see `mend_model_card`."""
+        super().create_model_card(model_name, dataset_name, tags)
+        if self.is_world_process_zero():
+            mend_model_card(self.args.output_dir, self.model.config)
 
     def _loads_full_weights(self, folder: str | None) -> bool:
         plain = not is_peft_model(self.model) and not self.is_fsdp_enabled

@@ -32,15 +32,17 @@ class SharedPrefixTrainer(GRPOTrainer):
     model: Any
     _buffered_inputs: Any
     num_generations: int
+    # what a trainer has that was made without __init__, as some tests of TRL make theirs
+    _shares = _shares_rollout = _to_verify = False
+    _reference: Any = None
+    _shared_rows: SharedRows | None = None
+    _prompts: list[Prompt] | None = None
+    """Of the rows in the pass at hand."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._shares, self._shares_rollout = self._choose_paths()
         self._to_verify = self._shares and self.args.verify_shared_prefix
-        self._reference: Any = None
-        self._shared_rows: SharedRows | None = None
-        self._prompts: list[Prompt] | None = None
-        """Of the rows in the pass at hand."""
 
     def _choose_paths(self) -> tuple[bool, bool]:
         """Whether prefixes are shared in the log-probability passes, and in the rollout; says so once."""

@@ -30,6 +30,9 @@ class WatchedTrainer(ResumableTrainer):
     reward_funcs: list[Any]
     reward_func_names: list[str]
     _metrics: dict[str, Any]
+    _on_reward_error: str | None = None
+    _on_nonfinite: str | None = None
+    _heartbeat = Heartbeat("", 0, None)
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -144,7 +147,7 @@ class WatchedTrainer(ResumableTrainer):
 
     def _remember_rows(self, output: dict[str, Any], lines: Sequence[Mapping[str, Any]]) -> None:
         """Send each row along with its completion, through TRL's shuffle, to the step that learns from it."""
-        if self._on_nonfinite is not None:
+        if self._on_nonfinite is not None and self.model.training:  # no step learns from an evaluation
             output[ROWS] = [json.dumps(line, default=str) for line in lines]
             self._micro_batch = [dict(line) for line in lines]
             mask = output["completion_mask"]

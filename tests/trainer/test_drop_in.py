@@ -1,5 +1,9 @@
 """What TRL's own trainer does, this one does: the same losses on the same seed, in every path of TRL."""
 
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
@@ -218,3 +222,57 @@ def test_environments_own_their_rows_and_rewards(same, tiny_text_checkpoint, mon
     same(data, [letters], processing_class=tokenizer, extra={"environment_factory": Counter})
     same(data, None, processing_class=tokenizer, extra={"environment_factory": Counter})
     same(data, [letters], processing_class=tokenizer, extra={"tools": [Counter().add]})
+
+
+def bare(kind):
+    """As TRL's own tests make a trainer: no __init__, and what the method at hand reads."""
+    worker = object.__new__(kind)
+    worker.accelerator = SimpleNamespace(
+        device=torch.device("cpu"), is_main_process=True, process_index=0, gather=lambda values: values
+    )
+    worker.args = SimpleNamespace(report_to=[])
+    worker.model = SimpleNamespace(training=True)
+    worker.state = SimpleNamespace(global_step=0, num_input_tokens_seen=0)
+    worker._last_loaded_step = 0
+    worker.use_vllm = True
+    worker._tokenizer = SimpleNamespace(eos_token_id=2, pad_token_id=0)
+    worker.eos_token_ids, worker.tools, worker.rollout_func = [2], None, None
+    worker.num_generations = 2
+    worker._metrics = {"train": defaultdict(list)}
+    worker.processing_class = SimpleNamespace(batch_decode=lambda ids, **_: [str(row) for row in ids])
+    worker._tokenize_prompts = lambda prompts: ([[5, 6] for _ in prompts], None, {})
+    answers = [[7, 2], [8, 9]]
+    generate = lambda **_: (None, answers, [[[-0.1], [-0.2]]] * 2, None)  # noqa: E731
+    worker.vllm_generation = SimpleNamespace(generate=generate)
+    return worker
+
+
+@pytest.mark.parametrize("tokenizes", [False, True])
+def test_a_trainer_without_its_constructor_generates_as_trls(tokenizes):
+    found = []
+    for kind in (GRPOTrainer, OmniGRPOTrainer):
+        worker = bare(kind)
+        if tokenizes:
+            del worker._tokenize_prompts
+            worker._is_vlm, worker.chat_template_kwargs, worker.environment_factories = False, {}, None
+            worker.processing_class = FakeTokenizer()
+        found.append((worker._generate(["one", "two"]), dict(worker._metrics["train"])))
+    assert found[0] == found[1]
+
+
+class FakeTokenizer(SimpleNamespace):
+    def __call__(self, text, **_):
+        return {"input_ids": [[len(word)] for word in text]}
+
+    def batch_decode(self, ids, **_):
+        return [str(row) for row in ids]
+
+
+def test_the_model_card_has_no_none(tmp_path, tiny_text_checkpoint):
+    config = GRPOConfig(str(tmp_path / "run"), use_cpu=True, bf16=False, report_to="none", num_generations=2)
+    worker = OmniGRPOTrainer(tiny_text_checkpoint, letters, config, Dataset.from_list(PLAIN))
+    worker.create_model_card("mine")
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "None" not in card
+    assert f"fine-tuned version of a checkpoint from a folder (`{Path(tiny_text_checkpoint).name}`)." in card
+    assert f'model="{tmp_path / "run"}"' in card

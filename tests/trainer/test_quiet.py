@@ -33,3 +33,4 @@ def test_a_run_prints_no_warning(tiny_checkpoint, pictures, tmp_path):
     assert done.stdout.endswith("done\n")
     lines = [line for line in (done.stdout + done.stderr).splitlines() if "arning" in line.lower()]
     assert lines == []
+    assert "kernels-community" not in done.stdout + done.stderr, "told by bitsandbytes at its import"

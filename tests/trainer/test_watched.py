@@ -1,6 +1,7 @@
 """Numbers that are none never reach the weights, and what was at fault is on the record."""
 
 import inspect
+import itertools
 import json
 
 import pytest
@@ -99,6 +100,32 @@ def test_skip_leaves_the_step_out_entirely_and_counts_it(trainer, rows, tmp_path
     assert not torch.equal(kept[1], kept[2])
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line.get("nonfinite_steps") for line in lines if "reward" in line] == [None, 1.0, None]
+
+
+@pytest.mark.parametrize("setting", ["stop", "skip"])
+def test_what_an_evaluation_meets_neither_stops_nor_skips_a_step(trainer, rows, monkeypatch, setting):
+    plain = SharedPrefixTrainer._packed_pass
+
+    def spoiled(self, *args, **kwargs):
+        values, entropies = plain(self, *args, **kwargs)
+        return (values if self.model.training else values * float("nan")), entropies
+
+    monkeypatch.setattr(SharedPrefixTrainer, "_packed_pass", spoiled)
+    worker = trainer(
+        rows, max_steps=3, beta=0.1, shared_prefix="auto", on_nonfinite=setting, eval_data=rows[:1],
+        eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=2,
+    )  # fmt: skip
+    kept = [parameters(worker)]
+
+    class Keep(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            kept.append(parameters(worker))
+
+    worker.add_callback(Keep())
+    worker.train()
+    assert worker.state.global_step == 3
+    assert not any(torch.equal(before, after) for before, after in itertools.pairwise(kept))
+    assert not any("nonfinite_steps" in line for line in worker.state.log_history)
 
 
 def test_too_many_in_a_row_stop(trainer, rows, tmp_path, spoil):
