@@ -1,11 +1,13 @@
 """Kill a run at random moments, resume it, and compare what it leaves with an uninterrupted run's.
 
     python scripts/kill_points.py --kills 50 --stops 10
+    python scripts/kill_points.py --kills 15 --ranks 2 --engine zero3
 
 Half of the kills (SIGKILL) fall while a checkpoint is being written, after a random number of its files, the others at
 any moment of a step or its save; a stop is a SIGTERM or SIGINT while it trains, after which the run has to end with
-its own exit code. The libraries are imported once, and each run is a fork of this process. Prints one line a kill and a
-summary; the exit code is 1 if any final state differs.
+its own exit code. Of several ranks all are killed at once, or one, after which the others are ended as a launcher ends
+them. The libraries are imported once, and each rank is a fork of this process. Prints one line a kill and a summary;
+the exit code is 1 if any final state differs.
 """
 
 import argparse
@@ -15,19 +17,26 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
 
 from omnirl_core import run
 from omnirl_core.evaluation.lines import read_lines
 from omnirl_core.trainer.heartbeat import RANKS
 from omnirl_core.trainer.saving import ASIDE
+from omnirl_core.trainer.shared_prefix import Prompt
 
 SETTINGS = {
     "model_name_or_path": "tiny_policy", "templates": '{"default": "plain"}', "bf16": "false", "use_cpu": "true",
@@ -37,31 +46,51 @@ SETTINGS = {
     # a generation batch serves four steps, so that most checkpoints lie within one
     "gradient_accumulation_steps": "1", "steps_per_generation": "2", "num_iterations": "2",
 }  # fmt: skip
-TIMES = {"time", "step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second"}
-"""What a log holds of the clock."""
-FILES_OF_A_SAVE = 12
-"""That every save writes; a kill waits for some of them."""
+TIMES = {
+    "time", "step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "resumed",
+}  # fmt: skip
+"""What a log holds of the clock, and of when the run went on."""
 WATCHDOG_S = 300.0
+LAUNCHER_S = 5.0
+"""That the ranks that are left have to end, as `torchrun --shutdown_timeout` gives them 30."""
+
+
+SETTINGS_OF_RANKS = {
+    "per_device_train_batch_size": "2",
+    # a reference model that follows the policy: part of the state
+    "beta": "0.1", "sync_ref_model": "true", "ref_model_sync_steps": "1",
+}  # fmt: skip
+CONFIGS = Path(__file__).parents[1] / "accelerate_configs"
+ENGINES = ("ddp", "zero3")
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Starts runs over one drawn data set, each in a process of its own."""
+    """Starts runs over one drawn data set, each rank in a process of its own."""
 
     data: Path
     settings: tuple[str, ...]
+    ranks: int = 1
+    engine: str = "ddp"
 
     @classmethod
-    def over(cls, folder: Path, **settings: str) -> "Runs":
+    def over(cls, folder: Path, ranks: int = 1, engine: str = "ddp", **settings: str) -> "Runs":
         data = folder / "data" / "train.json"
         draw = {"task": "mixed", "train": 20, "test": 4, "seed": 0}
         rewards = Path(run.__file__).parents[1] / "recipes" / "mixed" / "rewards.yaml"
-        given = {**SETTINGS, "draw_shapes": json.dumps(draw), "rewards": str(rewards), **settings}
-        return cls(data, tuple(part for key, value in given.items() for part in (f"--{key}", value)))
+        given = {**SETTINGS, "draw_shapes": json.dumps(draw), "rewards": str(rewards)}
+        given |= {**(SETTINGS_OF_RANKS if ranks > 1 else {}), **settings}
+        return cls(
+            data, tuple(part for key, value in given.items() for part in (f"--{key}", value)), ranks, engine
+        )
 
-    def start(self, folder: Path) -> int:
-        """The process id of a run into `folder` that resumes what it finds there; its output goes to run.log."""
+    def start(self, folder: Path) -> "Job":
+        """A run into `folder` that resumes what it finds there; its output goes to run.log."""
         folder.mkdir(parents=True, exist_ok=True)
+        port = free_port()
+        return Job([self._fork(folder, rank, port) for rank in range(self.ranks)])
+
+    def _fork(self, folder: Path, rank: int, port: int) -> int:
         child = os.fork()
         if child:
             return child
@@ -70,8 +99,13 @@ class Runs:
             log = os.open(folder / "run.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
+            if self.ranks > 1:
+                os.environ |= environment(self.engine, rank, self.ranks, port)
             arguments = ["--output_dir", str(folder), "--dataset_name", str(self.data)]
             run.main([*arguments, *self.settings, "--resume_from_checkpoint", "auto"])
+            if self.ranks > 1:  # gloo aborts a process that ends while another still talks to it
+                torch.distributed.barrier()
+                torch.distributed.destroy_process_group()
             code = 0
         except SystemExit as stop:
             code = int(stop.code or 0)
@@ -84,39 +118,115 @@ class Runs:
 
     def finish(self, folder: Path) -> None:
         """Run to the end."""
-        child = self.start(folder)
-        code = wait(child)
+        code = self.start(folder).wait()
         if code != 0:
             raise RuntimeError(
                 f"a run in {folder} ended with {code}: {(folder / 'run.log').read_text()[-3000:]}"
             )
 
 
-def wait(child: int, seconds: float = WATCHDOG_S) -> int | None:
-    """The exit code of a child, minus the signal's number if one killed it; None if it still runs after `seconds`."""
-    end = time.monotonic() + seconds
-    while True:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > end:
-            if seconds >= WATCHDOG_S:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-                raise TimeoutError(f"a run took more than {seconds:g} s")
+def environment(engine: str, rank: int, ranks: int, port: int) -> dict[str, str]:
+    """What `accelerate launch --config_file accelerate_configs/<engine>.yaml` gives a rank."""
+    config = yaml.safe_load((CONFIGS / f"{engine}.yaml").read_text())
+    given = {"ACCELERATE_MIXED_PRECISION": "no"}
+    given |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+    }
+    given |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if "deepspeed_config" in config:
+        names = {"zero3_init_flag": "DEEPSPEED_ZERO3_INIT", "zero_stage": "DEEPSPEED_ZERO_STAGE"}
+        names["zero3_save_16bit_model"] = "DEEPSPEED_ZERO3_SAVE_16BIT_MODEL"
+        for key, value in config["deepspeed_config"].items():
+            given[f"ACCELERATE_{names.get(key, key.upper())}"] = str(value).lower()
+        given |= {"ACCELERATE_USE_DEEPSPEED": "true", "DS_ACCELERATOR": "cpu"}
+    return given
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+class Job:
+    """The processes of one run."""
+
+    def __init__(self, children: list[int]):
+        self.children = children
+        self.codes: dict[int, int] = {}
+
+    def poll(self) -> int | None:
+        """None while a process runs that should; else the exit code: the first that is not 0, minus a signal's number.
+
+        Where one process has failed, the others are ended.
+        """
+        for child in self.children:
+            if child not in self.codes:
+                done, status = os.waitpid(child, os.WNOHANG)
+                if done:
+                    self.codes[child] = os.waitstatus_to_exitcode(status)
+        failed = [code for code in self.codes.values() if code != 0]
+        if failed and len(self.codes) < len(self.children):
+            self.end_others()
+        if len(self.codes) < len(self.children):
             return None
-        time.sleep(0.002)
+        return failed[0] if failed else 0
+
+    def wait(self, seconds: float = WATCHDOG_S) -> int:
+        end = time.monotonic() + seconds
+        while (code := self.poll()) is None:
+            if time.monotonic() > end:
+                self.kill(self.running())
+                raise TimeoutError(f"a run took more than {seconds:g} s")
+            time.sleep(0.002)
+        return code
+
+    def running(self) -> list[int]:
+        return [child for child in self.children if child not in self.codes]
+
+    def kill(self, children: list[int]) -> None:
+        """SIGKILL, and wait for their end."""
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        for child in children:
+            self.codes[child] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def end_others(self) -> None:
+        """As a launcher does where one process has failed: SIGTERM, some patience, SIGKILL."""
+        for child in self.running():
+            os.kill(child, signal.SIGTERM)
+        end = time.monotonic() + LAUNCHER_S
+        while (left := self.running()) and time.monotonic() < end:
+            for child in left:
+                done, status = os.waitpid(child, os.WNOHANG)
+                if done:
+                    self.codes[child] = os.waitstatus_to_exitcode(status)
+            time.sleep(0.01)
+        self.kill(self.running())
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Return when the condition holds, or the run has ended."""
+        end = time.monotonic() + WATCHDOG_S
+        while not condition() and self.poll() is None:
+            if time.monotonic() > end:
+                self.kill(self.running())
+                raise TimeoutError(
+                    f"processes {self.children} did not come to the point at which to kill them"
+                )
+            time.sleep(0.001)
 
 
 def final_state(folder: Path) -> dict[str, str]:
     """Digests of all that a finished run leaves, less the clock."""
     last = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    files = {
-        "weights": folder / "model.safetensors", "last weights": last / "model.safetensors",
-        "optimizer": last / "optimizer.pt", "schedule": last / "scheduler.pt", "random numbers": last / "rng_state.pth",
-        "completions": folder / "completions.jsonl",
-    }  # fmt: skip
-    state = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    files = {name: folder / name for name in ("model.safetensors", "completions.jsonl")}
+    # weights, optimizer, schedule and random numbers of every rank; the others hold paths and times
+    kept = [path for path in last.rglob("*") if path.suffix in (".safetensors", ".pt", ".pth")]
+    files |= {f"checkpoint/{path.relative_to(last)}": path for path in kept}
+    state = {name: digest(path) for name, path in sorted(files.items())}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     timeless = [
         {key: value for key, value in line.items() if key not in TIMES and not key.startswith("time/")}
@@ -127,52 +237,95 @@ def final_state(folder: Path) -> dict[str, str]:
     return state | {"checkpoints": str(sorted(path.name for path in folder.glob("checkpoint-*")))}
 
 
-def kill(runs: Runs, folder: Path, at_save: bool, step_s: float, chance: random.Random) -> str:
+def digest(path: Path) -> str:
+    """Of a file's bytes; of completions that were read and saved again, whose bytes say so, of what they are."""
+    if not path.name.startswith("generation_batch"):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    with torch.serialization.safe_globals([Prompt]):
+        return hashlib.sha256(repr(plain(torch.load(path, weights_only=True))).encode()).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """Tensors as type, shape and numbers, prompts as their fields, in lists and dictionaries of any depth."""
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype), tuple(value.shape), value.flatten().tolist()
+    if isinstance(value, Prompt):
+        return [plain(getattr(value, field.name)) for field in fields(value)]
+    if isinstance(value, Mapping):
+        return [(key, plain(inner)) for key, inner in sorted(value.items())]
+    return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Of a whole run, what a kill is drawn from."""
+
+    step_s: float
+    """Seconds of the last step, its save included."""
+    files: int
+    """Files of a save."""
+
+    @classmethod
+    def of(cls, folder: Path) -> "Measures":
+        last, before = sorted((path.stat().st_mtime for path in folder.glob("checkpoint-*")), reverse=True)[
+            :2
+        ]
+        newest = max(folder.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
+        return cls(last - before, n_files(newest))
+
+
+def kill(runs: Runs, folder: Path, at_save: bool, measures: Measures, chance: random.Random) -> str:
     """Start a run and kill it in a save, or anywhere from one checkpoint to the next; say where it was."""
-    while (place := kill_once(runs, folder, at_save, step_s, chance)) is None:
+    while (place := kill_once(runs, folder, at_save, measures, chance)) is None:
         shutil.rmtree(folder)
     return place
 
 
-def kill_once(runs: Runs, folder: Path, at_save: bool, step_s: float, chance: random.Random) -> str | None:
+def kill_once(
+    runs: Runs, folder: Path, at_save: bool, measures: Measures, chance: random.Random
+) -> str | None:
     """None where the run had ended before it could be killed."""
     before = chance.randint(0, 5)
     ready = folder / (f"checkpoint-{before}" if before else RANKS)  # there when training begins
-    child = runs.start(folder)
-    wait_for(ready.exists, child)
+    job = runs.start(folder)
+    job.until(ready.exists)
     if at_save:
-        files = chance.randint(0, FILES_OF_A_SAVE)
-        wait_for(lambda: (folder / ASIDE).exists() and n_written(folder) >= files, child)
+        files = chance.randint(0, measures.files)
+        job.until(lambda: (folder / ASIDE).exists() and n_written(folder) >= files)
         time.sleep(chance.uniform(0, 0.01))
     else:
-        time.sleep(chance.uniform(0, step_s))
-    if wait(child, 0) is not None:
+        time.sleep(chance.uniform(0, measures.step_s))
+    if (code := job.poll()) is not None:
+        if code != 0:
+            raise RuntimeError(f"{folder} ended with {code}: {(folder / 'run.log').read_text()[-3000:]}")
         return None
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    if (folder / ASIDE).exists():
-        return f"while saving, {n_written(folder)} files written"
-    return "while training" if before else "while training, before the first checkpoint"
+    victims = job.running()
+    alone = len(victims) > 1 and chance.random() < 0.5
+    job.kill([chance.choice(victims)] if alone else victims)
+    where = "while saving" if (folder / ASIDE).exists() else "while training"
+    written = f", {n_written(folder)} files written" if (folder / ASIDE).exists() else ""
+    job.end_others()
+    return (
+        f"{where}{written}{', one rank' if alone else ''}{'' if before else ', before the first checkpoint'}"
+    )
 
 
 def n_written(folder: Path) -> int:
     """Files of the checkpoint that is being written."""
-    return len(list((folder / ASIDE).glob("*/*")))
+    return sum(n_files(path) for path in (folder / ASIDE).glob("*"))
 
 
-def step_seconds(folder: Path) -> float:
-    """Of the last step of a whole run, its save included."""
-    last, before = sorted((path.stat().st_mtime for path in folder.glob("checkpoint-*")), reverse=True)[:2]
-    return last - before
+def n_files(folder: Path) -> int:
+    return sum(1 for _, _, files in os.walk(folder) for _ in files)
 
 
 def stop_once(runs: Runs, folder: Path, number: signal.Signals, chance: random.Random) -> str:
-    """Start a run and ask it to stop; say where it did."""
-    child = runs.start(folder)
+    """Start a run and ask it to stop, one rank of it; say where it did."""
+    job = runs.start(folder)
     steps = chance.randint(1, 4)
-    wait_for(lambda: len(read_lines(folder / "metrics.jsonl")) >= steps, child)
-    os.kill(child, number)
-    code = wait(child)
+    job.until(lambda: len(read_lines(folder / "metrics.jsonl")) >= steps)
+    os.kill(chance.choice(job.running()), number)
+    code = job.wait()
     if code != run.RESUMABLE:
         raise RuntimeError(
             f"{number.name} in {folder}: the run ended with {code} in place of {run.RESUMABLE}"
@@ -180,44 +333,35 @@ def stop_once(runs: Runs, folder: Path, number: signal.Signals, chance: random.R
     return f"{number.name}, stopped after {len(read_lines(folder / 'metrics.jsonl')) - 1} steps"
 
 
-def wait_for(condition: Callable[[], bool], child: int) -> None:
-    """Return when the condition holds, or the child has ended."""
-    end = time.monotonic() + WATCHDOG_S
-    while not condition() and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        if time.monotonic() > end:
-            raise TimeoutError(f"process {child} did not come to the point at which to kill it")
-        time.sleep(0.001)
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--stops", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--engine", choices=ENGINES, default="ddp", help="of more than one rank")
     parser.add_argument("--keep", type=Path, help="folder to leave the runs in, for a look")
     args = parser.parse_args(argv)
     chance = random.Random(args.seed)
+    if args.engine == "zero3":
+        import_module("deepspeed")  # once, before the forks
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or Path(temporary)
-        runs = Runs.over(folder)
-        runs.finish(folder / "first")  # draws the data set, and fills the disk's cache
-        runs.finish(folder / "whole")
+        runs = Runs.over(folder, args.ranks, args.engine)
+        runs.finish(folder / "whole")  # draws the data set, too
         expected = final_state(folder / "whole")
-        if final_state(folder / "first") != expected:
-            print("two uninterrupted runs differ: nothing to compare with")
-            return 1
-        step_s = step_seconds(folder / "whole")
+        measures = Measures.of(folder / "whole")
         places: Counter[str] = Counter()
         different = 0
         for number in range(args.kills + args.stops):
             trial = folder / f"kill_{number}"
             if number < args.kills:
-                place = kill(runs, trial, number % 2 == 0, step_s, chance)
+                place = kill(runs, trial, number % 2 == 0, measures, chance)
             else:
                 place = stop_once(runs, trial, (signal.SIGTERM, signal.SIGINT)[number % 2], chance)
             runs.finish(trial)
             state = final_state(trial)
-            faults = [name for name in expected if state[name] != expected[name]]
+            faults = [name for name in sorted(expected | state) if state.get(name) != expected.get(name)]
             places[place.partition(",")[0]] += 1
             different += bool(faults)
             print(
