@@ -76,6 +76,14 @@ class OmniGRPOConfig(GRPOConfig):
         },
     )
 
+    zero_constant_groups: bool = field(
+        default=True,
+        metadata={
+            "help": "Advantages are exactly 0 in a group whose completions all earned the same. `false` is TRL's: "
+            "rounding may leave ±.001 there."
+        },
+    )
+
     shared_prefix: str = field(
         default="auto",
         metadata={

@@ -15,6 +15,7 @@ from omnirl_core.text import completion_text
 from omnirl_core.trainer.anchor import VisionAnchor, add_vision_anchor
 from omnirl_core.trainer.callbacks import RunFiles, completion_lines, in_place_of, prompt_text
 from omnirl_core.trainer.checkpoints import EpochSampler, has_full_weights, pickled_weights, restore_weights
+from omnirl_core.trainer.constant_groups import constant_groups
 from omnirl_core.trainer.fsdp import gathered_for_generation, trainable_after_reference
 from omnirl_core.trainer.mixed import Row, counted_by_row, mixed_rows, row_images, text_rows
 from omnirl_core.trainer.model_card import mend_model_card
@@ -184,6 +185,7 @@ class OmniGRPOTrainer(WatchedTrainer):
             trainable_after_reference(self.model),
         ):
             output = counted_by_row(super()._generate_and_score_completions(self._rows))
+        self._settle_constant_groups(output)
         self._log_images()
         lines = self._completion_lines(inputs, output["advantages"])
         if self.run_files is not None and self.run_files in self.callback_handler.callbacks:
@@ -262,6 +264,33 @@ class OmniGRPOTrainer(WatchedTrainer):
             for name, value in scale_metrics(self.reward_func_names, scales).items():
                 self._metrics["train"][name].append(value)
         return rewards
+
+    def _settle_constant_groups(self, output: dict[str, Any]) -> None:
+        """Count the groups without signal from the rewards, and set their advantages to 0, in the log as well.
+
+        With a plain GRPOConfig, TRL 1.16's numbers stay: rounding gives such a group a deviation of 1e-7, and its
+        completions advantages of .001.
+        """
+        sets_zero = getattr(self.args, "zero_constant_groups", None)
+        if sets_zero is None:
+            return
+        mode = "train" if self.model.training else "eval"
+        size = self.num_generations if self.model.training else self.num_generations_eval
+        is_constant = constant_groups(
+            self._rewards.view(-1, size, self._rewards.shape[-1]),
+            self.reward_weights.tolist(),
+            normalize_first=self.multi_objective_aggregation == "normalize_then_sum",
+        ).repeat_interleave(size)  # (ranks*B*G,)
+        self._metrics[mode]["frac_reward_zero_std"][-1] = is_constant.float().mean().item()
+        if not sets_zero:
+            return
+        n = len(output["advantages"])
+        own = is_constant[self.accelerator.process_index * n :][:n]
+        output["advantages"] = output["advantages"].masked_fill(own, 0.0)
+        logged = self._logs["advantages"]
+        for place in range(1, min(len(is_constant), len(logged)) + 1):  # the batch's are the last ones
+            if is_constant[-place]:
+                logged[-place] = 0.0
 
     # -- what a run leaves behind -------------------------------------------------------------------------------
 
