@@ -275,7 +275,7 @@ class OmniGRPOTrainer(WatchedTrainer):
         if sets_zero is None:
             return
         mode = "train" if self.model.training else "eval"
-        size = self.num_generations if self.model.training else self.num_generations_eval
+        size: Any = self.num_generations if self.model.training else self.num_generations_eval
         is_constant = constant_groups(
             self._rewards.view(-1, size, self._rewards.shape[-1]),
             self.reward_weights.tolist(),
