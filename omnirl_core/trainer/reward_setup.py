@@ -42,14 +42,17 @@ def fit_rewards(
 
 
 def reward_weights(reward_funcs: Sequence[Any], given: Sequence[float] | None) -> torch.Tensor:
-    """(K,) `given` where it is, else each `Reward`'s own weight and 1 for other functions; logs where they differ."""
+    """(K,) `given` where it is, else each `Reward`'s own weight and 1 for other functions.
+
+    Logs where a given weight differs from one that a reward was given itself (its default is 1).
+    """
     own = [one.weight if isinstance(one, Reward) else 1.0 for one in reward_funcs]
     if given is None:
         return torch.tensor(own, dtype=torch.float32)
     weighted = [
         f"{one.name} {weight:g} (its own {one.weight:g})"
         for one, weight in zip(reward_funcs, given, strict=False)
-        if isinstance(one, Reward) and one.weight != weight
+        if isinstance(one, Reward) and one.weight not in (1.0, weight)
     ]
     if weighted:
         logger.warning("reward_weights overrides the rewards' own weights: %s", ", ".join(weighted))

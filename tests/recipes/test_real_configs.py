@@ -3,6 +3,7 @@
 What the place of the real model and machine forces is in SMALL; all else is the config's own.
 """
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
 
+from omnirl_core.config_file import read_config
 from omnirl_core.models import base_model, vision_tower
+from omnirl_core.rewards import load_rewards
 from omnirl_core.run import main
 from omnirl_core.shapes import write_dataset
 
@@ -34,6 +37,13 @@ def test_a_step(path, tmp_path, monkeypatch):
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
     data = tmp_path / "data"
     rows = str(write_dataset(data, path.parent.name, 7, 0))
+    known = {task for reward in load_rewards(read_config(path)["rewards"]) for task in reward.tasks or ()}
+    drawn = json.loads(Path(rows).read_text())
+    # rewards that route by task know none of some drawn tasks: these rows are judged as rows without one
+    named = [
+        {key: row[key] for key in row if key != "task" or row[key] in known or not known} for row in drawn
+    ]
+    Path(rows).write_text(json.dumps(named))
     own = ["--dataset_name", rows, "--eval_dataset_name", rows, "--image_root", str(data)]
     trainer = main(["--config", str(path), *own, "--output_dir", str(tmp_path / "run"), *SMALL]).trainer
     assert trainer.state.global_step == 1
