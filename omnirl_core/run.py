@@ -176,7 +176,8 @@ def build(
     if held_out is not None and data.eval_rows is not None:
         held_out = held_out.select(range(min(data.eval_rows, len(held_out))))
     rewards = reweighted(rewards, training.reward_weights)
-    rewards = fitted(rewards, dataset, held_out, keeps_all=training.reward_weights is not None)
+    training.reward_weights = None  # each reward has its own now
+    rewards = fitted(rewards, dataset, held_out)
     training.model_init_kwargs = model_settings(model_config)
     trainer = OmniGRPOTrainer(
         model=policy,
@@ -190,15 +191,13 @@ def build(
     return trainer, rewards, held_out
 
 
-def fitted(
-    rewards: list[Reward], dataset: Dataset, held_out: Dataset | None, keeps_all: bool
-) -> list[Reward]:
+def fitted(rewards: list[Reward], dataset: Dataset, held_out: Dataset | None) -> list[Reward]:
     """The rewards that the samples need; DataError where some, trained on or held out, have none."""
     if held_out is not None and (
         error := coverage_error([Sample(*row) for row in routing(held_out)], rewards)
     ):
         raise DataError(f"held-out samples: {error}")
-    return cast(list[Reward], fit_rewards(rewards, dataset, held_out, keeps_all=keeps_all))
+    return cast(list[Reward], fit_rewards(rewards, dataset, held_out))
 
 
 def grade(

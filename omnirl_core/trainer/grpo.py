@@ -22,7 +22,7 @@ from omnirl_core.trainer.model_card import mend_model_card
 from omnirl_core.trainer.phases import PREPARE, ROLLOUT, SCORE, PhaseClock
 from omnirl_core.trainer.preparation import Preparation
 from omnirl_core.trainer.quiet import silence_upstream_noise
-from omnirl_core.trainer.reward_setup import fit_rewards, reward_weights
+from omnirl_core.trainer.reward_setup import fit_rewards, kept_weights, reward_weights
 from omnirl_core.trainer.scales import ScaleDoctor, reward_scales, scale_metrics
 from omnirl_core.trainer.trackers import show_completions
 from omnirl_core.trainer.watched import WatchedTrainer
@@ -78,13 +78,13 @@ class OmniGRPOTrainer(WatchedTrainer):
             model, args, train_dataset, eval_dataset, processing_class, peft_config, tools, has_environment
         )
         ready.settle()
+        fitted = fit_rewards(reward_funcs, ready.train_dataset, ready.eval_dataset)
         own_weights = getattr(args, "reward_weights", None) is None
-        reward_funcs = fit_rewards(
-            reward_funcs, ready.train_dataset, ready.eval_dataset, keeps_all=not own_weights
-        )
+        if args is not None and not own_weights:
+            args.reward_weights = kept_weights(reward_funcs, fitted, args.reward_weights)
         super().__init__(
             model=model,
-            reward_funcs=reward_funcs,
+            reward_funcs=fitted,
             args=args,
             train_dataset=ready.train_dataset,
             eval_dataset=ready.eval_dataset,

@@ -15,13 +15,10 @@ from omnirl_core.rewards.coverage import Sample, accuracy_rewards, coverage_erro
 logger = logging.getLogger(__name__)
 
 
-def fit_rewards(
-    reward_funcs: Any, train_dataset: Any, eval_dataset: Any = None, *, keeps_all: bool = False
-) -> Any:
+def fit_rewards(reward_funcs: Any, train_dataset: Any, eval_dataset: Any = None) -> Any:
     """The rewards that the samples need: without those for samples that name no task, where there are none.
 
-    Looks at data sets of `load_dataset` and rewards of `load_rewards`; all else is given back as it is, as is
-    everything where it `keeps_all`, for weights that are given in the order of the rewards.
+    Looks at data sets of `load_dataset` and rewards of `load_rewards`; all else is given back as it is.
 
     Raises:
         DataError: some samples have no reward that judges their answer.
@@ -38,7 +35,7 @@ def fit_rewards(
     tasks = {one.task for one in samples}
     if is_of_rows(eval_dataset):
         tasks |= {task for _, task, _ in routing(eval_dataset)}
-    return reward_funcs if keeps_all else used_rewards(rewards, tasks)
+    return used_rewards(rewards, tasks)
 
 
 def reward_weights(reward_funcs: Sequence[Any], given: Sequence[float] | None) -> torch.Tensor:
@@ -54,9 +51,17 @@ def reward_weights(reward_funcs: Sequence[Any], given: Sequence[float] | None) -
         for one, weight in zip(reward_funcs, given, strict=False)
         if isinstance(one, Reward) and one.weight not in (1.0, weight)
     ]
-    if weighted:
+    if weighted and all(isinstance(one, Reward) for one in reward_funcs):
         logger.warning("reward_weights overrides the rewards' own weights: %s", ", ".join(weighted))
     return torch.tensor(list(given), dtype=torch.float32)
+
+
+def kept_weights(reward_funcs: Any, fitted: Any, given: list[float] | None) -> list[float] | None:
+    """`given` without the weights of the rewards that `fit_rewards` left out."""
+    if given is None or not isinstance(reward_funcs, list) or len(given) != len(reward_funcs):
+        return given
+    kept = {id(one) for one in fitted}
+    return [weight for one, weight in zip(reward_funcs, given, strict=True) if id(one) in kept]
 
 
 def reweighted(rewards: Sequence[Reward], given: Sequence[float] | None) -> list[Reward]:

@@ -102,6 +102,14 @@ def test_given_weights_win_and_the_difference_is_told(rows, tiny_text_checkpoint
     assert [reward.weight for reward in recipe.reward_funcs] == recipe.reward_weights.tolist() == [0.5, 1.0]
 
 
+def test_given_weights_lose_those_of_rewards_that_no_sample_needs(rows, tiny_text_checkpoint, tmp_path):
+    path = ROOT / "recipes/mixed/rewards.yaml"
+    given = [reward.weight / 2 for reward in load_rewards(path)]
+    trainer = by_api(rows(task="color"), path, tiny_text_checkpoint, tmp_path, reward_weights=given)
+    assert trainer.reward_func_names == ["think_format", "exact", "overlap", "box_iou"]
+    assert trainer.reward_weights.tolist() == pytest.approx([0.1, 0.5, 0.5, 0.5])
+
+
 # -- every sample has a judge --------------------------------------------------------------------------------------
 
 REFUSED = {
