@@ -25,6 +25,12 @@ def data_file_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
     yield from template_faults(values.get("templates"))
 
 
+def image_root_faults(root: Any) -> Iterator[Fault]:
+    """The folder of the images has to be there."""
+    if isinstance(root, str) and not os.path.isdir(os.path.expanduser(root)):
+        yield "image_root", f"image_root: no folder {root}{nearest_file(root)}"
+
+
 def shapes_faults(shapes: Any) -> Iterator[Fault]:
     if not isinstance(shapes, dict):
         return

@@ -10,7 +10,14 @@ from typing import Any
 import transformers
 from huggingface_hub import constants, try_to_load_from_cache
 
-from omnirl_core.data_files import Fault, data_faults, data_file_faults, shapes_faults, template_faults
+from omnirl_core.data_files import (
+    Fault,
+    data_faults,
+    data_file_faults,
+    image_root_faults,
+    shapes_faults,
+    template_faults,
+)
 from omnirl_core.rewards import Reward, RewardsError, load_rewards
 from omnirl_core.rewards.file_function import FileFunction
 from omnirl_core.trainer.checkpoints import pickled_weights
@@ -71,9 +78,8 @@ def _reward_faults(path: Any) -> Iterator[Fault]:
 
 
 def _folder_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
-    root, output = values.get("image_root"), values.get("output_dir")
-    if isinstance(root, str) and not os.path.isdir(os.path.expanduser(root)):
-        yield "image_root", f"image_root: no folder {root}{nearest_file(root)}"
+    yield from image_root_faults(values.get("image_root"))
+    output = values.get("output_dir")
     if isinstance(output, str) and os.path.exists(output) and not os.path.isdir(output):
         yield "output_dir", f"output_dir: {output} is a file; name a folder"
     elif isinstance(output, str) and os.path.isdir(output) and (names := _at_risk(Path(output))):

@@ -28,7 +28,7 @@ from omnirl_core.config_file import ConfigError
 from omnirl_core.data import DataError, PromptFormat
 from omnirl_core.data.sources import Source, find_sources
 from omnirl_core.data_arguments import DataArguments
-from omnirl_core.data_files import data_file_faults
+from omnirl_core.data_files import data_file_faults, image_root_faults
 from omnirl_core.drawing import drawn_aside, only_own_names
 from omnirl_core.strict_parser import StrictParser
 from omnirl_core.values import nearest_file
@@ -184,6 +184,8 @@ def _row_check(arguments: argparse.Namespace, max_image_pixels: int | None) -> R
 
 
 def _splits(train: str, evaluation: str | None, image_root: str | None) -> dict[str, list[Source]]:
+    for _, fault in image_root_faults(image_root):
+        raise CannotRun(fault)
     splits: dict[str, list[Source]] = {}
     for name in (train, evaluation):
         try:

@@ -46,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
         write_evaluation,
     )  # matplotlib takes a second
 
+    if out.is_file():
+        raise CannotRun(f"--out {out} is a file; name a folder")
     out.mkdir(parents=True, exist_ok=True)
     page = out / "completions.html"
     if has_run:

@@ -380,7 +380,7 @@ class OmniGRPOTrainer(WatchedTrainer):
         else:
             super()._load_best_model()
 
-    def create_model_card(
+    def create_model_card(  # type: ignore[override]  # TRL 1.16 has its own signature
         self,
         model_name: str | None = None,
         dataset_name: str | None = None,
