@@ -25,7 +25,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from datasets import Dataset
 from torch.distributed.elastic.multiprocessing.errors import record
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig, get_peft_config
 from trl.models import unwrap_model_for_generation
@@ -200,13 +200,12 @@ def fitted(rewards: list[Reward], dataset: Dataset, held_out: Dataset | None) ->
     return cast(list[Reward], fit_rewards(rewards, dataset, held_out))
 
 
-def grade(
-    trainer: OmniGRPOTrainer, rewards: list[Reward], rows: Dataset | None, name: str
-) -> list[dict[str, Any]]:
+def grade(trainer: Trainer, rewards: list[Reward], rows: Dataset | None, name: str) -> list[dict[str, Any]]:
     """Answer the held-out rows greedily, each process its share; write `<name>.jsonl`; return every line everywhere."""
     if rows is None:
         return []
-    accelerator, args = trainer.accelerator, trainer.args
+    accelerator = trainer.accelerator
+    args: Any = trainer.args
     share = rows.select(range(accelerator.process_index, len(rows), accelerator.num_processes))
     with unwrap_model_for_generation(trainer.model_wrapped, accelerator) as model:
         lines = evaluate(
@@ -261,11 +260,11 @@ def write_run_file(
     (folder / "run.json").write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
 
 
-def show(folder: Path, changes: list[Change]) -> None:
+def show(folder: Path, changes: list[Change], curves: bool = True) -> None:
     """Print before -> after, draw the pictures, and name every file, last."""
     if changes:
         print(f"\nHeld-out rows, greedy, before and after training\n\n{table(changes)}")
-    made = [plot_curves(folder), write_completions(folder)]
+    made = [*([plot_curves(folder)] if curves else []), write_completions(folder)]
     print("\nLook at")
     for path in made:
         print(f"  {path}")

@@ -18,15 +18,18 @@ from omnirl_core.boxes import default_space
 from omnirl_core.data.dataset import for_language_model
 from omnirl_core.data.responses import ResponseTransform
 from omnirl_core.drawing import draw_missing, only_own_names
+from omnirl_core.evaluation.compare import compare
 from omnirl_core.evaluation.ready import qwen_resize
 from omnirl_core.loading import model_settings, policy_path, quantization_settings
 from omnirl_core.models import freeze_vision_tower, has_vision, load_processor, without_vision
+from omnirl_core.rewards import load_rewards
 from omnirl_core.rows import read_rows
-from omnirl_core.run import start_quietly
+from omnirl_core.run import grade, show, start_quietly
 from omnirl_core.run_files import file_faults
 from omnirl_core.strict_parser import StrictParser
 from omnirl_core.trainer import OmniGRPOConfig
 from omnirl_core.trainer.anchor import add_vision_anchor
+from omnirl_core.trainer.callbacks import in_place_of
 from omnirl_core.trainer.quiet import silence_upstream_noise
 
 
@@ -49,6 +52,9 @@ class OmniSFTConfig(SFTConfig):
     min_pixels: int | None = field(default=None, metadata={"help": "least pixels of a picture as it is seen"})
     max_pixels: int | None = field(default=None, metadata={"help": "most pixels of a picture as it is seen"})
     freeze_vision_tower: bool = field(default=False, metadata={"help": "train the language model only"})
+    max_completion_length: int = field(
+        default=256, metadata={"help": "most tokens of an answer to a held-out row, as in GRPO"}
+    )
 
 
 def parse_sft(argv: list[str] | None = None) -> tuple[DataArguments, OmniSFTConfig, ModelConfig]:
@@ -59,18 +65,38 @@ def parse_sft(argv: list[str] | None = None) -> tuple[DataArguments, OmniSFTConf
 
 
 def main(argv: list[str] | None = None) -> SFTTrainer:
-    """Run the config that `argv` (default: the command line) names; the model is saved to `output_dir`."""
+    """Run the config that `argv` (default: the command line) names; the model is saved to `output_dir`.
+
+    Where it names rewards and held-out rows (`rewards`, `eval_dataset_name`), these are answered before and after, as
+    in GRPO: before.jsonl, after.jsonl, completions.html and the table.
+    """
     data, training, model_config = parse_sft(argv)
     start_quietly(training)
     set_seed(training.seed)
     with training.main_process_first(local=False, desc="drawing the shapes data set"):
         draw_missing(data)
     trainer = build(data, training, model_config)
+    rewards = load_rewards(data.rewards) if data.rewards else []
+    held_out = held_out_rows(data, training) if rewards else None
+    before = grade(trainer, rewards, held_out, "before")
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     trainer.save_model()
+    after = grade(trainer, rewards, held_out, "after")
     if trainer.accelerator.is_main_process:
+        if before:
+            show(Path(str(training.output_dir)), compare(before, after), curves=False)
         print(f"\nSaved; start GRPO from it with --model_name_or_path {training.output_dir}")
+    trainer.accelerator.wait_for_everyone()
     return trainer
+
+
+def held_out_rows(data: DataArguments, training: OmniSFTConfig) -> Dataset | None:
+    """The first `eval_rows` of the held-out rows, None where the config names none."""
+    if not data.eval_dataset_name:
+        return None
+    report = Path(str(training.output_dir)) / "bad_eval_rows.txt"
+    rows = read_rows(data, data.eval_dataset_name, training.seed, report)
+    return rows if data.eval_rows is None else rows.select(range(min(data.eval_rows, len(rows))))
 
 
 def build(data: DataArguments, training: OmniSFTConfig, model_config: ModelConfig) -> SFTTrainer:
@@ -91,6 +117,10 @@ def build(data: DataArguments, training: OmniSFTConfig, model_config: ModelConfi
         quantization_config=quantization_settings(model_config),
         peft_config=peft,
     )
+    for callback in [type(callback) for callback in trainer.callback_handler.callbacks]:
+        if shown := in_place_of(callback, taught=True):
+            trainer.remove_callback(callback)
+            trainer.add_callback(shown)
     model: Any = trainer.model
     if training.freeze_vision_tower:
         freeze_vision_tower(model)

@@ -98,35 +98,58 @@ SHOWN = (
 """Of the forty numbers of a log line those that a user watches, and what they are called there."""
 
 
+TAUGHT = (("loss", "loss"), ("mean_token_accuracy", "accuracy"), ("grad_norm", "grad norm"))
+"""The same of a warm start by imitation."""
+
+
 class RewardProgress(ProgressCallback):
     """TRL's bar with the reward on it, in place of a line of forty numbers at every log; a line an evaluation."""
 
+    shown = SHOWN
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
-        if self.training_bar is not None and logs and (shown := _shown(logs)):
+        if self.training_bar is not None and logs and (shown := _shown(logs, self.shown)):
             self.training_bar.set_postfix(shown, refresh=True)
-        if state.is_world_process_zero and logs and (line := _evaluation(logs, state)):
+        if state.is_world_process_zero and logs and (line := _evaluation(logs, self.shown, state)):
             tqdm.write(line)
 
 
 class RewardLines(PrinterCallback):
     """A short line at every log, where no bar is wanted (`disable_tqdm`) and in notebooks."""
 
+    shown = SHOWN
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
-        if state.is_local_process_zero and logs and (shown := _shown(logs)):
+        if state.is_local_process_zero and logs and (shown := _shown(logs, self.shown)):
             values = "  ".join(f"{label} {value:<6}" for label, value in shown.items())
             print(
                 f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}  {values}".rstrip()
             )
-        if state.is_local_process_zero and logs and (line := _evaluation(logs, state)):
+        if state.is_local_process_zero and logs and (line := _evaluation(logs, self.shown, state)):
             print(line)
 
 
-def in_place_of(callback: type[TrainerCallback]) -> type[TrainerCallback] | None:
-    """What shows a run's progress instead of the one that transformers has added; None for any other callback."""
+class LossProgress(RewardProgress):
+    """The bar of a warm start, with the loss on it."""
+
+    shown = TAUGHT
+
+
+class LossLines(RewardLines):
+    """The lines of a warm start."""
+
+    shown = TAUGHT
+
+
+def in_place_of(callback: type[TrainerCallback], taught: bool = False) -> type[TrainerCallback] | None:
+    """What shows a run's progress instead of the one that transformers has added; None for any other callback.
+
+    `taught`: the run is a warm start by imitation.
+    """
     if callback is ProgressCallback:
-        return RewardProgress
+        return LossProgress if taught else RewardProgress
     if callback is PrinterCallback or callback.__name__ == "NotebookProgressCallback":  # which needs IPython
-        return RewardLines
+        return LossLines if taught else RewardLines
     return None
 
 
@@ -224,15 +247,15 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _shown(logs: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _shown(logs: Mapping[str, Any], names: Sequence[tuple[str, str]], prefix: str = "") -> dict[str, str]:
     return {
-        label: f"{logs[prefix + name]:.3g}" for name, label in SHOWN if _is_number(logs.get(prefix + name))
+        label: f"{logs[prefix + name]:.3g}" for name, label in names if _is_number(logs.get(prefix + name))
     }
 
 
-def _evaluation(logs: Mapping[str, Any], state: Any) -> str | None:
+def _evaluation(logs: Mapping[str, Any], names: Sequence[tuple[str, str]], state: Any) -> str | None:
     """A line of an evaluation's result; None for any other log. Of several data sets each has its name."""
-    shown = _shown(logs, "eval_")
+    shown = _shown(logs, names, "eval_")
     if not shown:
         return None
     name = next((key.removesuffix("_runtime") for key in logs if key.endswith("_runtime")), "eval")

@@ -1,6 +1,7 @@
 """The warm start: the loss falls on rows of every modality, and GRPO starts from what was saved."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,18 @@ def options(**settings) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_loss_falls_and_grpo_starts_from_it(rows, tmp_path, monkeypatch):
+def test_the_loss_falls_and_grpo_starts_from_it(rows, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     few = dict(max_steps=20, per_device_train_batch_size=14, logging_steps=5)
     taught = tmp_path / "sft"
-    trainer = sft(options(config="recipes/mixed/sft.yaml", dataset_name=rows, output_dir=taught, **few))
+    own = dict(dataset_name=rows, eval_dataset_name=rows, eval_rows=14, output_dir=taught)
+    trainer = sft(options(config="recipes/mixed/sft.yaml", **own, **few))
+    shown = capsys.readouterr()
+    assert "'loss'" not in shown.out + shown.err, "raw dictionaries"
+    assert "loss=" in shown.err, "the bar"
+    table = shown.out.split("Held-out rows, greedy, before and after training")[1]
+    assert re.search(r"think_format +14 +0\.\d+ +(0\.9|1\.0)", table)
+    assert (taught / "completions.html").stat().st_size > 10_000
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     assert losses[-1] < 0.7 * losses[0]
     few = dict(max_steps=1, per_device_train_batch_size=16, eval_rows=14)
@@ -48,6 +56,7 @@ def test_a_language_model_learns_rows_of_text(tiny_text_checkpoint, tmp_path):
         options(model_name_or_path=tiny_text_checkpoint, dataset_name=tmp_path / "rows.json", **few)
     )
     assert trainer.state.global_step == 2
+    assert not list((tmp_path / "run").glob("*.jsonl")), "no held-out rows, no table"
     assert "labels" in trainer.train_dataset.column_names
 
 
