@@ -1,10 +1,12 @@
-"""How much memory a recipe needs on each GPU, from the model's config alone: no weight is fetched.
+"""Whether a recipe fits a GPU, and what it needs there, from the model's config alone: no weight is fetched.
 
   omnirl estimate-memory recipes/mixed/demo.yaml
   omnirl estimate-memory CONFIG --model_name_or_path Qwen/Qwen2.5-VL-3B-Instruct --num_processes 4 --zero 3
 
-The prompt is as long as max_prompt_length allows; without it, 256 tokens of text and one picture of max_pixels
-(--prompt_tokens, --image_tokens say otherwise). A recipe's keys can be overridden as for recipes/grpo.py.
+The verdict is about this machine's GPU, or one of --gpu_memory GiB; where the run does not fit, the exit code is 1 and
+the cheapest changes that make it fit are listed. The prompt is the longest of the data set; where that is not here, as
+long as max_prompt_length allows, or 256 tokens of text and one picture of max_pixels (--prompt_tokens,
+--image_tokens say otherwise). A recipe's keys can be overridden as for recipes/grpo.py.
 Checked against measured peaks on the CPU (benchmarks/RESULTS.md); figures of GPUs were not measured.
 """
 
@@ -14,19 +16,21 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import torch
+
 from omnirl_core.commands import CannotRun
 from omnirl_core.commands.config_file import read_settings
 from omnirl_core.commands.recipe import Recipe, read_recipe
-from omnirl_core.memory import Cluster, MemoryEstimate, Prompt, estimate_memory, model_config
+from omnirl_core.data import DataError
+from omnirl_core.memory import Cluster, MemoryEstimate, Prompt, model_config
+from omnirl_core.memory.fitting import CONTEXT, GIB, TIGHT, Plan, Step, single_changes, steps_to_fit
+from omnirl_core.memory.prompts import MAX_PIXELS, longest_prompt
 from omnirl_core.trainer.quiet import silence_upstream_noise
 from omnirl_core.yaml_file import YamlFault, read_yaml
 
 TAKES_OVERRIDES = True
-GIB = 2**30
 TEXT_TOKENS = 256
 """Of a prompt whose length no setting bounds."""
-PIXELS = 1280 * 28 * 28
-"""Of a picture whose size no setting bounds: what Qwen2-VL's model card advises."""
 NAMES = {
     "weights": "weights",
     "reference": "reference model (beta > 0)",
@@ -54,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prompt_tokens", type=int, help="tokens of the longest prompt, pictures included")
     parser.add_argument("--image_tokens", type=int, help="how many of them stand for pictures")
+    parser.add_argument(
+        "--gpu_memory", type=float, metavar="GIB", help="of the GPU to fit (default: this machine's)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -65,14 +72,55 @@ def run(arguments: argparse.Namespace) -> int:
         config = model_config(recipe.model_path, trust_remote_code=recipe.training.trust_remote_code)
     except (OSError, ValueError) as error:
         raise CannotRun(f"config of {recipe.model_path}: {str(error).splitlines()[0]}") from error
-    prompt = _prompt(arguments, recipe)
-    on_gpu = not recipe_uses_cpu(settings)
+    if arguments.gpu_memory is not None and arguments.gpu_memory <= 0:
+        raise CannotRun(f"--gpu_memory {arguments.gpu_memory:g}: GiB of a GPU, above 0")
+    prompt, source = _prompt(arguments, recipe, config)
+    on_gpu = arguments.gpu_memory is not None or not recipe_uses_cpu(settings)
     bf16 = on_gpu if settings.get("bf16") is None else _truth(settings["bf16"])
-    found = estimate_memory(
-        recipe.training, recipe.model, config, prompt, bf16=bf16, cluster=cluster, on_gpu=on_gpu
-    )
-    print(_text(recipe, found, cluster, prompt))
-    return 0
+    plan = Plan(recipe.training, recipe.model, prompt, cluster, config, bf16)
+    print(_text(recipe, plan.estimate(on_gpu), cluster, prompt, source))
+    if not on_gpu:
+        return 0
+    gpu = _gpu_memory(arguments.gpu_memory)
+    if gpu is None:
+        print("no GPU here: --gpu_memory 24 says whether it fits one of 24 GiB")
+        return 0
+    verdict, fits = told(plan, gpu)
+    print(f"\n{verdict}")
+    return int(not fits)
+
+
+def told(plan: Plan, gpu: int) -> tuple[str, bool]:
+    """The verdict in words, with the changes that make the run fit, and whether it does without them."""
+    needed = plan.needed(gpu)
+    sum_of = f"{needed / GIB:.2f} of {gpu / GIB:.2f} GiB with {CONTEXT / GIB:.0f} GiB for CUDA"
+    if plan.training.use_vllm and plan.training.vllm_mode == "colocate":
+        sum_of += f" and {plan.training.vllm_gpu_memory_utilization:.0%} for vLLM"
+    if needed <= gpu:
+        tight = "" if needed <= TIGHT * gpu else "; tight, since fragments of memory come on top"
+        return f"fits: {sum_of}, {(gpu - needed) / GIB:.2f} GiB free{tight}", True
+    steps, fits = steps_to_fit(plan, gpu)
+    lines = [f"does not fit: {sum_of}, {(needed - gpu) / GIB:.2f} GiB too much"]
+    lines.append("the cheapest changes that make it fit:" if fits else "not even with all of these:")
+    lines += [_step(step, gpu, "" if place == 0 else "and ") for place, step in enumerate(steps)]
+    alone = [
+        step for step in single_changes(plan, gpu) if step.change not in [one.change for one in steps[:1]]
+    ]
+    if alone:
+        lines += ["each of these alone does, too:", *(_step(step, gpu) for step in alone)]
+    return "\n".join(lines), False
+
+
+def _step(step: Step, gpu: int, joined: str = "") -> str:
+    mark = "fits" if step.needed <= gpu else f"{(step.needed - gpu) / GIB:.2f} GiB too much"
+    return f"  {joined + step.change:<86} {step.needed / GIB:>7.2f} GiB  {mark}"
+
+
+def _gpu_memory(gib: float | None) -> int | None:
+    """Bytes of the GPU in question, None where there is none."""
+    if gib is not None:
+        return int(gib * GIB)
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
 
 
 def recipe_uses_cpu(settings: Mapping[str, Any]) -> bool:
@@ -125,15 +173,24 @@ def _accelerate(path: str) -> Cluster:
     )
 
 
-def _prompt(arguments: argparse.Namespace, recipe: Recipe) -> Prompt:
-    pixels = recipe.training.max_pixels or PIXELS
-    assumed = Prompt.of_pixels(TEXT_TOKENS, 1, pixels)
-    tokens = arguments.prompt_tokens or recipe.training.max_prompt_length or assumed.tokens
+def _prompt(arguments: argparse.Namespace, recipe: Recipe, config: Any) -> tuple[Prompt, str]:
+    """The longest prompt, and where that is known from."""
+    training, found, source = recipe.training, None, "as assumed"
+    if arguments.prompt_tokens is None and arguments.image_tokens is None:
+        try:
+            found = longest_prompt(recipe.data, config, training.min_pixels, training.max_pixels)
+        except (DataError, OSError) as error:
+            source = f"as assumed: {str(error).splitlines()[0]}"
+    if found is not None:
+        tokens = min(found.tokens, training.max_prompt_length or found.tokens)
+        return Prompt(tokens, min(found.image_tokens, tokens)), f"the longest of {recipe.data.dataset_name}"
+    assumed = Prompt.of_pixels(TEXT_TOKENS, 1, training.max_pixels or MAX_PIXELS)
+    tokens = arguments.prompt_tokens or training.max_prompt_length or assumed.tokens
     image = assumed.image_tokens if arguments.image_tokens is None else arguments.image_tokens
-    return Prompt(tokens, min(image, tokens))
+    return Prompt(tokens, min(image, tokens)), source
 
 
-def _text(recipe: Recipe, found: MemoryEstimate, cluster: Cluster, prompt: Prompt) -> str:
+def _text(recipe: Recipe, found: MemoryEstimate, cluster: Cluster, prompt: Prompt, source: str) -> str:
     training, model = recipe.training, recipe.model
     how = "4-bit LoRA" if model.load_in_4bit else "8-bit LoRA" if model.load_in_8bit else ""
     how = how or ("LoRA" if model.use_peft else "full fine-tuning")
@@ -142,7 +199,7 @@ def _text(recipe: Recipe, found: MemoryEstimate, cluster: Cluster, prompt: Promp
     lines = [
         f"{model.model_name_or_path}, {how}, {processes}{shared_out}{', offload' * cluster.offload}",
         f"{training.per_device_train_batch_size} completions of {training.max_completion_length} tokens at once, "
-        f"prompts of {prompt.tokens:,} tokens, {prompt.image_tokens:,} of them pictures",
+        f"prompts of {prompt.tokens:,} tokens, {prompt.image_tokens:,} of them pictures ({source})",
         "",
         *(
             f"  {NAMES[name]:<46} {size / GIB:>8.2f} GiB"

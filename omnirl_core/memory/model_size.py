@@ -37,6 +37,26 @@ def meta_model(
     freeze_vision: bool,
 ) -> nn.Module:
     """The model as it would train, with its adapter, on the meta device: shapes and no memory."""
+    key = (id(config), dtype, attention, repr(peft_config), freeze_vision)
+    if key not in _MODELS:
+        if len(_MODELS) >= MOST_MODELS:
+            _MODELS.pop(next(iter(_MODELS)))
+        _MODELS[key] = config, _meta_model(config, dtype, attention, peft_config, freeze_vision)
+    return _MODELS[key][1]
+
+
+MOST_MODELS = 8
+_MODELS: dict[tuple, tuple[Any, nn.Module]] = {}
+"""The last models, each with its config, whose id is then no other's: a search for what fits asks for few kinds."""
+
+
+def _meta_model(
+    config: Any,
+    dtype: torch.dtype,
+    attention: str | None,
+    peft_config: PeftConfig | None,
+    freeze_vision: bool,
+) -> nn.Module:
     sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     auto = AutoModelForImageTextToText if sees else AutoModelForCausalLM
     with torch.device("meta"):

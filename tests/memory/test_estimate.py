@@ -1,13 +1,19 @@
 """What an estimate counts, by arithmetic on Qwen2.5-VL's published sizes; test_measured.py holds it to real peaks."""
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from trl import ModelConfig
 
+from omnirl_core.boxes import resized_size
 from omnirl_core.cli import main
-from omnirl_core.memory import Cluster, Prompt, estimate_memory, model_config
+from omnirl_core.memory import Cluster, Prompt, estimate_memory, fitting, model_config
+from omnirl_core.memory.fitting import CONTEXT, GIB, Plan, single_changes, steps_to_fit
+from omnirl_core.shapes import write_dataset
 from omnirl_core.trainer import OmniGRPOConfig
 
 ROOT = Path(__file__).parents[2]
@@ -131,3 +137,71 @@ def test_what_cannot_be_estimated_is_exit_code_2(arguments, monkeypatch, capsys)
     monkeypatch.chdir(ROOT)
     assert main(["estimate-memory", *arguments]) == 2
     assert WRONG[arguments] in capsys.readouterr().err
+
+
+def plan(tmp_path, **settings):
+    model = {name: settings.pop(name) for name in ("use_peft",) if name in settings}
+    training = OmniGRPOConfig(
+        str(tmp_path), bf16=False, use_cpu=True, report_to="none", num_generations=8, max_completion_length=256,
+        **dict(per_device_train_batch_size=8, gradient_accumulation_steps=4) | settings,
+    )  # fmt: skip
+    return Plan(training, ModelConfig(dtype="bfloat16", **model), PROMPT, ONE, model_config(THREE_B))
+
+
+def test_the_changes_make_it_fit_and_each_figure_is_an_estimate(tmp_path):
+    whole = plan(tmp_path)
+    needed = whole.needed(0)
+    assert steps_to_fit(whole, needed) == ([], True)
+    steps, fits = steps_to_fit(whole, 24 * GIB)
+    assert fits
+    assert steps[-1].needed <= 24 * GIB < min([needed, *(step.needed for step in steps[:-1])])
+    assert "use_peft" in steps[-1].change, "full fine-tuning of 3B takes more, whatever else is done"
+    lora = whole.model_with(**fitting.LORA)
+    alone = {step.change: step.needed for step in single_changes(whole, lora.needed(0))}
+    assert alone[next(change for change in alone if "use_peft" in change)] == lora.needed(0)
+    never, fits = steps_to_fit(whole, GIB)
+    assert not fits
+    assert never[-1].needed > GIB
+
+
+def test_a_small_excess_takes_a_small_change(tmp_path):
+    whole = plan(tmp_path, gradient_checkpointing=False, use_peft=True)
+    steps, fits = steps_to_fit(whole, whole.needed(0) - 2**20)
+    assert fits
+    assert [step.change for step in steps] == ["gradient_checkpointing: true"]
+    assert steps[0].needed == whole.training_with(gradient_checkpointing=True).needed(0)
+
+
+def test_vllm_beside_the_training_takes_its_share(tmp_path):
+    beside = plan(tmp_path).training_with(
+        use_vllm=True, vllm_mode="colocate", vllm_gpu_memory_utilization=0.25
+    )
+    assert beside.needed(40 * GIB) == beside.estimate().peak + CONTEXT + 10 * GIB
+
+
+def test_image_tokens_come_from_the_data_set(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    write_dataset(tmp_path, "image_text", 12, 0, "train")
+    rows = str(tmp_path / "train.json")
+    given = ["--dataset_name", rows, "--model_name_or_path", THREE_B]
+    assert main(["estimate-memory", "recipes/mixed/demo.yaml", *given]) == 0
+    told = capsys.readouterr().out
+    images = {
+        image for line in json.loads((tmp_path / "train.json").read_text()) for image in [line["image"]]
+    }
+    sizes = [Image.open(tmp_path / image).size for image in images]
+    tokens = max(width * height for width, height in map(resized_size, sizes)) // 28**2
+    assert f" {tokens} of them pictures (the longest of {rows})" in told
+
+
+def test_the_command_ends_with_a_verdict(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    small = ["recipes/mixed/demo.yaml", "--output_dir", str(tmp_path)]
+    assert main(["estimate-memory", *small, "--gpu_memory", "80"]) == 0
+    assert re.search(
+        r"\nfits: \d+\.\d\d of 80.00 GiB with 1 GiB for CUDA, \d+\.\d\d GiB free", capsys.readouterr().out
+    )
+    assert main(["estimate-memory", "recipes/rec/qwen2_5_vl_3b_lora.yaml", "--gpu_memory", "8"]) == 1
+    told = capsys.readouterr().out.split("does not fit: ")[1]
+    assert re.search(r"load_in_4bit: true.* GiB  fits", told) or "not even with all of these" in told
+    assert main(["estimate-memory", *small, "--gpu_memory", "0"]) == 2
