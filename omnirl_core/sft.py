@@ -55,6 +55,17 @@ class OmniSFTConfig(SFTConfig):
     max_completion_length: int = field(
         default=256, metadata={"help": "most tokens of an answer to a held-out row, as in GRPO"}
     )
+    reward_timeout_s: float | None = field(
+        default=None,
+        metadata={"help": "most seconds of a reward function's call on held-out rows, as in GRPO"},
+    )
+    on_reward_error: str = field(
+        default="stop",
+        metadata={
+            "help": "a reward that fails on held-out rows: stop, or abstain",
+            "choices": ["stop", "abstain"],
+        },
+    )
 
 
 def parse_sft(argv: list[str] | None = None) -> tuple[DataArguments, OmniSFTConfig, ModelConfig]:

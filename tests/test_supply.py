@@ -52,7 +52,7 @@ def test_constraints_are_exact_and_cover_what_is_required():
     pinned = {canonicalize_name(line.partition("==")[0]) for line in lines}
     needed = all_needed([Requirement(text) for text in wanted])
     assert len(needed) > 100
-    assert not needed - pinned - {"omnirl"}
+    assert not needed - pinned - {"omnirl-core"}
 
 
 def test_hashes_stand_beside_versions_and_no_address():
@@ -61,7 +61,7 @@ def test_hashes_stand_beside_versions_and_no_address():
     items = [
         {"metadata": {"name": "Zed", "version": "2"}, "download_info": archive},
         {"metadata": {"name": "a", "version": "1.0"}, "download_info": archive},
-        {"metadata": {"name": "omnirl", "version": "0"}, "download_info": own},
+        {"metadata": {"name": "omnirl-core", "version": "0"}, "download_info": own},
     ]
     assert hashed_lines(items) == ["a==1.0 --hash=sha256:0f", "Zed==2 --hash=sha256:0f"]
     with pytest.raises(ValueError, match=r"a==1\.0: the index gives no sha256"):

@@ -1,13 +1,17 @@
 """Which packages are installed, and whether their versions are ones that this package and TRL were made for."""
 
 import re
+import tomllib
 from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from omnirl_core.checks.finding import BROKEN, WARNING, Finding
 
+DISTRIBUTION = "omnirl-core"
+ROOT = Path(__file__).parents[2]
 OPTIONAL = {
     "deepspeed": "deepspeed", "bitsandbytes": "bitsandbytes", "math-verify": "math", "vllm": "vllm",
 }  # fmt: skip
@@ -31,12 +35,23 @@ def installed(package: str) -> str | None:
 def required() -> dict[str, Requirement]:
     """What this package requires: name -> requirement, extras included."""
     found: dict[str, Requirement] = {}
-    for line in requires("omnirl") or ():
+    for line in _requirements():
         requirement = Requirement(re.sub(r"\s*;.*", "", line))
         name = canonicalize_name(requirement.name)
         if "extra" not in line or name in OPTIONAL:
             found[name] = requirement
     return found
+
+
+def _requirements() -> list[str]:
+    """As the installed package states them, or, where it runs from a checkout alone, its pyproject.toml."""
+    try:
+        return requires(DISTRIBUTION) or []
+    except PackageNotFoundError:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"].items()
+    optional = [f'{line.split(";")[0]}; extra == "{extra}"' for extra, lines in extras for line in lines]
+    return [*project["dependencies"], *optional]
 
 
 def version_findings() -> list[Finding]:

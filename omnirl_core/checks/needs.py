@@ -39,14 +39,14 @@ def _packages(settings: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     wanted = []
     for key in ("load_in_4bit", "load_in_8bit"):
         if settings.get(key) is True:
-            wanted.append((f"{key}: true", "bitsandbytes", "pip install 'omnirl[bitsandbytes]'"))
+            wanted.append((f"{key}: true", "bitsandbytes", "pip install -e '.[bitsandbytes]'"))
     optimizer = str(settings.get("optim", ""))
     if "8bit" in optimizer or "paged" in optimizer:
-        wanted.append((f"optim: {optimizer}", "bitsandbytes", "pip install 'omnirl[bitsandbytes]'"))
+        wanted.append((f"optim: {optimizer}", "bitsandbytes", "pip install -e '.[bitsandbytes]'"))
     if settings.get("use_vllm") is True:
-        wanted.append(("use_vllm: true", "vllm", "pip install 'omnirl[vllm]', or use_vllm: false"))
+        wanted.append(("use_vllm: true", "vllm", "pip install -e '.[vllm]', or use_vllm: false"))
     if settings.get("deepspeed"):
-        wanted.append(("deepspeed", "deepspeed", "pip install 'omnirl[deepspeed]'"))
+        wanted.append(("deepspeed", "deepspeed", "pip install -e '.[deepspeed]'"))
     trackers = settings.get("report_to") or []
     for tracker in [trackers] if isinstance(trackers, str) else trackers:
         if tracker in TRACKERS:

@@ -58,7 +58,7 @@ def _packages(machine: Machine) -> str:
     lines = []
     for name in dict.fromkeys([*required(), *OPTIONAL, *OTHERS]):
         version = machine.versions.get(name)
-        how = f"pip install 'omnirl[{OPTIONAL[name]}]'" if name in OPTIONAL else f"pip install {name}"
+        how = f"pip install -e '.[{OPTIONAL[name]}]'" if name in OPTIONAL else f"pip install {name}"
         note = "" if version else "  " + ("optional: " if name in [*OPTIONAL, *OTHERS] else "") + how
         lines.append(f"  {name:<14}  {version or '-'}{note}")
     return "\n".join(["packages", *lines])

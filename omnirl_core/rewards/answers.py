@@ -107,7 +107,7 @@ def number(
 def math(prediction: str, solution: Any, *, timeout_s: float = 2.0) -> float | None:
     r"""1.0 where the answer equals the gold mathematically, else 0.0; None where the gold is no mathematics.
 
-    math-verify judges (`pip install 'omnirl[math]'`), in a process of its own; an answer that keeps it busy
+    math-verify judges (`pip install -e '.[math]'`), in a process of its own; an answer that keeps it busy
     for more than `timeout_s` of CPU time is wrong, as is one over 500 characters.
 
     >>> math(r"\frac{\sqrt{4}}{4}", "1/2"), math("x = 5 or x = 6", "5")

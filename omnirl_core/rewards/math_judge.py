@@ -123,7 +123,9 @@ class MathJudge:
     def _started(self) -> "subprocess.Popen[str]":
         if self._child is None or self._child.poll() is not None:
             if find_spec("math_verify") is None:
-                raise ImportError("the `math` reward needs math-verify: pip install 'omnirl[math]'")
+                raise ImportError(
+                    "the `math` reward needs math-verify: pip install -e '.[math]' in the checkout"
+                )
             path = os.pathsep.join(entry for entry in sys.path if entry)
             self._child = subprocess.Popen(
                 [sys.executable, "-P", "-m", __name__],

@@ -85,5 +85,5 @@ def test_a_judge_that_was_killed_is_started_again():
 
 def test_without_math_verify_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(math_judge, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"needs math-verify: pip install 'omnirl\[math\]'"):
+    with pytest.raises(ImportError, match=r"needs math-verify: pip install -e '\.\[math\]'"):
         math_judge.MathJudge().same("$x$", "$y$")
