@@ -145,6 +145,8 @@ def score(reward: Reward, sample: Sample, completion: str) -> float:
         range(max(len(completion) // 4, len(completion.split())))
     )  # about what a tokeniser makes
     columns = {
+        "problem": sample.problem,
+        "options": sample.options,
         "task": sample.task,
         "completion_ids": completion_ids,
         "image_sizes": PICTURE,

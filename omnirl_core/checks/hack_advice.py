@@ -1,6 +1,7 @@
 """What each cheap hack is, and what to change where a reward pays for it."""
 
 _SHORTER = "set power: 2 for overlap, or judge short answers by answer or exact"
+_CONTENT = f"leave light of overlap below 1, so that words of the question weigh little; {_SHORTER}"
 _ONE = "take a judge that wants one answer: choice, number or answer; for boxes pick: only"
 ADVICE = {
     "nothing": ("no completion at all", "check the weights: a negative one pays for silence"),
@@ -20,6 +21,10 @@ ADVICE = {
         "add repetition with a negative weight, or set power: 2 for overlap",
     ),
     "echo": ("the question, repeated as the answer", _SHORTER),
+    "question alone": ("the question as the answer, after a thought", _CONTENT),
+    "question stated": ("the question as a statement that lacks the fact", _CONTENT),
+    "guessed fact": ("the question as a statement with a fact of the wrong kind", _CONTENT),
+    "frame of answers": ("how answers of this data begin, and no more", _CONTENT),
     "ramble": (
         "a long thought and an evasive answer",
         "gate length_band by the accuracy (gated_by, gate_at)",

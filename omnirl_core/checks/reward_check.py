@@ -80,6 +80,8 @@ class RewardCheck:
     max_completion_length: int | None = None
     decoys: tuple[str, ...] = ()
     """Gold answers of other rows, for the hack that lists some."""
+    frame: str = ""
+    """How answers of the data begin, for the hack that says no more."""
 
     def many(self, rows: Sequence[tuple[Record, bool]]) -> list[Graded]:
         """The rows in order; True beside a row asks for its hacks' shares too."""
@@ -192,7 +194,9 @@ class RewardCheck:
             return {}, {}
         decoys = tuple(decoy for decoy in self.decoys if decoy != answer)
         picture = next(iter(columns.get("image_sizes", ())), (640, 480))
-        sample = Sample(record.problem, record.solution, answer, decoys, record.task, picture)
+        sample = Sample(
+            record.problem, record.solution, answer, decoys, record.task, picture, frame=self.frame
+        )
         shares, payers = {}, {}
         for name, build in BLIND.items():
             earned = self._scores(build(sample), record, rewards, columns)

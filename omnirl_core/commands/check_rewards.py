@@ -34,6 +34,7 @@ from omnirl_core.default_rewards import default_rewards
 from omnirl_core.drawing import drawn_aside
 from omnirl_core.rewards import load_rewards
 from omnirl_core.rewards.entries import RewardsError
+from omnirl_core.rewards.hacks import answer_frame
 from omnirl_core.rewards.reward import Reward
 
 TAKES_OVERRIDES = True
@@ -73,6 +74,7 @@ def _checked(arguments: argparse.Namespace, recipe: Recipe) -> int:
     rows = _picked(sources, recipe)
     head = list(islice(rows, HEAD))
     check.decoys = _decoys(head)
+    check.frame = answer_frame([answer for record, _ in head for answer in _answers(record)[:1]])
     graded = in_order(check.many, chunks(chain(head, rows), CHUNK), arguments.workers)
     with (
         ReportFile(report, asked=arguments.report is not None) as file,
@@ -114,8 +116,12 @@ def _picked(sources: list[Source], recipe: Recipe) -> Iterator[tuple[Record, boo
 
 
 def _decoys(rows: list[tuple[Record, bool]]) -> tuple[str, ...]:
-    answers = [gold_answers(record.solution, (), (), ()) for record, picked in rows if picked]
+    answers = [_answers(record) for record, picked in rows if picked]
     return tuple(dict.fromkeys(found[0] for found in answers if found))[:4]
+
+
+def _answers(record: Record) -> list[str]:
+    return gold_answers(record.solution, (), (), ())
 
 
 def _space_warnings(recipe: Recipe, rewards: list[Reward]) -> list[str]:

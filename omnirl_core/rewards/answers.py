@@ -14,7 +14,9 @@ from rapidfuzz.distance import Levenshtein
 
 from omnirl_core.rewards import math_judge
 from omnirl_core.rewards.choices import Options, gold_choice, read_choice, read_yes_no, reference_yes_no
+from omnirl_core.rewards.content import LIGHT_WEIGHT, weigh
 from omnirl_core.rewards.numbers import half_width, pick_quantity, read_quantity, same_quantity
+from omnirl_core.rewards.question import question_of
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.rewards.settings import reads_columns
 from omnirl_core.text import references, tokens
@@ -117,15 +119,32 @@ def math(prediction: str, solution: Any, *, timeout_s: float = 2.0) -> float | N
 
 
 @on_answer
-def edit_similarity(prediction: str, solution: Any, *, floor: float = 0.5) -> float | None:
+def edit_similarity(
+    prediction: str,
+    solution: Any,
+    *,
+    floor: float = 0.5,
+    prompt: Any = None,
+    problem: str | None = None,
+) -> float | None:
     """1 - edit distance / longer length, in [0, 1], and 0.0 up to `floor` (as DocVQA's ANLS does).
 
-    Unrelated sentences are 0.2 to 0.3 alike, which `floor` keeps from paying. Case and spacing aside.
+    Unrelated sentences are 0.2 to 0.3 alike, which `floor` keeps from paying. Case and spacing aside. Where the
+    question is known (columns `problem`, `prompt`), what is not of the question must be alike beyond `floor` too.
 
     >>> edit_similarity("Main Street", "main streat"), edit_similarity("a cat", "the dog")
     (0.9090909090909091, 0.0)
     """
-    return _best(references(solution), lambda gold: _similarity(prediction, gold, floor))
+    question = question_of(prompt, problem)
+
+    def judge(gold: str) -> float:
+        similarity = _similarity(prediction, gold, floor)
+        pair = weigh(prediction, gold, question, LIGHT_WEIGHT) if similarity and question else None
+        if pair is not None and not _similarity(pair.predicted.joined, pair.gold.joined, floor):
+            return 0.0
+        return similarity
+
+    return _best(references(solution), judge)
 
 
 ORDER = ("choice", "yes_no", "number", "math", "exact")

@@ -18,6 +18,7 @@ def describe_rewards(rewards: Iterable[Reward] | None = None) -> str:
         variant = 'rouge1'  (default 'rougeL')
         numbers = False
         compat = None
+        light = 0.02
     """
     if rewards is None:
         return "\n\n".join(_scorer_lines(name, scorer_named(name)) for name in SCORERS)

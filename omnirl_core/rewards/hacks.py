@@ -7,7 +7,9 @@ say what they earn.
 
 import json
 import random
-from collections.abc import Callable
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +24,60 @@ class Sample:
     decoys: tuple[str, ...]
     task: str | None = "text"
     picture: tuple[int, int] = (640, 480)
+    statement: str = ""
+    """The question as a statement without the fact, where `stated` would make a worse one."""
+    guess: str = ""
+    """The same with a fact of the wrong kind."""
+    frame: str = "The answer is"
+    """How answers of the data begin: `answer_frame`."""
+    options: Any = None
 
     @property
     def right(self) -> str:
         return formed(self.answer, think=THOUGHT)
+
+
+QUESTION_WORDS = re.compile(
+    r"\b(?:what|which|who|whom|whose|where|when|why|how (?:many|much|long|tall|old|far)|how|does|do|did"
+    r"|welche[rsmn]?|was|wer|wo|wann|warum|wie viele|wie|quelle?s?|que|qui|où|quand|combien|pourquoi|comment"
+    r"|qué|cuál|quién|dónde|cuándo|cuántos|cuántas|что|кто|где|когда|почему|сколько|как\w{1,4})\b"
+    r"|什么|哪里|哪个|谁|几|多少|怎么样|吗|何|誰|どこ|ですか|ますか|무엇|무슨|누가|어디|[?？¿؟]",
+    re.IGNORECASE,
+)
+
+
+def stated(question: str) -> str:
+    """A question as a statement that lacks the fact: its question words are taken out.
+
+    >>> stated("What is the man holding?"), stated("车是什么颜色？")
+    ('The man is holding', '车是颜色')
+    """
+    text = " ".join(QUESTION_WORDS.sub(" ", question).split())
+    turned = re.match(r"(is|are|was|were) ((?:the|a|an|this|these|those) \w+)\b ?(.*)", text, re.IGNORECASE)
+    if turned:
+        text = f"{turned[2]} {turned[1].lower()} {turned[3]}".strip()
+    return text[:1].upper() + text[1:]
+
+
+def guessed(sample: "Sample") -> str:
+    """The statement with a fact of the wrong kind: a colour for a number, a number for anything else."""
+    has_digit = any(char.isdigit() for char in sample.answer)
+    return f"{sample.statement or stated(sample.problem)} {'red' if has_digit else 'seven'}"
+
+
+def answer_frame(answers: Sequence[str]) -> str:
+    """The words with which most answers of a data set begin, at least two; "" where few share any.
+
+    >>> answer_frame(["The car is red.", "The car is big.", "The car was sold.", "A dog"])
+    'The car is'
+    """
+    begun: Counter[tuple[str, ...]] = Counter()
+    for words in (answer.split() for answer in answers):
+        begun.update(tuple(words[:size]) for size in range(2, min(len(words), 7)))
+    shared = [
+        (count * len(words), words) for words, count in begun.items() if count >= max(2, len(answers) // 10)
+    ]
+    return " ".join(max(shared)[1]) if shared else ""
 
 
 def formed(answer: str, think: str = "ok") -> str:
@@ -58,6 +110,10 @@ BLIND: dict[str, Callable[[Sample], str]] = {
     "common words": lambda sample: formed(f"{COMMON} {CHINESE_COMMON}"),
     "one word": lambda sample: formed("the " * 60),
     "echo": lambda sample: formed(sample.problem, think=sample.problem * 10),
+    "question alone": lambda sample: formed(sample.problem, think=THOUGHT),
+    "question stated": lambda sample: formed(sample.statement or stated(sample.problem), think=THOUGHT),
+    "guessed fact": lambda sample: formed(sample.guess or guessed(sample), think=THOUGHT),
+    "frame of answers": lambda sample: formed(sample.frame or "The answer is", think=THOUGHT),
     "ramble": lambda sample: formed("I am not sure, it depends.", think=RAMBLE),
     "all options": lambda sample: formed("A, B, C, D, yes, no"),
     "all numbers": lambda sample: formed(" ".join(str(n) for n in range(101))),

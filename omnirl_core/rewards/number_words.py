@@ -1,7 +1,6 @@
 """Numbers written as words: English and Chinese in full up to the hundreds, other languages up to twenty."""
 
 import re
-from functools import cache
 
 ENGLISH = [
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
@@ -65,15 +64,19 @@ def chinese_value(chars: str) -> int | None:
     return value + (CHINESE[ones] if ones else 0)
 
 
-@cache
+NUMBERS: dict[str, int] = (
+    {word: value for value, word in enumerate(ENGLISH)}
+    | {word: 10 * value for value, word in enumerate(TENS, 2)}
+    | OF_OTHERS
+    | CHINESE
+)
+"""Value of every single word, in lower case."""
+
+
 def value_of_word(word: str) -> int | None:
-    """Value of one lower-case word of any of the languages; None for other words.
+    """Value of one lower-case word of any of the languages, ideographs aside; None for other words.
 
     >>> value_of_word("three"), value_of_word("drei"), value_of_word("три"), value_of_word("cat")
     (3, 3, 3, None)
     """
-    if word in ENGLISH:
-        return ENGLISH.index(word)
-    if word in TENS:
-        return 10 * (TENS.index(word) + 2)
-    return OF_OTHERS.get(word)
+    return None if word in CHINESE else NUMBERS.get(word)

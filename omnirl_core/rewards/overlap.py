@@ -6,12 +6,13 @@ form, use a scorer of omnirl_core.rewards.answers.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Literal
 
-from omnirl_core.rewards.overlap_bleu import bleu, nltk_bleu, smoothed_bleu
-from omnirl_core.rewards.overlap_meteor import aligned_score, meteor, synonym_table
-from omnirl_core.rewards.overlap_rouge import ORDER, Variant, rouge, rouge_f
+from omnirl_core.rewards.content import LIGHT_WEIGHT, asked, weigh
+from omnirl_core.rewards.contradiction import contradictions
+from omnirl_core.rewards.overlap_bleu import bleu, nltk_bleu, smoothed_bleu, weighted_bleu
+from omnirl_core.rewards.overlap_meteor import aligned_score, meteor, synonym_table, weighted_meteor
+from omnirl_core.rewards.overlap_rouge import ORDER, Variant, rouge, rouge_f, weighted_rouge
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.rewards.words import cut_by, read_words, rouge_score_words, seed_words
 from omnirl_core.text import references
@@ -32,17 +33,27 @@ def overlap(
     synonyms: Literal["wordnet", "none"] = "wordnet",
     numbers: bool = False,
     power: float = 1.0,
+    light: float = LIGHT_WEIGHT,
+    contradiction: float = 0.25,
     preset: Literal["seed"] | None = None,
+    prompt: Any = None,
+    problem: str | None = None,
 ) -> float | None:
     """Weighted mean of BLEU, ROUGE and METEOR in [0, 1]; identical text is 1.0. The best reference counts.
 
     `variant` is ROUGE's, `synonyms` METEOR's, `numbers` keeps each number in one token. The mean is raised to
     `power`: 2 makes half of the overlap worth a quarter, so that right words in a wrong order earn little.
+    Where the question is known (columns `problem`, `prompt`), its words and function words weigh `light` (see
+    content.py; 1 weighs all alike), and each kind of fact that the answer has otherwise than the reference (denial,
+    number, unit, colour, name) multiplies its score by `contradiction`; 1 does not look.
     `preset="seed"` is the original OmniRL's (BLEU-2 + ROUGE-1) / 2 to the last bit, faults included: one
     identical word is worth 0.5, Chinese text 0.0.
 
     >>> overlap("A dog runs.", "a dog runs"), overlap("我爱北京", ["我爱上海", "我爱北京"])
     (1.0, 1.0)
+    >>> red, question = "The car is red.", "What color is the car?"
+    >>> [round(overlap(text, red, problem=question), 2) for text in ("red", "The car is blue.", "The car is")]
+    [0.95, 0.01, 0.04]
     >>> round(overlap("a big dog", "a large dog"), 2), overlap("Paris", "Paris", preset="seed")
     (0.72, 0.5)
     """
@@ -55,20 +66,41 @@ def overlap(
         raise ValueError(f"power: {power} must be above 0")
     if preset == "seed":
         return max(seed_accuracy(prediction, gold) for gold in golds) ** power
+    if not 0 <= contradiction <= 1:
+        raise ValueError(f"contradiction: {contradiction} must be from 0 to 1")
     total = _total(weights)
     table = synonym_table(synonyms)
     cut = cut_by(numbers)
-    predicted = read_words(prediction, cut)
-    views: dict[str, Callable[..., float]] = {
-        "bleu": smoothed_bleu,
-        "rouge": partial(rouge_f, variant=variant),
-        "meteor": partial(aligned_score, table=table),
-    }
-    weighted = [(weight, views[name]) for name, weight in weights.items() if weight]
-    means = (
-        sum(w * view(predicted, read_words(gold, cut)) for w, view in weighted) / total for gold in golds
-    )
-    return max(means) ** power
+    question = asked(prompt, problem, light)
+
+    def mean(gold: str) -> float:
+        pair = weigh(prediction, gold, question, light) if question else None
+        if pair is None:
+            texts = (read_words(prediction, cut), read_words(gold, cut))
+            return sum(w * PLAIN[name](*texts, variant, table) for name, w in weights.items() if w) / total
+        return sum(w * WEIGHTED[name](pair, variant, table) for name, w in weights.items() if w) / total
+
+    def judged(gold: str) -> float:
+        factor = (
+            contradiction ** contradictions(prediction, gold, question)
+            if question and contradiction < 1
+            else 1
+        )
+        return factor * mean(gold) ** power
+
+    return max(judged(gold) for gold in golds)
+
+
+PLAIN: dict[str, Callable[..., float]] = {
+    "bleu": lambda a, b, variant, table: smoothed_bleu(a, b),
+    "rouge": lambda a, b, variant, table: rouge_f(a, b, variant),
+    "meteor": lambda a, b, variant, table: aligned_score(a, b, table),
+}
+WEIGHTED: dict[str, Callable[..., float]] = {
+    "bleu": lambda pair, variant, table: weighted_bleu(pair),
+    "rouge": lambda pair, variant, table: weighted_rouge(pair, variant),
+    "meteor": lambda pair, variant, table: weighted_meteor(pair, table),
+}
 
 
 def _total(weights: Mapping[str, float]) -> float:

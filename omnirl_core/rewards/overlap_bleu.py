@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from omnirl_core.rewards.content import LIGHT_WEIGHT, Weighing, asked, weigh
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.rewards.words import Words, cut_by, read_words
 from omnirl_core.text import references
@@ -19,12 +20,16 @@ def bleu(
     max_order: int = 4,
     numbers: bool = False,
     compat: Literal["nltk"] | None = None,
+    light: float = LIGHT_WEIGHT,
+    prompt: Any = None,
+    problem: str | None = None,
 ) -> float | None:
     """Smoothed sentence BLEU in [0, 1]; identical text is 1.0. The best of several references counts.
 
     The order is the longest that both texts allow, up to `max_order`; from bigrams on one match and one
     n-gram are added (Lin and Och, ORANGE, COLING 2004). `numbers` keeps each number in one token.
-    `compat="nltk"` gives nltk's `sentence_bleu` on the same tokens, with uniform weights and no smoothing.
+    Where the question is known (columns `problem`, `prompt`), its words and function words weigh `light`, see
+    content.py; 1 weighs all alike. `compat="nltk"` gives nltk's `sentence_bleu` on the same tokens, unsmoothed.
 
     >>> bleu("Paris", "paris"), bleu("a red car", ["a blue car", "a red car"]), bleu("cat", "dog")
     (1.0, 1.0, 0.0)
@@ -35,7 +40,15 @@ def bleu(
     check_choice("compat", compat, (None, "nltk"))
     if max_order < 1:
         raise ValueError(f"max_order: {max_order} must be 1 or more")
-    cut = cut_by(numbers)
+    cut = cut_by(numbers, compat)
+    question = asked(prompt, problem, light) if compat is None else ""
+    if question:
+        return max(
+            weighted_bleu(pair, max_order)
+            if (pair := weigh(prediction, gold, question, light))
+            else smoothed_bleu(read_words(prediction, cut), read_words(gold, cut), max_order)
+            for gold in golds
+        )
     predicted = read_words(prediction, cut)
     if compat == "nltk":
         return nltk_bleu(predicted, [read_words(gold, cut) for gold in golds], max_order)
@@ -52,6 +65,21 @@ def smoothed_bleu(predicted: Words, gold: Words, max_order: int = 4) -> float:
     logs = [math.log(shared / size)]
     logs += [math.log((predicted.shared(gold, n) + 1) / (size - n + 2)) for n in range(2, order + 1)]
     return brevity(size, len(gold)) * math.exp(sum(logs) / order)
+
+
+def weighted_bleu(pair: Weighing, max_order: int = 4) -> float:
+    """BLEU whose words are weighted: unigrams by their weights, longer n-grams over the content words alone."""
+    predicted, gold = pair.predicted, pair.gold
+    if not pair.size:
+        return 0.0
+    shared = predicted.shared(gold, 1)
+    first = (shared + pair.light_matched) / pair.size
+    if not shared:
+        return brevity(pair.size, pair.gold_size) * first
+    n_words, order = len(predicted), min(max_order, len(predicted), len(gold))
+    logs = [math.log(first)]
+    logs += [math.log((predicted.shared(gold, n) + 1) / (n_words - n + 2)) for n in range(2, order + 1)]
+    return brevity(pair.size, pair.gold_size) * math.exp(sum(logs) / order)
 
 
 def nltk_bleu(predicted: Words, golds: Sequence[Words], max_order: int) -> float:
@@ -75,6 +103,6 @@ def _shared_with_any(predicted: Words, golds: Sequence[Words], order: int) -> in
     return sum(min(n, max(gold.get(gram, 0) for gold in allowed)) for gram, n in counts.items())
 
 
-def brevity(predicted: int, gold: int) -> float:
+def brevity(predicted: float, gold: float) -> float:
     """Penalty for a text shorter than the reference."""
     return 1.0 if predicted > gold else math.exp(1 - gold / predicted)

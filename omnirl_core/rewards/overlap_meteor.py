@@ -7,6 +7,7 @@ from itertools import chain
 from operator import sub
 from typing import Any, Literal
 
+from omnirl_core.rewards.content import LIGHT_WEIGHT, Weighing, asked, weigh
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.rewards.synonyms import Synonyms, wordnet
 from omnirl_core.rewards.words import Places, Words, cut_by, places_of, read_words
@@ -33,13 +34,17 @@ def meteor(
     gamma: float = 0.5,
     numbers: bool = False,
     compat: Literal["nltk"] | None = None,
+    light: float = LIGHT_WEIGHT,
+    prompt: Any = None,
+    problem: str | None = None,
 ) -> float | None:
     """METEOR in [0, 1]; identical text is 1.0. The best of several references counts.
 
     Words are matched by form, then by stem, then by synonym; `alpha` weighs recall against precision, `beta`
     and `gamma` shape the penalty for broken order (Lavie and Agarwal, WMT 2007), which is nothing where the
-    whole of both texts is one chunk. `compat="nltk"` gives nltk's meteor_score on the same tokens: it looks for
-    synonyms of stems (so it misses big/large), and gives one identical word 0.5.
+    whole of both texts is one chunk. Where the question is known (columns `problem`, `prompt`), its words and
+    function words weigh `light`, see content.py; 1 weighs all alike. `compat="nltk"` gives nltk's meteor_score on
+    the same tokens: it looks for synonyms of stems (so it misses big/large), and gives one identical word 0.5.
 
     >>> meteor("a big dog", "a large dog"), meteor("Paris", "Paris"), meteor("cat", "tree")
     (1.0, 1.0, 0.0)
@@ -53,9 +58,17 @@ def meteor(
             f"alpha: {alpha}, beta: {beta}, gamma: {gamma} must lie in (0, 1), from 0 on, in [0, 1]"
         )
     table = synonym_table(synonyms)
-    cut = cut_by(numbers)
+    cut = cut_by(numbers, compat)
     predicted = read_words(prediction, cut)
     shape = (alpha, beta, gamma)
+    question = asked(prompt, problem, light) if compat is None else ""
+    if question:
+        return max(
+            weighted_meteor(pair, table, shape)
+            if (pair := weigh(prediction, gold, question, light))
+            else aligned_score(predicted, read_words(gold, cut), table, shape)
+            for gold in golds
+        )
     return max(
         aligned_score(predicted, read_words(gold, cut), table, shape, compat == "nltk") for gold in golds
     )
@@ -97,6 +110,27 @@ def aligned_score(
     precision, recall = matched / len(predicted), matched / len(gold)
     mean = (precision * recall) / (alpha * precision + (1 - alpha) * recall)
     return (1 - gamma * (chunks / matched) ** beta) * mean
+
+
+def weighted_meteor(
+    pair: Weighing, table: Synonyms | None, shape: tuple[float, float, float] = (0.9, 3.0, 0.5)
+) -> float:
+    """METEOR whose words are weighted; the alignment and its chunks are of the content words."""
+    predicted, gold = pair.predicted, pair.gold
+    partners = align(predicted, gold, table)
+    found = len(partners) - partners.count(FREE)
+    matched = found + pair.light_matched
+    if not matched:
+        return 0.0
+    alpha, beta, gamma = shape
+    chunks = found - list(map(sub, partners[1:], partners)).count(1)
+    whole = chunks == 1 and found == len(predicted) == len(gold)
+    fragmented = 0.0 if whole else (chunks / found) ** beta if found else 1.0
+    precision, recall = matched / pair.size, matched / pair.gold_size
+    if precision == recall:  # both 1.0 for the same text, which the quotient below may miss by a bit
+        return (1 - gamma * fragmented) * precision
+    mean = (precision * recall) / (alpha * precision + (1 - alpha) * recall)
+    return (1 - gamma * fragmented) * mean
 
 
 def align(predicted: Words, gold: Words, table: Synonyms | None, as_nltk: bool = False) -> list[int]:

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from rapidfuzz.distance import LCSseq
 
+from omnirl_core.rewards.content import LIGHT_WEIGHT, Weighing, asked, weigh
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.rewards.words import Words, cut_by, read_words, rouge_score_words
 from omnirl_core.text import references
@@ -21,11 +22,16 @@ def rouge(
     *,
     numbers: bool = False,
     compat: Literal["rouge_score"] | None = None,
+    light: float = LIGHT_WEIGHT,
+    prompt: Any = None,
+    problem: str | None = None,
 ) -> float | None:
     """ROUGE F1 with Porter stems in [0, 1]; identical text is 1.0. The best reference counts.
 
     `rougeL` (longest common subsequence) sees the order of words, `rouge1` and `rouge2` (words, bigrams) do not.
-    `compat="rouge_score"` gives `RougeScorer([variant], use_stemmer=True)`, which drops all but ASCII.
+    Where the question is known (columns `problem`, `prompt`), its words and function words weigh `light`, see
+    content.py; 1 weighs all alike. `compat="rouge_score"` gives `RougeScorer([variant], use_stemmer=True)`, which
+    drops all but ASCII.
 
     >>> rouge("the cat sat", "the cat sat down"), rouge("sat cat the", "the cat sat", "rouge1")
     (0.857..., 1.0)
@@ -37,6 +43,14 @@ def rouge(
     check_choice("compat", compat, (None, "rouge_score"))
     cut = rouge_score_words if compat == "rouge_score" else cut_by(numbers)
     predicted = read_words(prediction, cut)
+    question = asked(prompt, problem, light) if compat is None else ""
+    if question:
+        return max(
+            weighted_rouge(pair, variant)
+            if (pair := weigh(prediction, gold, question, light))
+            else rouge_f(predicted, read_words(gold, cut), variant)
+            for gold in golds
+        )
     return max(rouge_f(predicted, read_words(gold, cut), variant, compat is not None) for gold in golds)
 
 
@@ -50,7 +64,18 @@ def rouge_f(predicted: Words, gold: Words, variant: Variant, strict: bool = Fals
     return _f1(predicted.shared(gold, order, stemmed=True), len(predicted) - order + 1, len(gold) - order + 1)
 
 
-def _f1(matched: int, predicted: int, gold: int) -> float:
+def weighted_rouge(pair: Weighing, variant: Variant) -> float:
+    """F1 whose words are weighted; subsequences and bigrams run over the content words alone."""
+    predicted, gold = pair.predicted, pair.gold
+    if variant == "rougeL":
+        order, shared = 1, LCSseq.similarity(predicted.rouge_stems, gold.rouge_stems)
+    else:
+        order = min(ORDER[variant], len(predicted), len(gold)) or 1
+        shared = predicted.shared(gold, order, stemmed=True)
+    return _f1(shared + pair.light_matched, pair.size - order + 1, pair.gold_size - order + 1)
+
+
+def _f1(matched: float, predicted: float, gold: float) -> float:
     if not matched:
         return 0.0
     precision, recall = matched / predicted, matched / gold  # rouge_score's operations, in its order

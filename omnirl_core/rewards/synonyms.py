@@ -36,7 +36,7 @@ class Synonyms(dict[str, frozenset[str]]):
     """word -> the words that share a synset with one of its base forms, itself included.
 
     Each entry is made when it is first asked for, and nothing else ever changes, so threads and forked workers may
-    share one table.
+    share one table. `base_forms` has the irregular forms: ate -> (eat,).
     """
 
     def __init__(self, lines: list[str], most_words: int = 100_000) -> None:
@@ -44,6 +44,7 @@ class Synonyms(dict[str, frozenset[str]]):
         # "nbike" -> "bicycle cycle wheel", and "nmice" -> "mouse"
         self._lines = dict(line.partition(" ")[::2] for line in lines[:split])
         self._irregular = dict(line.partition(" ")[::2] for line in lines[split + 1 :])
+        self.base_forms = {entry[1:]: tuple(bases.split()) for entry, bases in self._irregular.items()}
         self._most_words = most_words
 
     def __missing__(self, word: str) -> frozenset[str]:

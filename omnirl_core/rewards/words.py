@@ -26,10 +26,15 @@ class Words:
         self.text = text
         self.words = words
         self._counts: dict[tuple[int, bool], Mapping] = {}
+        self.split_by: Any = None  # (lexicon, content and light words), kept by content.py
         self._shared: tuple[Words | None, dict] = (None, {})
 
     def __len__(self) -> int:
         return len(self.words)
+
+    @property
+    def joined(self) -> str:
+        return " ".join(self.words)
 
     @cached_property
     def stems(self) -> list[str]:
@@ -119,12 +124,44 @@ NOT_ASCII_ALPHANUMERIC = re.compile(r"[^\sa-zA-Z0-9]")
 ROUGE_TOKEN = re.compile(r"[a-z0-9]+")
 
 
-def plain(text: str) -> list[str]:
+MARKS = re.compile(
+    r"[A-Za-z]\+\+|\b[A-Z]#|\b[A-F][+\u2212-](?![\w+-])|[$€£¥₹₩≠≤≥]|[!<>]=|(?<=\s)[<>](?=\s)|n['’]t\b|(?<=\d)\s?%"
+)
+"""Marks that change what is said: C++ is not C, A+ not A-, $5 not €5, and x = 1 not x ≠ 1."""
+MARK_NAMES = {
+    "$": "dollar", "€": "euro", "£": "pound", "¥": "yen", "₹": "rupee", "₩": "won", "≠": "unequal", "!=": "unequal",
+    "≤": "atmost", "<=": "atmost", "≥": "atleast", ">=": "atleast", "<": "below", ">": "above", "n't": "not",
+    "n’t": "not", "%": "percent",
+}  # fmt: skip
+
+
+def bare(text: str) -> list[str]:
+    """Words alone, as the libraries' tokens are compared with."""
     return tokens(text)
 
 
+_MAY_HOLD_MARKS = re.compile("[-+#$€£¥₹₩≠≤≥=<>%'’\u2212]")  # a quick look: few texts have any
+
+
+def plain(text: str) -> list[str]:
+    return tokens(MARKS.sub(_named, text) if _MAY_HOLD_MARKS.search(text) else text)
+
+
 def numbered(text: str) -> list[str]:
-    return tokens(text, numbers=True)
+    """As `plain`, with each number one token, its percent sign included."""
+    named = MARKS.sub(_named_but_percent, text) if _MAY_HOLD_MARKS.search(text) else text
+    return tokens(named, numbers=True)
+
+
+def _named(match: re.Match[str]) -> str:
+    mark = match.group().strip()
+    if mark in MARK_NAMES:
+        return f" {MARK_NAMES[mark]} "
+    return mark.replace("+", "plus").replace("#", "sharp").replace("-", "minus").replace("\u2212", "minus")
+
+
+def _named_but_percent(match: re.Match[str]) -> str:
+    return match.group() if match.group().endswith("%") else _named(match)
 
 
 def rouge_score_words(text: str) -> list[str]:
@@ -140,14 +177,14 @@ def seed_words(text: str) -> list[str]:
 Cut = Callable[[str], list[str]]
 
 
-def cut_by(numbers: bool) -> Cut:
-    return numbered if numbers else plain
+def cut_by(numbers: bool, compat: object = None) -> Cut:
+    return numbered if numbers else bare if compat else plain
 
 
 def read_words(text: str, cut: Cut = plain) -> Words:
     """The text as words, from the cache where it was read a moment ago."""
     if cut is rouge_score_words and text.isascii():
-        cut = plain  # the same tokens: share what is known
+        cut = bare  # the same tokens: share what is known
     return _read_words(text, cut)
 
 

@@ -17,7 +17,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from omnirl_core.rewards import bleu, meteor, overlap, rouge
 from omnirl_core.rewards.overlap_meteor import FREE, _say_once, align
 from omnirl_core.rewards.synonyms import wordnet
-from omnirl_core.rewards.words import Words, read_words
+from omnirl_core.rewards.words import MARKS, Words, read_words
 from omnirl_core.text import tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore:\\nThe hypothesis contains 0 counts")  # nltk's BLEU
@@ -139,7 +139,7 @@ def test_compat_equals_the_libraries_on_long_shuffled_texts(size):
 @settings(max_examples=200, deadline=None)
 @given(ascii_texts, gold_texts)
 def test_rouge_on_ascii_is_the_librarys_without_asking(prediction, gold):
-    if tokens(gold) and tokens(prediction):
+    if tokens(gold) and tokens(prediction) and not MARKS.search(gold + "\n" + prediction):
         for variant in ("rouge1", "rougeL"):
             assert rouge(prediction, gold, variant) == rouge(prediction, gold, variant, compat="rouge_score")
 

@@ -1,0 +1,153 @@
+"""Which words of an answer carry weight: all but those of the question and the function words of the language.
+
+Words are weighted as information-weighted n-gram metrics do (NIST, Doddington 2002: an n-gram is worth what it
+tells beyond what was known before; CIDEr's idf, Vedantam et al. 2015; METEOR 1.5's weight for function words,
+Denkowski and Lavie 2014). What the question says is known, so its words tell nothing: they and function words
+are *light* and weigh `light` (0.02), all others weigh 1. With Mc matched content words of Pc and Gc in answer
+and reference, and Mf matched light words of Pf and Gf:
+
+    precision = (Mc + light * Mf) / (Pc + light * Pf),  recall = (Mc + light * Mf) / (Gc + light * Gf)
+
+Longer n-grams (BLEU), the longest common subsequence (ROUGE-L) and the alignment (METEOR) run over the content
+words. A reference whose content is all in the question ("Is it red or blue?" aside: alternatives keep their
+weight) gets the question's words back; one of function words only is scored without weights.
+"""
+
+import re
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from omnirl_core.rewards.function_words import FUNCTION_WORDS, languages_of
+from omnirl_core.rewards.number_words import NUMBERS
+from omnirl_core.rewards.question import question_of
+from omnirl_core.rewards.synonyms import wordnet
+from omnirl_core.rewards.words import STEMS, Words, numbered, plain, read_words
+
+OR = {"or", "oder", "ou", "o", "или", "أو", "또는", "아니면"}
+_ARTICLES = {"a", "an", "the", "ein", "eine", "der", "die", "das", "un", "une", "le", "la", "el", "los"}
+_CJK_OR = re.compile(r"(.{1,4})(?:还是|或者|或|それとも)(.{1,4}?)(?=[的吗？?，。]|$)")
+_ENDINGS = {  # light stemmers after Savoy (2006): endings that inflection adds
+    "de": re.compile(r"(?<=\w{3})(?:em|en|er|es|e|n|s)$"),
+    "fr": re.compile(r"(?<=\w{3})(?:es|s|e|x)$"),
+    "es": re.compile(r"(?<=\w{3})(?:os|as|es|o|a|e|s)$"),
+    "it": re.compile(r"(?<=\w{3})[aeio]$"),
+    "pt": re.compile(r"(?<=\w{3})(?:os|as|es|o|a|e|s)$"),
+    "ru": re.compile(
+        r"(?<=\w{3})(?:ого|его|ому|ему|ами|ями|ая|яя|ое|ее|ый|ий|ой|ые|ие|ую|юю|ых|их|ым|им|ах|ях|ов|ев|ам|ям|ом|ем"
+        r"|[уюаяыиоеьй])$"
+    ),
+    "ko": re.compile(r"(?<=\w)(?:입니다|에서|으로|은|는|이|가|을|를|에|의|와|과|도|로)$"),
+    "ar": re.compile(r"^ال(?=\w{2})|ة$"),
+}
+LIGHT = ""
+LIGHT_WEIGHT = 0.02
+"""A sentence of 50 light words weighs as much as one word of content."""
+
+
+class Lexicon(dict[str, str]):
+    """token -> its form as a content word, or LIGHT; for one question and its languages, filled as asked."""
+
+    def __init__(self, question: str, languages: tuple[str, ...]) -> None:
+        self._endings = [_ENDINGS[language] for language in languages if language in _ENDINGS]
+        self._bases = wordnet().base_forms
+        asked = set(numbered(question)) - alternatives(question)
+        self._light = asked.union(*(FUNCTION_WORDS[language] for language in languages))
+        self._asked = {STEMS[self._uninflected(word)] for word in asked}
+        self._asked |= {base for word in asked for base in (word, *self._bases.get(word, ()))}
+
+    def __missing__(self, token: str) -> str:
+        word = self._uninflected(token) if self._endings else token
+        bases = self._bases.get(token)
+        known = (
+            token in self._light
+            or STEMS[word] in self._asked
+            or (bases and not self._asked.isdisjoint(bases))
+        )
+        form = self[token] = LIGHT if known else CANONICAL.get(token, word)
+        return form
+
+    def _uninflected(self, token: str) -> str:
+        for ending in self._endings:
+            token = ending.sub("", token)
+        return token
+
+
+CANONICAL = {"cannot": "not"} | {word: str(value) for word, value in NUMBERS.items()}
+"""One form for one fact: three, drei and 三 are 3."""
+
+
+@lru_cache(maxsize=64)
+def alternatives(question: str) -> frozenset[str]:
+    """Words that a question offers to choose from: one of them is the fact.
+
+    >>> sorted(alternatives("Is the car red or blue?"))
+    ['blue', 'red']
+    """
+    kept: set[str] = set()
+    asked = numbered(question)
+    for place, word in enumerate(asked):
+        if word in OR:
+            kept.update(asked[max(0, place - 1) : place])
+            kept.update([one for one in asked[place + 1 : place + 3] if one not in _ARTICLES][:1])
+    for match in _CJK_OR.finditer(question):
+        kept.update(match[1][-2:] + match[2])
+    return frozenset(kept)
+
+
+@lru_cache(maxsize=64)
+def lexicon(question: str, languages: tuple[str, ...]) -> Lexicon:
+    """The lexicon of a question, remembered for the group."""
+    return Lexicon(question, languages)
+
+
+def asked(prompt: Any, problem: Any, light: float) -> str:
+    """The question whose words are light; "" where none is known or all words weigh alike. ValueError out of (0, 1]."""
+    if not 0 < light <= 1:
+        raise ValueError(f"light: {light} must be above 0 and up to 1")
+    return question_of(prompt, problem) if light < 1 else ""
+
+
+class Split(NamedTuple):
+    """A text's content words, and its light ones."""
+
+    content: Words
+    light: Words
+
+
+def split(words: Words, known: Lexicon) -> Split:
+    """The text under a lexicon; kept with the text, for the references that share it."""
+    owner, found = words.split_by or (None, None)
+    if owner is not known:
+        content = list(filter(None, map(known.__getitem__, words.words)))
+        light = [word for word in words.words if not known[word]]
+        found = Split(Words(words.text, content), Words(words.text, light))
+        words.split_by = (known, found)
+    return found
+
+
+class Weighing:
+    """A pair as the weighted metrics see it: content words of both, and the weights of both and of light matches."""
+
+    def __init__(self, predicted: Split, gold: Split, light: float) -> None:
+        self.predicted, self.gold = predicted.content, gold.content
+        self.size = len(self.predicted) + light * len(predicted.light)
+        self.gold_size = len(self.gold) + light * len(gold.light)
+        self.light_matched = light * predicted.light.shared(gold.light, 1)
+
+
+@lru_cache(maxsize=16)  # the metrics of one completion, and its references
+def weigh(prediction: str, gold: str, question: str, light: float) -> Weighing | None:
+    """The weighted pair; None where the reference has function words only, and weights would say nothing."""
+    predicted, wanted = (
+        read_words(text, numbered if _DIGIT.search(text) else plain) for text in (prediction, gold)
+    )
+    languages = languages_of(question) + languages_of(gold)
+    for asked in (question, ""):
+        known = lexicon(asked, languages)
+        found = split(wanted, known)
+        if found.content.words:
+            return Weighing(split(predicted, known), found, light)
+    return None
+
+
+_DIGIT = re.compile(r"\d")

@@ -1,0 +1,172 @@
+"""Facts that one word changes: does an answer deny what the reference says, or swap a number, unit, colour or name?
+
+N-grams hardly see one changed word. What is compared here are the kinds of word of which one is right: an answer
+contradicts where it has one that the reference has not, in the place of one that it lacks. Word lists of eight
+languages; a fact that they do not know costs only its own weight.
+"""
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+from omnirl_core.rewards.content import alternatives
+from omnirl_core.rewards.function_words import languages_of
+from omnirl_core.rewards.number_words import CHINESE, value_of_word
+from omnirl_core.rewards.words import numbered
+
+_NEGATION = {
+    "en": r"\b(?:not|no|never|none|nobody|nothing|neither|nor|without|cannot)\b|n['’]t\b",
+    "de": r"\b(?:nicht|kein\w*|nie|niemals|ohne|weder|nichts|niemand)\b",
+    "fr": r"\b(?:pas|aucun\w*|jamais|sans|rien|personne ne)\b",
+    "es": r"\b(?:no|nunca|ning[uú]n\w*|sin|nada|nadie|tampoco)\b",
+    "it": r"\b(?:non|nessun\w*|mai|senza)\b",
+    "pt": r"\b(?:não|nenhum\w*|nunca|sem)\b",
+    "ru": r"\b(?:не|нет|ни|без|никогда|никак\w*)\b",
+    "zh": r"不|没|無|无|非(?!常)|未",
+    "ja": r"ない|なかっ|ません|ず(?:に)?(?=[、。]|$)|無し",
+    "ko": r"않|없|아니|못|\b안\b",
+    "ar": r"\b(?:لا|ليس\w*|لم|لن|غير|بدون)\b",
+}
+_YES = r"\s*(?:yes|yeah|ja|oui|sí|si|sim|да|是|对|有|はい|네|예|نعم)\b"
+_NO = r"\s*(?:no|nein|non|não|нет|不|没有|いいえ|아니요|아니오|لا)\b"
+_OPENS = re.compile(rf"(?P<yes>{_YES})|(?P<no>{_NO})", re.IGNORECASE)
+
+_COLOURS = """
+red: red rot roj rouge rosso vermelh красн 红 赤 빨간 빨강
+blue: blue blau azul bleu синий синя синем синю синег голуб 蓝 青 파란 파랑
+green: green grün verd vert зелён зелен 绿 緑 초록 녹색
+yellow: yellow gelb amarill jaune giall жёлт желт 黄 黃 노란 노랑
+black: black schwarz negr noir ner чёрн черн 黑 黒 검은 검정
+white: white weiß weiss blanc bianc бел 白 하얀 하양 흰
+grey: grey gray grau gris серый серая серое серые серую сером 灰 회색
+brown: brown braun marrón brun marron коричнев 棕 褐 茶 갈색
+pink: pink rosa rose розов 粉 桃 분홍
+orange: orange naranja оранжев 橙 주황
+purple: purple violet lila morad фиолетов 紫 보라
+"""
+_UNITS = """
+mm: mm millimeter millimetre millimètre milímetro миллиметр мм 毫米 ミリ 밀리미터
+cm: cm centimeter centimetre centimètre centímetro zentimeter сантиметр см 厘米 センチ 센티미터
+km: km kilometer kilometre kilomètre kilómetro километр км 公里 千米 キロメートル 킬로미터
+m: m meter metre mètre metro метр м 米 メートル 미터
+mi: mile milla meile миля миль 英里
+kg: kg kilogram kilogramm kilogramme kilogramo kilo килограмм кг 公斤 千克 キロ 킬로그램
+g: g gram gramm gramme gramo грамм г 克 グラム 그램
+t: tonne ton тонн 吨 トン 톤
+usd: dollar dólar доллар 美元 ドル 달러
+eur: euro евро 欧元 ユーロ 유로
+gbp: pound фунт 英镑 ポンド 파운드
+jpy: yen иен 日元 円 엔
+s: second sekunde seconde segundo секунд 秒 초
+min: minute minuto минут 分钟 分 분
+h: hour stunde heure hora час 小时 時間 시간
+percent: percent % prozent процент パーセント 퍼센트
+celsius: celsius °c 摄氏
+fahrenheit: fahrenheit °f 华氏
+"""
+
+
+def _named(table: str) -> dict[str, str]:
+    rows = [row.partition(":") for row in table.strip().splitlines()]
+    return {name: kind for kind, _, names in rows for name in names.split()}
+
+
+def _pattern(names: dict[str, str], before: str = "") -> re.Pattern[str]:
+    """Longest name first; names of letters take an ending of up to three, except the shortest."""
+
+    def one(name: str) -> str:
+        if not ("a" <= name[0] <= "z" or "\u0400" <= name[0] <= "\u04ff"):
+            return re.escape(name)
+        return rf"{'' if before else chr(92) + 'b'}{re.escape(name)}{chr(92) + 'w{0,3}' if len(name) > 2 else ''}\b"
+
+    ordered = sorted(names, key=len, reverse=True)
+    return re.compile(before + "(?P<name>" + "|".join(f"(?:{one(name)})" for name in ordered) + ")")
+
+
+_COLOUR_OF, _UNIT_OF = _named(_COLOURS), _named(_UNITS)
+_COLOUR = _pattern(_COLOUR_OF)
+_UNIT = _pattern(_UNIT_OF, r"\d\s?")
+_NAME = re.compile(r"(?<=[\w,;'’«(] )[A-ZÀ-ÖØ-ÞА-ЯЁ][\w’'-]*\w")
+_COUNTED = re.compile(r"[一二三四五六七八九两十](?=[个只条张辆把位名件匹座人岁年月天点号匹本台つ枚])")
+
+
+SHORT = 16
+"""Characters of a reference that is little more than its number: 25 cm, 12 apples."""
+
+
+class Facts(NamedTuple):
+    """What a text says of each kind."""
+
+    numbers: frozenset[str]
+    units: frozenset[str]
+    colours: frozenset[str]
+    names: frozenset[str]
+    denies: bool
+    opens: str
+    """"yes", "no", or "" for a text that opens with neither."""
+
+
+@lru_cache(maxsize=64)
+def facts_of(text: str, languages: tuple[str, ...]) -> Facts:
+    """The facts of a text in these languages.
+
+    >>> facts = facts_of("No, Ann has 3 red cars", ("en",))
+    >>> sorted(facts.numbers), sorted(facts.colours), facts.denies, facts.opens
+    (['3'], ['red'], True, 'no')
+    """
+    lower = text.lower()
+    opened = _OPENS.match(text)
+    names = frozenset() if "de" in languages else frozenset(name.casefold() for name in _NAME.findall(text))
+    return Facts(
+        _numbers(lower),
+        frozenset(_kind(match["name"], _UNIT_OF) for match in _UNIT.finditer(lower)),
+        frozenset(_kind(match["name"], _COLOUR_OF) for match in _COLOUR.finditer(lower)),
+        names,
+        any(re.search(_NEGATION[language], lower) for language in languages if language in _NEGATION),
+        "" if opened is None else "yes" if opened["yes"] else "no",
+    )
+
+
+def _numbers(text: str) -> frozenset[str]:
+    found = [
+        token for token in numbered(text) if token[-1:] in "0123456789%" or value_of_word(token) is not None
+    ]
+    values = {token.rstrip("%") if (value := value_of_word(token)) is None else str(value) for token in found}
+    counted = {str(CHINESE.get(char, 10)) for char in _COUNTED.findall(text)} - {"1"}
+    return frozenset(values | counted) - {"1"}  # "one" is as often a pronoun
+
+
+def _kind(name: str, kinds: dict[str, str]) -> str:
+    return next((kinds[name[:size]] for size in range(len(name), 0, -1) if name[:size] in kinds), name)
+
+
+def contradictions(prediction: str, gold: str, question: str) -> int:
+    """How many kinds of fact the prediction has otherwise than the reference.
+
+    >>> contradictions("The car is blue.", "The car is red.", "What colour is the car?")
+    1
+    >>> contradictions("It's red", "The car is red.", "Is the car red or blue?")
+    0
+    """
+    languages = languages_of(gold) or languages_of(question) or ("en",)
+    said, wanted = facts_of(prediction, languages), facts_of(gold, languages)
+    swapped = sum(
+        bool(one - other and other - one)
+        for one, other in (
+            (said.numbers, wanted.numbers),
+            (said.units, wanted.units),
+            (said.colours, wanted.colours),
+        )
+    )
+    # where a short answer is a number, one without any has another fact in its place
+    swapped += bool(wanted.numbers and not said.numbers and len(gold) <= SHORT)
+    asked = facts_of(question, languages).names
+    swapped += bool(said.names - wanted.names - asked and wanted.names - said.names - asked)
+    denied = said.denies is not wanted.denies or (said.opens and wanted.opens and said.opens != wanted.opens)
+    return swapped + bool(denied) + _names_both(prediction, gold, question)
+
+
+def _names_both(prediction: str, gold: str, question: str) -> bool:
+    """Whether an answer names another of the words that the question lets choose from: "red or blue" chooses none."""
+    offered = alternatives(question)
+    return bool(offered) and not (offered & set(numbered(prediction))) <= set(numbered(gold))
