@@ -116,12 +116,11 @@ class Split(NamedTuple):
 
 def split(words: Words, known: Lexicon) -> Split:
     """The text under a lexicon; kept with the text, for the references that share it."""
-    owner, found = words.split_by or (None, None)
-    if owner is not known:
+    if words.split_by is None or words.split_by[0] is not known:
         content = list(filter(None, map(known.__getitem__, words.words)))
         light = [word for word in words.words if not known[word]]
-        found = Split(Words(words.text, content), Words(words.text, light))
-        words.split_by = (known, found)
+        words.split_by = (known, Split(Words(words.text, content), Words(words.text, light)))
+    found: Split = words.split_by[1]
     return found
 
 
