@@ -147,7 +147,7 @@ class ResumableTrainer(SharedPrefixTrainer):
                 checkpoint,
                 obstacle,
             )
-        self._step = 0  # a new generation batch begins
+            self._step = 0  # a new generation batch begins
 
     def _cycle_obstacle(self, state: dict[str, Any]) -> str | None:
         """Why this rank cannot go on with the completions of the checkpoint; None where it can."""

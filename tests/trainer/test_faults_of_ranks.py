@@ -88,8 +88,6 @@ def test_a_rank_that_raises_in_its_reward_ends_all_with_the_row_and_the_tracebac
     assert (line["rank"], line["row_ids"]) == (1, [told[1]])
     same = r"reward 'later' raised TimeoutError: the judge's server did not answer on row '.*, rank 1$"
     assert len(re.findall(same, printed, re.MULTILINE)) >= 2, "both ranks say so"
-    assert len(re.findall(r"^\S*RewardError: ", printed, re.MULTILINE)) >= 2
-    assert "onnection" not in printed
     assert len(re.findall(r"^rank [01]: ", printed, re.MULTILINE)) >= 2, "each rank's last stage"
     said = re.search(r"Runs your own code: (\S+scores\.py:score) \(SHA-256 (\w{12})\)", printed)
     files = json.loads((tmp_path / "run" / "run.json").read_text())["reward_files"]

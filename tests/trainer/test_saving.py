@@ -130,6 +130,7 @@ def test_resumed_within_a_generation_cycle_is_uninterrupted(run, tmp_path, steps
     assert (tmp_path / f"whole/checkpoint-{steps}/generation_batch_0.pt").exists() == (steps % 4 != 0)
     resumed = run("resumed", resume=str(tmp_path / f"whole/checkpoint-{steps}"), **cycle)
     assert torch.equal(parameters(resumed), parameters(whole))
+    assert resumed._step == whole._step
 
 
 def test_a_generation_cycle_of_other_ranks_is_drawn_anew(run, tmp_path, caplog):
