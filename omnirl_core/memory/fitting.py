@@ -16,8 +16,8 @@ CONTEXT = GIB
 """What CUDA and its kernels take of a GPU."""
 TIGHT = 0.9
 """From this share of a GPU on, fragments of the allocator may end a run that fits by its figures."""
-LORA = {"use_peft": True, "lora_r": 64, "lora_alpha": 128, "lora_target_modules": ["all-linear"]}
-"""Of recipes/hardware/one_24gb_lora.yaml."""
+LORA = {"use_peft": True, "lora_r": 64, "lora_alpha": 128, "lora_target_modules": "all-linear"}
+"""Of recipes/hardware/one_24gb_lora.yaml; a ModelConfig keeps a list of one name as the name."""
 LEAST_PIXELS = 28 * 28 * 64
 
 
