@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import shutil
+import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .jail import landlock, written
 from .jail.start import SandboxError, interpreter, run_jailed
 
 LEVELS = ("namespaces", "filters", "limits")
@@ -61,6 +63,9 @@ class Layers:
     level: str
     change_user: bool
 
+    def __str__(self) -> str:
+        return f"{self.level!r}{' with a user of its own' if self.change_user else ''}"
+
     def plan(self, private: Path, argv: list[str], compiling: bool = False) -> dict[str, Any]:
         """The part of a launch plan that the layers decide; `private` is the run's own folder."""
         uid, own_uid = spare_uid() if self.change_user else (None, False)
@@ -68,7 +73,10 @@ class Layers:
         if compiling and uid is not None:
             os.chown(app, uid, -1)
         inside = Path("/app") if self.level == "namespaces" else app
+        box = None if compiling else self.box(private, uid)
+        temporary = "/box" if self.level == "namespaces" else box or "/tmp"
         return {
+            "box": box,
             "namespaces": self.level == "namespaces",
             "landlock": self.level == "filters",
             "seccomp": self.level != "limits",
@@ -82,10 +90,19 @@ class Layers:
             # The token names the run: a stray process could be told by it.
             "env": {
                 **ENVIRONMENT,
-                "TMPDIR": str(inside if compiling else "/tmp"),
+                "TMPDIR": str(inside) if compiling else temporary,
                 "OMNIRL_RUN": private.name,
             },
         }
+
+    def box(self, private: Path, uid: int | None) -> str | None:
+        """An empty folder for what one run writes, where the level has no file system in memory for it."""
+        if self.level != "filters" or landlock.abi() < landlock.TRUNCATES_SINCE or not written.is_counted():
+            return None
+        box = tempfile.mkdtemp(prefix="box-", dir=private)
+        if uid is not None:
+            os.chown(box, uid, -1)
+        return box
 
 
 @dataclass(frozen=True)
@@ -95,6 +112,7 @@ class Isolation:
     level: str
     layers: Layers
     reached: tuple[str, ...]
+    refused: tuple[str, ...] = ()  # why there is nothing better
 
     def __str__(self) -> str:
         means = {
@@ -107,7 +125,7 @@ class Isolation:
         return (
             f"isolation level {self.level!r}: {means}, {user}, an empty environment, limits on CPU, memory, "
             f"threads, files and output. A probe run behind it {could}. It shares this kernel: a hole in the "
-            f"kernel is a hole in it."
+            f"kernel is a hole in it." + "".join(f" Not {reason}." for reason in self.refused)
         )
 
 
@@ -129,10 +147,10 @@ def isolation_level(at_most: str = "namespaces") -> Isolation:
             try:
                 reached = probe(layers)
             except SandboxError as error:
-                refused.append(f"{layers}: {error}")
+                refused.append(f"{layers}: {str(error).rpartition(chr(10))[2]}")
                 continue
             if level == "limits" or not reached:
-                return Isolation(level, layers, reached)
+                return Isolation(level, layers, reached, tuple(refused))
             refused.append(f"{layers}: the probe could {', '.join(reached)}")
     raise SandboxError("no way to run code here:\n" + "\n".join(refused))
 
@@ -198,3 +216,16 @@ def spare_uid() -> tuple[int | None, bool]:
     if mapped(low) and mapped(high):
         return low + secrets.randbelow(high - low), True
     return (65534, False) if mapped(65534) else (None, False)
+
+
+def remove_box(box: str | None) -> None:
+    """Remove what a run wrote; `rm`, because a tree may be deeper than Python's recursion."""
+    if box is None:
+        return
+    try:
+        os.rmdir(box)
+    except OSError:
+        try:
+            shutil.rmtree(box)
+        except (OSError, RecursionError):
+            subprocess.run(["rm", "-rf", box], check=False, timeout=60)

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from .isolation import LEVELS, Isolation, isolation_level, private_folder, python_command
+from .isolation import LEVELS, Isolation, isolation_level, private_folder, python_command, remove_box
 from .jail.launch import WALL_TIMEOUT
 from .jail.start import Ended, SandboxError, run_jailed
+from .slots import slots_of
 
 __all__ = ["Limits", "LocalSandbox", "Outcome", "Sandbox", "SandboxError", "isolation_level"]
 
@@ -29,7 +30,9 @@ class Limits:
 
     cpu_s: int = 5
     wall_s: float = 12.0
-    total_s: float = 60.0  # all runs of one answer; the runs that no longer fit count as timed out
+    total_s: float = (
+        60.0  # all runs of one answer, CPU seconds or a wall time that ran out; the rest time out
+    )
     memory_bytes: int = 512 << 20  # address space, so a little more than what is used
     file_bytes: int = 16 << 20  # all that it may write into its own folder (in memory)
     output_bytes: int = 1 << 20  # of stdout, and as much of stderr; more ends the program
@@ -47,6 +50,9 @@ class Outcome:
     status: str
     stdout: str = ""
     stderr: str = ""
+
+
+NO_TIME = Outcome("timeout", stderr="no time left for this run")
 
 
 @runtime_checkable
@@ -101,27 +107,35 @@ class LocalSandbox:
         """Run the program on every input. A program that cannot load is run once, not once per input."""
         isolation = self.isolation()
         workers = self.workers or min(8, os.cpu_count() or 1)
+        slots = slots_of(os.getpid(), workers)
         with private_folder() as private, ThreadPoolExecutor(workers) as pool:
-            argv = prepare(isolation, private, source, language)
+            with slots.taken():
+                argv = prepare(isolation, private, source, language)
             if isinstance(argv, Outcome):
                 yield from [argv] * len(stdins)
                 return
-            deadline = time.monotonic() + limits.total_s
-            stack_bytes = (
-                64 << 20 if language == "cpp" else 8 << 20
-            )  # deep recursion is the C++ answer's right
+            spent: list[float] = []  # seconds of the runs so far, in any order
+            # Deep recursion is the C++ answer's right.
+            stack_bytes = 64 << 20 if language == "cpp" else 8 << 20
 
-            def one(stdin: str) -> Outcome:
-                if time.monotonic() > deadline:
-                    return Outcome("timeout", stderr="no time left for this run")
-                return outcome(run(isolation, private, argv, stdin.encode(), limits, stack_bytes))
+            def one(stdin: str) -> tuple[Outcome, float]:
+                if sum(spent) >= limits.total_s:
+                    return NO_TIME, 0.0
+                with slots.taken(slow=sum(spent) > limits.cpu_s):
+                    ended = run(isolation, private, argv, stdin.encode(), limits, stack_bytes)
+                seconds = limits.wall_s if ended.exit_code == WALL_TIMEOUT else ended.cpu_s
+                spent.append(seconds)
+                return outcome(ended), seconds
 
-            first = one(stdins[0])
+            first, total = one(stdins[0])
             yield first
             if cannot_load(first):
                 yield from [first] * (len(stdins) - 1)
-            else:
-                yield from pool.map(one, stdins[1:])
+                return
+            for result, seconds in pool.map(one, stdins[1:]):
+                # In their order, so that it does not depend on which run ended first.
+                yield result if total < limits.total_s else NO_TIME
+                total += seconds
 
 
 def prepare(isolation: Isolation, private: Path, source: str, language: str) -> list[str] | Outcome:
@@ -160,14 +174,15 @@ def run(
     sizes = {name: getattr(limits, name) for name in ("cpu_s", "wall_s", "memory_bytes", "file_bytes")}
     sizes |= {"open_files": limits.open_files, "threads": limits.threads, "stack_bytes": stack_bytes}
     for attempt in range(1, ATTEMPTS + 1):
+        plan = isolation.layers.plan(private, argv, compiling) | sizes
         try:
-            return run_jailed(
-                isolation.layers.plan(private, argv, compiling) | sizes, stdin, limits.output_bytes
-            )
+            return run_jailed(plan, stdin, limits.output_bytes)
         except SandboxError:
             if attempt == ATTEMPTS:
                 raise
             time.sleep(0.2 * attempt)  # the machine may be out of processes or memory for a moment
+        finally:
+            remove_box(plan["box"])
     raise AssertionError("unreachable")
 
 

@@ -13,6 +13,11 @@ from . import kernel
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 READ = EXECUTE | READ_FILE | READ_DIR
 OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | 1 << 14 | 1 << 15  # the rights that a rule on a file may name
+# read, write, make and remove files, folders and links, move and truncate them; no devices, sockets, pipes
+PLAIN_FILES = (
+    WRITE_FILE | READ_FILE | READ_DIR | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 13 | 1 << 14
+)
+TRUNCATES_SINCE = 3  # the version that guards truncation: before it a program gets no folder to write in
 VERSION_ONLY = 1
 RULE_PATH_BENEATH = 1
 
@@ -37,16 +42,19 @@ def handled(version: int) -> tuple[int, bytes]:
     return rights, struct.pack("QQQ", rights, network, scope)[:size]
 
 
-def fence(readable: list[str], writable: list[str]) -> None:
-    """Leave this process the given folders and files; needs no_new_privs."""
+def fence(readable: list[str], writable: list[str], box: str | None) -> None:
+    """Leave this process the given folders and files, and plain files in `box`; needs no_new_privs."""
     rights, attribute = handled(abi())
     ruleset = kernel.syscall("landlock_create_ruleset", attribute, len(attribute), 0)
-    for path, allowed in [(path, READ & rights) for path in readable] + [(path, rights) for path in writable]:
+    granted = [(path, READ & rights) for path in readable] + [(path, rights) for path in writable]
+    if box:
+        granted.append((box, rights & PLAIN_FILES))
+    for path, allowed in granted:
         if not os.path.exists(path):
             continue
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        granted = allowed if os.path.isdir(path) else allowed & OF_A_FILE
-        entry = ctypes.create_string_buffer(struct.pack("=Qi", granted, place))
+        allowed = allowed if os.path.isdir(path) else allowed & OF_A_FILE
+        entry = ctypes.create_string_buffer(struct.pack("=Qi", allowed, place))
         kernel.syscall("landlock_add_rule", ruleset, RULE_PATH_BENEATH, entry, 0)
         os.close(place)
     kernel.syscall("landlock_restrict_self", ruleset, 0)

@@ -5,15 +5,22 @@ layer that the plan asks for and the kernel refuses is an OSError here, before t
 caller reads the traceback. Nothing degrades in silence.
 """
 
+import _socket
+import _thread
 import marshal
 import os
 import resource
 import signal
 import time
+from collections.abc import Callable
 
-from . import kernel, landlock, namespaces, seccomp
+from . import kernel, landlock, namespaces, seccomp, threads, written
 
 WALL_TIMEOUT = 124  # exit status: the program was still there at the end of its wall time
+FILE_LIMIT = 128 + signal.SIGXFSZ  # exit status: it wrote more than it may
+PATROL_S = (
+    0.01  # between two looks at what a program has written, where no file system of its own limits that
+)
 NO_NEW_PRIVS, PDEATHSIG, SUBREAPER = 38, 1, 36
 WATCHED = {signal.SIGCHLD, signal.SIGTERM}
 
@@ -35,24 +42,27 @@ def main(text: str) -> int:
     nproc = thread_limit(plan)
     if plan["namespaces"]:
         namespaces.enter(user=os.getuid() != 0)
+    ours, its = _socket.socketpair()  # on which the program's side hands over its listener (threads.py)
     first = os.fork()
     if first == 0:
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")  # if memory runs out, let it be the answer that dies and not the trainer
         if plan["namespaces"]:
-            become_init(plan, nproc)
-        become_program(plan, nproc)
+            become_init(plan, nproc, its)
+        become_program(plan, nproc, its)
     os.close(plan["status"])
-    code = supervise(first, plan["wall_s"])
+    its.close()
+    if not plan["namespaces"]:  # in one, the kernel counts
+        _thread.start_new_thread(threads.answer, (ours, plan["threads"]))
+    over = written.Watch(first, plan).over if plan["box"] else None
+    code = supervise(first, plan["wall_s"], over)
     sweep()
     return code
 
 
 def thread_limit(plan: dict) -> int:
     """RLIMIT_NPROC for the program. It counts per user, so it leaves room for what the user runs already."""
-    release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
-    fresh_count = plan["namespaces"] and os.getuid() != 0 and release >= (5, 14)  # counts per user namespace
-    if fresh_count or plan["own_uid"]:
+    if kernel_counts(plan):
         return plan["threads"]
     with open("/proc/loadavg") as file:
         return plan["threads"] + int(
@@ -60,7 +70,14 @@ def thread_limit(plan: dict) -> int:
         )  # every task of the machine: an upper bound
 
 
-def become_init(plan: dict, nproc: int) -> None:
+def kernel_counts(plan: dict) -> bool:
+    """Whether RLIMIT_NPROC counts this program's threads and no others."""
+    release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
+    fresh_count = plan["namespaces"] and os.getuid() != 0 and release >= (5, 14)  # counts per user namespace
+    return fresh_count or plan["own_uid"]
+
+
+def become_init(plan: dict, nproc: int, channel: _socket.socket) -> None:
     """Process 1 of the new pid namespace: builds the file system, runs the program, and all ends with it."""
     kernel.prctl(PDEATHSIG, signal.SIGKILL)
     owner = plan["uid"] if plan["uid"] is not None else os.getuid()
@@ -69,7 +86,7 @@ def become_init(plan: dict, nproc: int) -> None:
     )
     program = os.fork()
     if program == 0:
-        become_program(plan, nproc)
+        become_program(plan, nproc, channel)
     os.close(plan["status"])
     while True:
         pid, status = os.wait()
@@ -77,10 +94,11 @@ def become_init(plan: dict, nproc: int) -> None:
             os._exit(exit_code(status))
 
 
-def become_program(plan: dict, nproc: int) -> None:
+def become_program(plan: dict, nproc: int, channel: _socket.socket) -> None:
     """Drop every privilege, take every limit, and exec."""
+    counted = not plan["namespaces"] and not kernel_counts(plan)
     if not plan["namespaces"]:
-        os.chdir(plan["app"])
+        os.chdir(plan["box"] or plan["app"])
     if plan["uid"] is not None:
         os.setgroups([])
         os.setresgid(plan["uid"], plan["uid"], plan["uid"])
@@ -90,17 +108,14 @@ def become_program(plan: dict, nproc: int) -> None:
     kernel.prctl(PDEATHSIG, signal.SIGKILL)  # again: a change of user clears it
     if plan["landlock"]:
         writable = [plan["app"], "/dev/null"] if plan["compiling"] else ["/dev/null"]
-        landlock.fence(
-            [*plan["readable"], plan["app"], *(f"/dev/{name}" for name in namespaces.DEVICES)], writable
-        )
+        devices = [f"/dev/{name}" for name in namespaces.DEVICES]
+        landlock.fence([*plan["readable"], plan["app"], *devices], writable, plan["box"])
     for signum in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these two, and exec would hand that on
         signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
     limit(plan, nproc)
     if plan["seccomp"]:
-        writes = plan["namespaces"] or plan["compiling"]
-        # No RLIMIT_NPROC binds root, so a program that had to stay root gets no threads.
-        seccomp.install(plan["compiling"], threads=os.getuid() != 0, writes=writes)
+        filter_program(plan, counted, channel)
     # `status` closes on exec: the caller sees "ready" and then its end, or the traceback of what failed.
     os.write(plan["status"], b"ready")
     try:
@@ -108,6 +123,19 @@ def become_program(plan: dict, nproc: int) -> None:
     except OSError as error:
         os.write(plan["status"], f" but {plan['argv'][0]}: {error.strerror}".encode())
         os._exit(127)
+
+
+def filter_program(plan: dict, counted: bool, channel: _socket.socket) -> None:
+    """Install the seccomp filter, one that counts threads where nothing else does."""
+    writes = "all" if plan["namespaces"] or plan["compiling"] else "folder" if plan["box"] else "none"
+    if counted and not plan["compiling"]:
+        try:
+            threads.send(channel, seccomp.install_counted(writes))
+            return
+        except OSError:
+            pass  # the loose limit of `thread_limit` then, and for root none
+    # No RLIMIT_NPROC binds root, so a program that had to stay root gets no threads.
+    seccomp.install(plan["compiling"], threads=os.getuid() != 0, writes=writes)
 
 
 def drop_capabilities() -> None:
@@ -119,7 +147,7 @@ def drop_capabilities() -> None:
 def limit(plan: dict, nproc: int) -> None:
     """Set every limit, soft and hard alike: what a program cannot raise, it cannot catch either."""
     seconds = plan["cpu_s"]
-    writes = plan["namespaces"] or plan["compiling"]
+    writes = plan["namespaces"] or plan["compiling"] or plan["box"]
     limits = {
         # 1, not 0: a core_pattern that pipes into a crash reporter ignores 0 and would start it on the host.
         resource.RLIMIT_CORE: 1,
@@ -139,19 +167,24 @@ def limit(plan: dict, nproc: int) -> None:
         resource.setrlimit(name, (value, value))
 
 
-def supervise(pid: int, wall_s: float) -> int:
-    """Wait for the program; kill it when its time is over or the caller says so (SIGTERM)."""
+def supervise(pid: int, wall_s: float, over: Callable[[], bool] | None = None) -> int:
+    """Wait for the program; kill it when its time is over, it wrote too much, or the caller says so (SIGTERM)."""
     deadline = time.monotonic() + wall_s
     while True:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return exit_code(status)
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            too_much = over is not None and over()  # before its last counts are gone with it
+            status = os.waitpid(pid, 0)[1]
+            return FILE_LIMIT if too_much else exit_code(status)
         left = deadline - time.monotonic()
-        event = signal.sigtimedwait(WATCHED, left) if left > 0 else None
-        if event is None or event.si_signo == signal.SIGTERM:
+        event = (
+            signal.sigtimedwait(WATCHED, left if over is None else min(left, PATROL_S)) if left > 0 else None
+        )
+        told = event is not None and event.si_signo == signal.SIGTERM
+        too_much = over is not None and over()
+        if left <= 0 or told or too_much:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            return WALL_TIMEOUT
+            return FILE_LIMIT if too_much else WALL_TIMEOUT
 
 
 def sweep() -> None:

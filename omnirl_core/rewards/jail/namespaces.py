@@ -78,7 +78,8 @@ def build_root(root: str, readable: list[str], app: str, compiling: bool, box_by
     os.mkdir(f"{root}/box")
     kernel.mount("box", f"{root}/box", "tmpfs", NOSUID | NODEV, f"size={box_bytes},nr_inodes=1024,mode=700")
     os.chown(f"{root}/box", owner, -1)
-    os.symlink("box", f"{root}/tmp")
+    if not os.path.lexists(f"{root}/tmp"):  # there is one where Python lies below the host's /tmp
+        os.symlink("box", f"{root}/tmp")
     kernel.mount("none", root, None, REMOUNT | BIND | RDONLY | NOSUID | NODEV)
     os.chdir(root)
     kernel.syscall("pivot_root", b".", b".")  # stacks the host's root under ours ...

@@ -30,6 +30,7 @@ class Ended:
     stdout: bytes
     stderr: bytes
     overflowed: bool
+    cpu_s: float = 0.0  # of all its processes, the launcher included
 
 
 def interpreter() -> str:
@@ -41,7 +42,9 @@ def run_jailed(plan: Mapping[str, Any], stdin: bytes, output_bytes: int) -> Ende
     """Run a plan's program to its end. SandboxError where a layer of the jail could not be set up."""
     status_read, status_write = os.pipe()
     try:
-        launcher = start_launcher({**plan, "parent": os.getpid(), "status": status_write})
+        launcher = start_launcher(
+            {**plan, "output_bytes": output_bytes, "parent": os.getpid(), "status": status_write}
+        )
     except OSError as error:
         os.close(status_read)
         raise SandboxError(f"the sandbox did not start: {error}") from error
@@ -54,14 +57,16 @@ def run_jailed(plan: Mapping[str, Any], stdin: bytes, output_bytes: int) -> Ende
         finally:
             # Before the wait: while the dead launcher is not reaped, its group id cannot be anyone else's.
             os.killpg(launcher.pid, signal.SIGKILL)
-            exit_code = launcher.wait()
+            _, ended, usage = os.wait4(launcher.pid, 0)
+            exit_code = launcher.returncode = os.waitstatus_to_exitcode(ended)
         os.set_blocking(status_read, False)
         report = status.read(CHUNK)
     stderr = bytes(exchange.stderr)
     if report != b"ready":
         told = (report or b"").decode() + stderr.decode(errors="replace")
         raise SandboxError(f"the sandbox did not start: {told.strip() or f'exit status {exit_code}'}")
-    return Ended(exit_code, bytes(exchange.stdout), stderr[:STDERR_KEPT], exchange.overflowed)
+    cpu_s = usage.ru_utime + usage.ru_stime
+    return Ended(exit_code, bytes(exchange.stdout), stderr[:STDERR_KEPT], exchange.overflowed, cpu_s)
 
 
 def start_launcher(plan: dict[str, Any]) -> subprocess.Popen:
