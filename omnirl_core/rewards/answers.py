@@ -15,6 +15,7 @@ from rapidfuzz.distance import Levenshtein
 from omnirl_core.rewards import math_judge
 from omnirl_core.rewards.choices import Options, gold_choice, read_choice, read_yes_no, reference_yes_no
 from omnirl_core.rewards.content import LIGHT_WEIGHT, weigh
+from omnirl_core.rewards.evaluated import in_evaluated_form, question_text
 from omnirl_core.rewards.numbers import half_width, pick_quantity, read_quantity, same_quantity
 from omnirl_core.rewards.question import question_of
 from omnirl_core.rewards.reward import on_answer
@@ -82,7 +83,8 @@ def number(
     """1.0 where the answer's number is the gold number, else 0.0; None where the gold is no number.
 
     Reads signs, `1,234.5`, `1e-3`, `3 × 10^5`, `1/2`, `1 1/2`, `50%` (also as 0.5), units (25 cm is 0.25 m; a
-    unit missing on one side is no fault), 1.2万, and small number words. One number counts: the `last`, the
+    unit missing on one side is no fault), 1.2万, and small number words. A fraction must be in lowest terms,
+    unless the reference is not: 1591/43 is no answer. One number counts: the `last`, the
     `first`, or the `only`. Without tolerances whole numbers must be equal, others agree within 1e-9.
 
     >>> number("It is 1,234.50 km.", 1234.5), number("0.25 m", "25 cm"), number("three dogs", 3)
@@ -98,24 +100,28 @@ def number(
         if wanted is None:
             return None
         found = pick_quantity(prediction, pick)
-        return float(
-            found is not None and same_quantity(found, wanted, relative_tolerance, absolute_tolerance)
-        )
+        if found is None or (wanted.evaluated and not found.evaluated):
+            return 0.0
+        return float(same_quantity(found, wanted, relative_tolerance, absolute_tolerance))
 
     return _best(references(solution), judge)
 
 
 @on_answer
-def math(prediction: str, solution: Any, *, timeout_s: float = 2.0) -> float | None:
+def math(
+    prediction: str, solution: Any, *, timeout_s: float = 2.0, prompt: Any = None, problem: Any = None
+) -> float | None:
     r"""1.0 where the answer equals the gold mathematically, else 0.0; None where the gold is no mathematics.
 
     math-verify judges (`pip install -e '.[math]'`), in a process of its own; an answer that keeps it busy
-    for more than `timeout_s` of CPU time is wrong, as is one over 500 characters.
+    for more than `timeout_s` of CPU time is wrong, as is one over 500 characters. The answer must be worked out
+    (rewards/evaluated.py): 37*43 is no answer where 1591 is, and neither is a formula copied from the question.
 
-    >>> math(r"\frac{\sqrt{4}}{4}", "1/2"), math("x = 5 or x = 6", "5")
-    (1.0, 0.0)
+    >>> math(r"\frac{\sqrt{2}}{2}", r"1/\sqrt{2}"), math("x = 5 or x = 6", "5"), math("37*43", "1591")
+    (1.0, 0.0, 0.0)
     """
-    return _best(references(solution), lambda gold: _same_mathematics(prediction, gold, timeout_s))
+    question = question_text(problem, prompt)
+    return _best(references(solution), lambda gold: _same_mathematics(prediction, gold, timeout_s, question))
 
 
 @on_answer
@@ -162,6 +168,8 @@ def answer(
     absolute_tolerance: float = 0.0,
     floor: float = 0.5,
     timeout_s: float = 2.0,
+    prompt: Any = None,
+    problem: Any = None,
 ) -> float | None:
     """Score by the first scorer of `order` that can read the gold: one verdict, never a second chance.
 
@@ -174,7 +182,7 @@ def answer(
         "choice": {"options": options},
         "yes_no": {},
         "number": {"relative_tolerance": relative_tolerance, "absolute_tolerance": absolute_tolerance},
-        "math": {"timeout_s": timeout_s},
+        "math": {"timeout_s": timeout_s, "prompt": prompt, "problem": problem},
         "exact": {},
         "edit_similarity": {"floor": floor},
     }
@@ -225,13 +233,15 @@ def _normal(text: str, case_sensitive: bool) -> str:
     return bare or text.strip()  # a gold that is all punctuation
 
 
-def _same_mathematics(prediction: str, gold: str, timeout_s: float) -> float | None:
+def _same_mathematics(prediction: str, gold: str, timeout_s: float, question: str) -> float | None:
     wanted = math_judge.expression(gold)
     if wanted is None:
         return None
     found = math_judge.expression(prediction)
     if found is None or math_judge.hedges(wanted, found):
         return 0.0
+    if not in_evaluated_form(found, wanted, question):
+        return None if math_judge.same_mathematics(wanted, wanted, timeout_s) is None else 0.0
     a, b = read_quantity(found), read_quantity(wanted)
     if a is not None and b is not None:
         if same_quantity(a, b, None, 0.0):

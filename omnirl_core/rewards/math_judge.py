@@ -1,12 +1,14 @@
 r"""math-verify in a process of its own: an answer can keep sympy busy for ever, but not the trainer.
 
 math-verify bounds its time by SIGALRM, which works in the main thread only and not inside C code. Here a
-child process judges, one pair at a time, under CPU, wall and memory limits that the kernel enforces (POSIX).
-A child that exceeds them dies, the answer has failed, and the next call starts another child. Safe from any
-thread and after a fork. A child imports sympy: one or two seconds, once per process.
+child process imports sympy (one or two seconds, once per process) and forks a judge, which judges one pair at a
+time under CPU, wall and memory limits that the kernel enforces (POSIX). A judge that exceeds them dies, the
+answer has failed, and the child forks another, which has sympy already. Safe from any thread and after a fork.
 """
 
+import ctypes
 import json
+import mmap
 import os
 import re
 import signal
@@ -15,7 +17,7 @@ import sys
 import threading
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any
+from typing import IO, Any
 
 from omnirl_core.rewards.numbers import half_width
 
@@ -115,7 +117,7 @@ class MathJudge:
                 reply = child.stdout.readline()
             except BrokenPipeError:
                 reply = ""
-            if not reply:  # over its limits, and dead
+            if not reply:  # the child itself is dead
                 self._end(child)
                 return False
             return json.loads(reply)
@@ -166,20 +168,50 @@ def same_mathematics(gold: str, answer: str, timeout_s: float = 2.0) -> bool | N
 
 
 def _serve() -> None:
-    """Answer one JSON line by another until the parent closes the pipe."""
+    """Have forked judges answer the parent's lines until it closes the pipe."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     sys.stdout = sys.stderr  # what libraries print must not look like a reply
     _limit_memory()
     _judge("$\\frac{1}{2}$", "$x^2 + 0.5 = 1$")  # warms the grammar before the first timed pair
-    replies.write("ready\n")
-    replies.flush()
+    _reply(replies, "ready")
+    busy = mmap.mmap(-1, 1)  # shared with the judge: whether the parent waits for its reply
+    while True:
+        busy[0] = 0
+        server = os.getpid()
+        judge = os.fork()
+        if judge == 0:
+            _end_with(server)
+            _answer_lines(replies, busy)
+            os._exit(0)
+        if os.waitpid(judge, 0)[1] == 0:
+            return
+        if busy[0]:
+            _reply(replies, False)  # over its limits, and dead
+
+
+def _answer_lines(replies: IO[str], busy: mmap.mmap) -> None:
+    """Answer one JSON line by another until the parent closes the pipe. It sends none before the reply."""
     for line in sys.stdin:
+        busy[0] = 1
         request = json.loads(line)
         _set_timers(request["timeout_s"])
         verdict = _judge(request["gold"], request["answer"])
         _set_timers(0)
-        replies.write(json.dumps(verdict) + "\n")
-        replies.flush()
+        busy[0] = 0
+        _reply(replies, verdict)
+
+
+def _reply(replies: IO[str], value: object) -> None:
+    replies.write(json.dumps(value) + "\n")
+    replies.flush()
+
+
+def _end_with(server: int) -> None:
+    """End the judge when its server ends, where the kernel can do that."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG
+    if os.getppid() != server:
+        os._exit(1)
 
 
 def _limit_memory() -> None:

@@ -6,6 +6,7 @@ Exact arithmetic throughout: 0.1 + 0.2 is 0.3 here, and 2**70 + 1 is not 2**70.
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import gcd
 
 from omnirl_core.rewards.counted import number_in_words, same_things, words_after
 from omnirl_core.rewards.number_words import (
@@ -34,6 +35,8 @@ class Quantity:
     """Words after the number that are no unit: what is counted."""
     year: bool = field(default=False, compare=False)
     """Four bare digits from 1500 to 2100, as a year is written: no relative tolerance applies."""
+    evaluated: bool = field(default=True, compare=False)
+    """Whether it is no quotient that is left to compute: 3/4 is, 6/8 and 1591/43 are not."""
 
 
 _HALF_WIDTH = {0xFF01 + i: 0x21 + i for i in range(94)} | {
@@ -169,21 +172,32 @@ def _read(match: re.Match[str], text: str) -> tuple[Quantity, int] | None:
     value = _value(match)
     if value is None:
         return None
+    evaluated = _is_evaluated(match)
     end = match.end()
     if scale := _SCALE.match(text, end):
         value, end = value * _SCALE_OF[scale[1].lower()], scale.end()
     if percent := _PERCENT.match(text, end):
-        return Quantity(value, percent=True), percent.end()
+        return Quantity(value, percent=True, evaluated=evaluated), percent.end()
     if match["currency"]:
-        return Quantity(value, unit_at(match["currency"], 0)[0]), end
+        return Quantity(value, unit_at(match["currency"], 0)[0], evaluated=evaluated), end
     gap = text[end : end + 1] == " "
     unit, unit_end = unit_at(text, end + gap)
     if unit is None:
         glued = text[end : end + 1]
         if glued.isascii() and (glued.isalpha() or glued == "\\"):
             return None
-        return Quantity(value, counts=words_after(text, end), year=_is_year(match, text)), end
-    return Quantity(value, unit), unit_end
+        counts, year = words_after(text, end), _is_year(match, text)
+        return Quantity(value, counts=counts, year=year, evaluated=evaluated), end
+    return Quantity(value, unit, evaluated=evaluated), unit_end
+
+
+def _is_evaluated(match: re.Match[str]) -> bool:
+    """Whether a match is a literal, or a fraction of whole numbers in lowest terms."""
+    top, bottom = match["top"] or match["digits"], match["bottom"] or match["divisor"]
+    if bottom is None:
+        return True
+    whole = [part.replace(",", "") for part in (top, bottom)]
+    return all(map(str.isdigit, whole)) and int(whole[1]) > 1 and gcd(*map(int, whole)) == 1
 
 
 def _is_year(match: re.Match[str], text: str) -> bool:

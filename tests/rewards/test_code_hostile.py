@@ -134,8 +134,8 @@ print('owned' if count > 5000 else count)""",
     "delete outside": "os.unlink(goal['secret']); print('owned')",
     "truncate outside": "os.truncate(goal['secret'], 0); print('owned')",
     "open to truncate": "os.open(goal['secret'], os.O_RDONLY | os.O_TRUNC); print('owned')",
-    "lock outside": "os.chmod(goal['drop'], 0); print('owned')",
-    "date outside": "os.utime(goal['secret'], (0, 0)); print('owned')",
+    "lock outside": "os.chmod(goal['drop'], 0); print('owned' * (os.stat(goal['drop']).st_mode & 7 == 0))",
+    "date outside": "os.utime(goal['secret'], (0, 0)); print('owned' * (os.stat(goal['secret']).st_mtime == 0))",
     "its own program": "open(__file__, 'w').write('print(\"owned\")'); print('owned')",
     "the caller's terminal": """
 for path in (goal['terminal'], '/dev/tty'):
