@@ -117,7 +117,7 @@ def file_rules(writes: str) -> list[Instruction]:
     for name in MODES_AND_DATES.split():
         program += rule(name, (RETURN, 0, 0, PRETEND))
     # What is written through a shared map, or laid out, is not counted as written (launch.py).
-    program += rule("fallocate", (RETURN, 0, 0, 0x00050000 | errno.EOPNOTSUPP))
+    program += rule("fallocate", (RETURN, 0, 0, REFUSE))
     return program + rule(
         "mmap",
         argument(3),

@@ -39,7 +39,9 @@ class Watch:
             os.seteuid(self.uid)
         try:
             with open(f"/proc/{self.pid}/io") as file:
-                return int(file.read().partition("wchar:")[2].split(None, 1)[0])
+                counts = dict(line.split(": ") for line in file.read().splitlines())
+            # Bytes handed to the kernel, and whole pages of the disk: one byte may take a page.
+            return max(int(counts["wchar"]), int(counts["write_bytes"]))
         except PermissionError:  # between its change of user and its start
             return 0
         finally:
@@ -47,15 +49,20 @@ class Watch:
                 os.seteuid(own)
 
     def too_many_files(self) -> bool:
-        """Whether its folder holds more files than it may, or too deep a tree."""
-        found, folders = 0, [self.box]
+        """Whether its folder holds more files or blocks than it may, or too deep a tree."""
+        found, taken, folders = 0, 0, [self.box]
         while folders:
             folder = folders.pop()
             try:
                 with os.scandir(folder) as entries:
                     for entry in entries:
                         found += 1
-                        if found > MOST_FILES or len(entry.path) > len(self.box) + LONGEST_PATH:
+                        taken += entry.stat(follow_symlinks=False).st_blocks * 512
+                        if (
+                            found > MOST_FILES
+                            or taken > 2 * self.most_bytes
+                            or len(entry.path) > len(self.box) + LONGEST_PATH
+                        ):
                             return True
                         if entry.is_dir(follow_symlinks=False):
                             folders.append(entry.path)

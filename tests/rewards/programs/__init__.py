@@ -1,0 +1,1 @@
+"""Small programs for the sandbox, as tables: hostile ones, and honest ones with what they print."""
