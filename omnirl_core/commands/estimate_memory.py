@@ -7,7 +7,7 @@ The verdict is about this machine's GPU, or one of --gpu_memory GiB; where the r
 the cheapest changes that make it fit are listed. The prompt is the longest of the data set; where that is not here, as
 long as max_prompt_length allows, or 256 tokens of text and one picture of max_pixels (--prompt_tokens,
 --image_tokens say otherwise). A recipe's keys can be overridden as for recipes/grpo.py.
-Checked against measured peaks on the CPU (benchmarks/RESULTS.md); figures of GPUs were not measured.
+Checked against measured peaks on CPUs and one H100 (benchmarks/RESULTS.md); not on several GPUs.
 """
 
 import argparse
@@ -215,5 +215,5 @@ def _text(recipe: Recipe, found: MemoryEstimate, cluster: Cluster, prompt: Promp
         lines.append(f"  {'and in the host, of each process':<46} {found.host / GIB:>8.2f} GiB")
     if training.use_vllm:
         lines.append("  without what vLLM takes: vllm_gpu_memory_utilization of a GPU that it runs on")
-    note = "not measured on a GPU: leave room for the CUDA context (about 1 GiB) and for fragments"
+    note = "within 8 % of peaks on one H100, LoRA 29 % above; leave room for the CUDA context (about 1 GiB) and for fragments"
     return "\n".join([*lines, "", note])

@@ -1,6 +1,6 @@
 """The peak of one device, part by part: `estimate_memory` gives a `MemoryEstimate` of bytes.
 
-How closely it agrees with measured peaks on a CPU is in benchmarks/RESULTS.md; figures of GPUs were not measured.
+How closely it agrees with measured peaks on a CPU is in benchmarks/RESULTS.md; of one H100 in benchmarks/gpu.
 """
 
 from dataclasses import dataclass, fields
