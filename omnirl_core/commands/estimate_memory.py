@@ -215,5 +215,8 @@ def _text(recipe: Recipe, found: MemoryEstimate, cluster: Cluster, prompt: Promp
         lines.append(f"  {'and in the host, of each process':<46} {found.host / GIB:>8.2f} GiB")
     if training.use_vllm:
         lines.append("  without what vLLM takes: vllm_gpu_memory_utilization of a GPU that it runs on")
-    note = "within 8 % of peaks on one H100, LoRA 29 % above; leave room for the CUDA context (about 1 GiB) and for fragments"
+    note = (
+        "within 8 % of peaks on one H100, LoRA 29 % above; leave room for the CUDA context (about 1 GiB) "
+        "and for fragments"
+    )
     return "\n".join([*lines, "", note])
