@@ -83,9 +83,6 @@ def test_lora_trains_few_parameters_and_nf4_keeps_them_in_half_a_byte(estimate):
     full, lora, nf4 = estimate(), estimate(LORA), estimate(LORA | dict(load_in_4bit=True))
     assert lora.gradients < full.gradients / 25
     assert lora.optimizer < full.optimizer / 12
-    assert (
-        lora.activations < 1.5 * full.activations
-    )  # adapters keep their inputs in bf16; float32 would be 1.8
     language = 36 * (2048 * (2 * 2048 + 2 * 256) + 3 * 2048 * 11008)  # linear layers of the language model
     assert lora.weights - nf4.weights == pytest.approx(language * (2 - 0.5 - 1 / 16), rel=1e-6)
 
