@@ -43,13 +43,13 @@ from omnirl_core.loading import model_settings, policy_path, quantization_settin
 from omnirl_core.report import plot_curves, write_completions
 from omnirl_core.report.result import write_result
 from omnirl_core.rewards import Reward, load_rewards
-from omnirl_core.rewards.coverage import Sample, coverage_error
+from omnirl_core.rewards.coverage import Sample, coverage_error, used_rewards
 from omnirl_core.rows import read_rows
 from omnirl_core.run_files import own_code
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_core.trainer.interrupts import Interrupts
 from omnirl_core.trainer.reward_guard import guarded_scores
-from omnirl_core.trainer.reward_setup import fit_rewards, reweighted
+from omnirl_core.trainer.reward_setup import reweighted
 from omnirl_core.trainer.saving import resume_path
 
 RESUMABLE = 75
@@ -192,12 +192,11 @@ def build(
 
 
 def fitted(rewards: list[Reward], dataset: Dataset, held_out: Dataset | None) -> list[Reward]:
-    """The rewards that the samples need; DataError where some, trained on or held out, have none."""
-    if held_out is not None and (
-        error := coverage_error([Sample(*row) for row in routing(held_out)], rewards)
-    ):
+    """The rewards that some sample needs; DataError where held-out samples have none. The trainer checks the others."""
+    tested = [] if held_out is None else [Sample(*row) for row in routing(held_out)]
+    if error := coverage_error(tested, rewards):
         raise DataError(f"held-out samples: {error}")
-    return cast(list[Reward], fit_rewards(rewards, dataset, held_out))
+    return used_rewards(rewards, [task for _, task, _ in routing(dataset)] + [one.task for one in tested])
 
 
 def grade(trainer: Trainer, rewards: list[Reward], rows: Dataset | None, name: str) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ def fit_rewards(reward_funcs: Any, train_dataset: Any, eval_dataset: Any = None)
         DataError: some samples have no reward that judges their answer.
     """
     rewards = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
-    if not is_of_rows(train_dataset) or not all(isinstance(one, Reward) for one in rewards):
+    if not rewards or not is_of_rows(train_dataset) or not all(isinstance(one, Reward) for one in rewards):
         return reward_funcs
     samples = [Sample(*row) for row in routing(train_dataset)]
     if error := coverage_error(samples, rewards):
