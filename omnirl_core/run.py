@@ -192,11 +192,13 @@ def build(
 
 
 def fitted(rewards: list[Reward], dataset: Dataset, held_out: Dataset | None) -> list[Reward]:
-    """The rewards that some sample needs; DataError where held-out samples have none. The trainer checks the others."""
+    """The rewards that some sample needs; DataError where samples, to train on or held out, have none."""
+    samples = [Sample(*row) for row in routing(dataset)]
     tested = [] if held_out is None else [Sample(*row) for row in routing(held_out)]
-    if error := coverage_error(tested, rewards):
-        raise DataError(f"held-out samples: {error}")
-    return used_rewards(rewards, [task for _, task, _ in routing(dataset)] + [one.task for one in tested])
+    for name, some in (("dataset_name", samples), ("eval_dataset_name", tested)):
+        if error := coverage_error(some, rewards):
+            raise DataError(f"{name}: {error}")
+    return used_rewards(rewards, [one.task for one in (*samples, *tested)])
 
 
 def grade(trainer: Trainer, rewards: list[Reward], rows: Dataset | None, name: str) -> list[dict[str, Any]]:
