@@ -34,7 +34,8 @@ class VisionAnchor:
     sharded: bool
     """Parameters are gathered when a module runs (ZeRO-3, FSDP): then a pass without gradient needs it too."""
     runs_tower: bool = True
-    """False where zeros for its parameters do: DeepSpeed and FSDP reduce gradients in the order of their coming."""
+    """False where zeros for its parameters do; not where engines reduce gradients in the order of their coming
+    (DeepSpeed, FSDP), nor where pictures leave some of them out."""
 
     def needed(self, backbone: nn.Module) -> bool:
         if self.sharded:
@@ -43,7 +44,7 @@ class VisionAnchor:
         return torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())
 
     def added(self, embeddings: Tensor, backbone: nn.Module) -> Tensor:
-        zero = self.features(backbone) if self.runs_tower else _Zero.apply(*self._reached(backbone))
+        zero = self.features(backbone) if self.runs_tower else _Zero.apply(*self._trained(backbone))
         return embeddings + zero.to(embeddings.device, embeddings.dtype)  # (B, P+C, hidden)
 
     def features(self, backbone: nn.Module) -> Tensor:
@@ -59,18 +60,9 @@ class VisionAnchor:
         output = backbone.get_image_features(**inputs, return_dict=True)  # type: ignore[operator]
         return 0.0 * torch.stack([tensor.float().sum() for tensor in _used(output)]).sum()
 
-    def _reached(self, backbone: nn.Module) -> list[nn.Parameter]:
-        """The trainable parameters that a picture's features depend on; found once, by running the smallest one."""
-        trainable = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
-        known: Any = getattr(backbone, "_anchored_parameters", (0, ()))
-        if known[0] != len(trainable):
-            features, values = self.features(backbone), list(trainable.values())
-            found = torch.autograd.grad(features, values, allow_unused=True)
-            names = tuple(
-                name for name, gradient in zip(trainable, found, strict=True) if gradient is not None
-            )
-            known = backbone._anchored_parameters = (len(trainable), names)  # type: ignore[assignment]
-        return [trainable[name] for name in known[1]]
+    def _trained(self, backbone: nn.Module) -> list[nn.Parameter]:
+        """The tower's trainable parameters."""
+        return [p for p in backbone.get_submodule(self.tower).parameters() if p.requires_grad]
 
 
 class _Zero(torch.autograd.Function):

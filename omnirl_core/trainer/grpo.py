@@ -137,7 +137,10 @@ class OmniGRPOTrainer(WatchedTrainer):
 
     def _add_anchors(self) -> VisionAnchor | None:
         sharded = self.is_fsdp_enabled or self._is_zero3
-        how = (self.processing_class, sharded, sharded or self.args.deepspeed_plugin is not None)
+        config: Any = base_model(self.model).config
+        takes_part_whole = config.model_type in ANCHORED_WHOLE
+        ordered = sharded or self.args.deepspeed_plugin is not None
+        how = (self.processing_class, sharded, ordered or not takes_part_whole)
         if self.ref_model is not None:
             add_vision_anchor(self.accelerator.unwrap_model(self.ref_model), *how)
         return add_vision_anchor(self.model, *how)
