@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import set_seed
 from datasets import Dataset
 from transformers import AutoConfig
@@ -20,6 +21,7 @@ from omnirl_core.data.responses import ResponseTransform
 from omnirl_core.drawing import draw_missing, only_own_names
 from omnirl_core.evaluation.compare import compare
 from omnirl_core.evaluation.ready import qwen_resize
+from omnirl_core.image_guard import ImageCounter, ImageMismatchError
 from omnirl_core.loading import model_settings, policy_path, quantization_settings
 from omnirl_core.models import freeze_vision_tower, has_vision, load_processor, without_vision
 from omnirl_core.rewards import load_rewards
@@ -30,6 +32,7 @@ from omnirl_core.strict_parser import StrictParser
 from omnirl_core.trainer import OmniGRPOConfig
 from omnirl_core.trainer.anchor import add_vision_anchor
 from omnirl_core.trainer.callbacks import in_place_of
+from omnirl_core.trainer.prompt_length import prompt_images
 from omnirl_core.trainer.quiet import silence_upstream_noise
 
 
@@ -120,7 +123,7 @@ def build(data: DataArguments, training: OmniSFTConfig, model_config: ModelConfi
     if peft is not None and training.freeze_vision_tower:
         peft = without_vision(peft)
     training.model_init_kwargs = model_settings(model_config)
-    trainer = SFTTrainer(
+    trainer = SeeingSFTTrainer(
         model=path,
         args=training,
         train_dataset=rows_to_say(data, training, processor, path if sees else None),
@@ -139,7 +142,51 @@ def build(data: DataArguments, training: OmniSFTConfig, model_config: ModelConfi
         plugin = training.deepspeed_plugin
         is_sharded = trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
         add_vision_anchor(model, processor, is_sharded)
+        trainer.count_images()
     return trainer
+
+
+N_IMAGES = "n_images"
+"""Key of the number of images of each sample, (B,), in what the collator makes of a batch."""
+
+
+@dataclass(frozen=True)
+class CountedImages:
+    """A collator that also says how many images each sample has."""
+
+    collator: Any
+
+    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        counts = [len(prompt_images({"prompt": "", **sample})) for sample in samples]
+        return {**self.collator(samples), N_IMAGES: torch.tensor(counts)}
+
+
+class SeeingSFTTrainer(SFTTrainer):
+    """TRL's, which stops where a batch has images and the model is not given them; all ranks together."""
+
+    _counter: ImageCounter | None = None
+
+    def count_images(self) -> None:
+        self.data_collator = CountedImages(self.data_collator)
+        model: Any = self.model
+        self._counter = ImageCounter(model)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Counts what the tower encodes."""
+        counts = inputs.pop(N_IMAGES, None)
+        if self._counter is None or counts is None:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        self._counter.restart()
+        result = super().compute_loss(model, inputs, *args, **kwargs)
+        given = int(counts.sum())
+        is_wrong = torch.tensor([int(self._counter.disagrees(given))], device=counts.device)
+        if int(self.accelerator.gather(is_wrong).sum()):
+            encoded = self._counter.n_images
+            raise ImageMismatchError(
+                f"warm start, step {self.state.global_step + 1}: the vision tower was given {encoded} images where the "
+                f"samples have {given} (rank {self.accelerator.process_index}, or another)"
+            )
+        return result
 
 
 def rows_to_say(data: DataArguments, training: OmniSFTConfig, processor: Any, sees: str | None) -> Dataset:

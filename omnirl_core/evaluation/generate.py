@@ -14,6 +14,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from omnirl_core.data.images import open_image
 from omnirl_core.evaluation.lines import stream_keys
+from omnirl_core.image_guard import images_counted
 from omnirl_core.models import vision_token_ids
 
 Size = tuple[int, int]
@@ -66,7 +67,8 @@ def generate_batches(
     """Yield the places of each batch's rows and their completions, as they come.
 
     Rows may be text-only, have one image or many, in any mix: `prompt` is a list of messages whose content
-    is a list of blocks, `images` a list of paths or PIL images in the order of the image blocks.
+    is a list of blocks, `images` a list of paths or PIL images in the order of the image blocks (or `image`, one of
+    them). A batch whose images the model is not given raises ImageMismatchError.
     `temperature=0` is greedy; above it every row draws from its own random stream, made of `seed` and its
     key (by default `lines.stream_keys`), so that a sample does not depend on the rest of the batch
     either. With `checkpoint_settings`, what the checkpoint's own generation_config says
@@ -96,11 +98,12 @@ def _generate_batch(
     draw: Any,
     template_kwargs: Mapping[str, Any],
 ) -> list[Generation]:
-    images = [[_open(image, row.get("row_id")) for image in row.get("images") or []] for row in rows]
+    images = [[_open(image, row.get("row_id")) for image in _row_images(row)] for row in rows]
     tokenizer = getattr(processor, "tokenizer", processor)
     inputs, resized = _encode(processor, tokenizer, rows, images, template_kwargs, model.device)
     extra = LogitsProcessorList([draw(model.device)] if draw else [])
-    with torch.no_grad():
+    names = [row.get("row_id", f"{i} of the batch") for i, row in enumerate(rows)]
+    with torch.no_grad(), images_counted(model, [len(pictures) for pictures in images], names, "evaluation"):
         # not synced: under ZeRO-3 transformers would wait, batch by batch, for processes that have fewer of them
         output = model.generate(
             **inputs, generation_config=config, logits_processor=extra, synced_gpus=False
@@ -175,6 +178,13 @@ def _text(content: str | list[dict]) -> str:
     return content if isinstance(content, str) else "".join(b["text"] for b in content if b["type"] == "text")
 
 
+def _row_images(row: Mapping[str, Any]) -> list[Any]:
+    images = row.get("images") or row.get("image")
+    if images is None:
+        return []
+    return list(images) if isinstance(images, list | tuple) else [images]
+
+
 def _open(image: Any, row_id: str | None) -> Image.Image:
     return image.convert("RGB") if isinstance(image, Image.Image) else open_image(image, row_id)
 
@@ -221,7 +231,7 @@ def longest_first(rows: Sequence[dict]) -> list[int]:
 
 
 def _length_key(row: dict) -> tuple[int, int]:
-    return len(row.get("images") or []), sum(len(_text(message["content"])) for message in row["prompt"])
+    return len(_row_images(row)), sum(len(_text(message["content"])) for message in row["prompt"])
 
 
 class _RowwiseSampling(LogitsProcessor):

@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from omnirl_core.image_guard import not_counted
 from omnirl_core.models import base_model, vision_tower_name
 
 
@@ -57,7 +58,8 @@ class VisionAnchor:
             else value.to(parameter.device)
             for name, value in self.inputs.items()
         }
-        output = backbone.get_image_features(**inputs, return_dict=True)  # type: ignore[operator]
+        with not_counted(backbone.get_submodule(self.tower)):
+            output = backbone.get_image_features(**inputs, return_dict=True)  # type: ignore[operator]
         return 0.0 * torch.stack([tensor.float().sum() for tensor in _used(output)]).sum()
 
     def _trained(self, backbone: nn.Module) -> list[nn.Parameter]:

@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from omnirl_core.types import Completion, Message
 METRICS, COMPLETIONS, FAULTS = "metrics.jsonl", "completions.jsonl", "faults.jsonl"
 EVAL_METRICS, EVAL_COMPLETIONS = "eval_metrics.jsonl", "eval_completions.jsonl"
 """What `evaluate()` without `train()` writes in place of the first two: those are a run's, which may be resumed."""
+LONGEST_PATH = 4096
+"""Characters of a path that Linux takes; image strings above it are the image itself."""
 MOST_FAULTS = 1000
 """Lines that faults.jsonl gets from one process: a reward that fails on every row says nothing new after that."""
 
@@ -205,9 +208,23 @@ def _content_text(content: str | Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """Each name once: a second reward of one name is `name_2`.
+
+    >>> distinct_names(["exact", "format", "exact"])
+    ['exact', 'format', 'exact_2']
+    """
+    found: list[str] = []
+    for name in names:
+        candidates = (name if n == 1 else f"{name}_{n}" for n in count(1))
+        found.append(next(one for one in candidates if one not in found))
+    return found
+
+
 def _image_path(image: Any) -> str | None:
     if isinstance(image, str | os.PathLike):
-        return os.fspath(image)
+        path = os.fspath(image)
+        return path if len(path) <= LONGEST_PATH else None  # pixels in base64, not a path
     return getattr(image, "filename", None) or None  # a PIL image knows its file if it was opened from one
 
 

@@ -13,25 +13,33 @@ from omnirl_core.models import base_model, freeze_vision_tower, keep_4bit_traina
 from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.text import completion_text
 from omnirl_core.trainer.anchor import VisionAnchor, add_vision_anchor
-from omnirl_core.trainer.callbacks import RunFiles, completion_lines, in_place_of, prompt_text
+from omnirl_core.trainer.callbacks import (
+    RunFiles,
+    completion_lines,
+    distinct_names,
+    in_place_of,
+    prompt_text,
+)
 from omnirl_core.trainer.checkpoints import EpochSampler, has_full_weights, pickled_weights, restore_weights
 from omnirl_core.trainer.constant_groups import constant_groups
 from omnirl_core.trainer.fsdp import gathered_for_generation, trainable_after_reference
+from omnirl_core.trainer.image_passes import SAMPLES, samples_of
 from omnirl_core.trainer.mixed import Row, counted_by_row, mixed_rows, row_images, text_rows
 from omnirl_core.trainer.model_card import mend_model_card
 from omnirl_core.trainer.phases import PREPARE, ROLLOUT, SCORE, PhaseClock
 from omnirl_core.trainer.preparation import Preparation
 from omnirl_core.trainer.quiet import silence_upstream_noise
+from omnirl_core.trainer.reward_columns import with_own_images
 from omnirl_core.trainer.reward_setup import fit_rewards, kept_weights, reward_weights
 from omnirl_core.trainer.scales import ScaleDoctor, reward_scales, scale_metrics
+from omnirl_core.trainer.seeing import SeeingTrainer
 from omnirl_core.trainer.trackers import show_completions
-from omnirl_core.trainer.watched import WatchedTrainer
 
 ANCHORED_WHOLE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Families of whose trainable parameters every one takes part in every anchored forward."""
 
 
-class OmniGRPOTrainer(WatchedTrainer):
+class OmniGRPOTrainer(SeeingTrainer):
     """Drop-in for `trl.GRPOTrainer`: what works there works here, unchanged.
 
     Besides: rows with and without pictures in one batch and across ranks, pictures given as paths, pixel
@@ -179,8 +187,10 @@ class OmniGRPOTrainer(WatchedTrainer):
         self._rows = inputs
         self._beat("rollout", inputs)
         with self._clock.measure(PREPARE):
+            self._meet_images(inputs)
             if self._is_vlm and not self.environment_factories:
                 self._rows = mixed_rows(inputs) if self._is_mixed else text_rows(inputs)
+            self._expect_images(samples_of(self._rows))
         self._images = None
         with (
             self._clock.measure(PREPARE),
@@ -188,6 +198,9 @@ class OmniGRPOTrainer(WatchedTrainer):
             trainable_after_reference(self.model),
         ):
             output = counted_by_row(super()._generate_and_score_completions(self._rows))
+        if self._passes is not None:
+            output[SAMPLES] = list(self._passes.samples)
+            self._passes.settle()
         self._settle_constant_groups(output)
         self._log_images()
         lines = self._completion_lines(inputs, output["advantages"])
@@ -230,7 +243,8 @@ class OmniGRPOTrainer(WatchedTrainer):
             backbone: Any = base_model(self.accelerator.unwrap_model(self.model)).base_model
             with torch.no_grad():
                 self._anchor.features(backbone)
-        with nullcontext() if self.use_vllm else gathered_for_generation(self.model):
+        gathered = nullcontext() if self.use_vllm else gathered_for_generation(self.model)
+        with gathered, self._rollout_watched(images):
             return super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images=has_tool_images
             )
@@ -251,14 +265,23 @@ class OmniGRPOTrainer(WatchedTrainer):
             *before, images, tool_images = super()._generate(prompts)
         if images is not None:
             images = self._images = [pictures or [] for pictures in images]
+        if self.tools or self.environment_factories:  # which bring images of their own
+            counts = map(len, images or [()] * len(prompts))
+            names = [str(row.get("row_id", f"{i} of the batch")) for i, row in enumerate(self._rows)]
+            self._expect_images(list(zip(names, counts, strict=True)))
         return *before, images, tool_images
 
     def _calculate_rewards(
         self, inputs: list[Row], prompts: Any, completions: Any, completion_ids_list: Any
     ) -> torch.Tensor:
-        """Only looks on: what each reward contributes within groups goes into the log."""
-        with self._clock.measure(SCORE):
-            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        """What each reward contributes within groups goes into the log; no reward sees what another drew."""
+        plain = self.reward_funcs
+        self.reward_funcs = [with_own_images(function) for function in plain]
+        try:
+            with self._clock.measure(SCORE):
+                rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        finally:
+            self.reward_funcs = plain
         self._completions, self._rewards = completions, rewards  # rewards: (ranks*B*G, K)
         self._completion_ids = completion_ids_list
         if self.model.training:
@@ -329,12 +352,12 @@ class OmniGRPOTrainer(WatchedTrainer):
     def _completion_lines(self, inputs: list[Row], advantages: torch.Tensor) -> list[dict[str, Any]]:
         first = self.accelerator.process_index * len(inputs)
         own = self._rewards[first : first + len(inputs)].tolist()
+        names = distinct_names(self.reward_func_names)
         # the report scores a completion by them: no other file of a run without held-out rows has them
         weights = {
-            name: round(weight, 6)
-            for name, weight in zip(self.reward_func_names, self.reward_weights.tolist(), strict=True)
+            name: round(weight, 6) for name, weight in zip(names, self.reward_weights.tolist(), strict=True)
         }
-        rewards = {name: [row[k] for row in own] for k, name in enumerate(self.reward_func_names)}
+        rewards = {name: [row[k] for row in own] for k, name in enumerate(names)}
         training = self.model.training
         return completion_lines(
             inputs,
@@ -349,10 +372,7 @@ class OmniGRPOTrainer(WatchedTrainer):
     def _detail(self, place: int, rewards: list[float]) -> dict[str, Any]:
         """Of one completion: its length, the sizes of its pictures, and how a reward that judges it reads boxes."""
         ids, row = self._completion_ids[place], self._rows[place]
-        ends = (
-            self._tokenizer.eos_token_id,
-            self._tokenizer.pad_token_id,
-        )  # as TRL counts clipped completions
+        ends = (*self.eos_token_ids, self._tokenizer.pad_token_id)  # as TRL counts clipped completions
         detail: dict[str, Any] = {"n_tokens": len(ids), "clipped": not ids or ids[-1] not in ends}
         if row_images(row):
             detail |= {name: row.get(name) for name in ("image_sizes", "resized_sizes")}

@@ -1,6 +1,7 @@
 """Rows of a mixed run, text-only, one picture or many, in one shape; every picture opened once a batch."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,12 +9,16 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
+from transformers.image_utils import load_image
 from trl.data_utils import prepare_multimodal_messages
 
-from omnirl_core.data import open_image
+from omnirl_core.data import DataError, open_image
 from omnirl_core.types import Message
 
 Row = dict[str, Any]
+URL_TIMEOUT_S = 60.0
+_BASE64 = re.compile(r"(?:iVBORw0K|/9j/|R0lGOD|UklGR|Qk|SUkq|TU0A)[A-Za-z0-9+/\s]{64,}={0,2}\s*\Z")
+"""PNG, JPEG, GIF, WebP, BMP and TIFF begin so."""
 
 
 def row_images(row: Mapping[str, Any]) -> list[Any]:
@@ -65,8 +70,33 @@ def _picture(image: Any, opened: dict[str, Image.Image], row_id: str | None) -> 
         return image
     path = os.fspath(image)
     if path not in opened:
-        opened[path] = open_image(path, row_id)
+        opened[path] = open_image_string(path, row_id)
     return opened[path]
+
+
+def open_image_string(image: str, row_id: str | None = None) -> Image.Image:
+    """As `open_image`, also for the other strings that TRL takes: a URL, a `data:` URI, the file in base64."""
+    if not is_no_path(image):
+        return open_image(image, row_id)
+    try:
+        return load_image(image, timeout=URL_TIMEOUT_S)
+    except Exception as error:
+        raise DataError(
+            f"{row_id or 'image'}: image {image[:80]!r} is no URL, data: URI or base64 string that can be read: "
+            f"{str(error)[:200]}"
+        ) from error
+
+
+def is_no_path(image: str | os.PathLike[str]) -> bool:
+    """Whether an image string is a URL, a `data:` URI or a file in base64, as its first characters tell.
+
+    >>> is_no_path("https://a.org/b.png"), is_no_path("data:image/png;base64,iVBORw0K"), is_no_path("iVBORw0K.png")
+    (True, True, False)
+    """
+    text = os.fspath(image)
+    return text.startswith(("http://", "https://", "data:image/")) or bool(
+        _BASE64.match(text) and not os.path.isfile(text[:4096])
+    )
 
 
 def counted_by_row(fields: Mapping[str, Any]) -> dict[str, Any]:

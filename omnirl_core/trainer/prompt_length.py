@@ -15,7 +15,14 @@ from transformers import ProcessorMixin
 from trl.data_utils import prepare_multimodal_messages
 
 from omnirl_core.data import image_size
-from omnirl_core.trainer.mixed import Row, mixed_rows, row_images, without_none
+from omnirl_core.trainer.mixed import (
+    Row,
+    is_no_path,
+    mixed_rows,
+    open_image_string,
+    row_images,
+    without_none,
+)
 from omnirl_core.types import Message
 
 logger = get_logger(__name__)
@@ -122,7 +129,7 @@ class PromptLength:
         if not isinstance(picture, str):
             return _size(picture)
         if picture not in self.sizes:
-            self.sizes[picture] = image_size(picture)
+            self.sizes[picture] = _size(picture)
         return self.sizes[picture]
 
     @cached_property
@@ -260,7 +267,7 @@ def _undecoded(feature: Any) -> Any:
 def _size(image: Any) -> tuple[int, int]:
     """(width, height) of a path, a PIL image, or an undecoded cell of an Arrow column."""
     if isinstance(image, str | os.PathLike):
-        return image_size(image)
+        return open_image_string(os.fspath(image)).size if is_no_path(image) else image_size(image)
     if isinstance(image, Mapping):
         if image.get("bytes") is None:
             return image_size(image["path"])

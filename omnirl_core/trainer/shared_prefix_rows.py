@@ -53,8 +53,12 @@ class SharedRows:
 
     @property
     def distinct_prompts(self) -> list[Any]:
+        return self.first_of_each(self.prompts)
+
+    def first_of_each(self, values: Sequence[Any]) -> list[Any]:
+        """Values of rows, of the first row of each distinct prompt."""
         first = [self.prompt_of_row.index(i) for i in range(self.prompt_of_row[-1] + 1)]
-        return [self.prompts[row] for row in first]
+        return [values[row] for row in first]
 
     def of_rows(self, values: Sequence[Any]) -> list[Any]:
         """Values of the distinct prompts, for every row."""

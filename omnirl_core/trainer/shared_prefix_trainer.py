@@ -176,7 +176,7 @@ class SharedPrefixTrainer(GRPOTrainer):
         values, entropies = self._packed_pass(model, prompts, *completions, batch_size)
         if self._to_verify:
             self._to_verify = False
-            self._verify(model, prompts, input_ids, attention_mask, logits_to_keep, values)
+            self._verify(model, prompts, input_ids, attention_mask, logits_to_keep, batch_size, values)
         return values, entropies if compute_entropy else None, None
 
     def _packed_pass(
@@ -187,9 +187,13 @@ class SharedPrefixTrainer(GRPOTrainer):
         completion_mask: Tensor,
         batch_size: int | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Log-probabilities and entropies, (B, C), in chunks of whole groups of at least `batch_size` rows."""
-        n_rows, group = len(completion_ids), self.num_generations
-        chunk = n_rows if batch_size is None else -(-batch_size // group) * group
+        """Log-probabilities and entropies, (B, C), of packs of at most `batch_size` completions.
+
+        A group that is larger is split over packs, each with the prompt. So no forward has more tokens than the largest
+        of TRL's, `batch_size` rows of the longest prompt and the longest completion.
+        """
+        n_rows = len(completion_ids)
+        chunk = batch_size or n_rows
         found = []
         for start in range(0, n_rows, chunk):
             rows = slice(start, start + chunk)
@@ -219,13 +223,14 @@ class SharedPrefixTrainer(GRPOTrainer):
         input_ids: Tensor,
         attention_mask: Tensor,
         logits_to_keep: int,
+        batch_size: int | None,
         shared: Tensor,
     ) -> None:
         """`verify_shared_prefix`: a ValueError where the first pass of a run differs from the plain one."""
         fields = plain_fields(prompts, input_ids.shape[1], logits_to_keep)
         with torch.no_grad():
             plain, _, _ = super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, **fields
+                model, input_ids, attention_mask, logits_to_keep, batch_size=batch_size, **fields
             )
         scored = attention_mask[:, -logits_to_keep:].bool()
         difference = (plain - shared.detach())[scored].abs().mean().item() if scored.any() else 0.0

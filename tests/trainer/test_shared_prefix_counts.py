@@ -1,5 +1,8 @@
 """How often the vision tower, the processor and the collectives meet a picture when prefixes are shared."""
 
+import pytest
+import torch
+
 from omnirl_core.models import vision_tower
 from omnirl_core.trainer.shared_prefix_trainer import PROMPTS
 
@@ -30,7 +33,7 @@ def test_the_tower_runs_once_a_distinct_prompt_in_rollout_and_in_each_pass(train
     assert policy.calls == [16, 16, 16]
 
 
-def test_scoring_runs_a_prompt_once_even_where_training_splits_its_group(trainer, rows):
+def test_scoring_runs_a_prompt_once_a_pack_of_the_batch_size(trainer, rows):
     settings = {
         **EIGHT_ROWS,
         "per_device_train_batch_size": 2,
@@ -40,9 +43,36 @@ def test_scoring_runs_a_prompt_once_even_where_training_splits_its_group(trainer
     worker = trainer([rows[2], rows[1]], shared_prefix="on", beta=0.1, num_iterations=2, **settings)
     policy, reference = Counted(worker.model), Counted(worker.accelerator.unwrap_model(worker.ref_model))
     worker.train()
-    assert policy.calls[:3] == [4, 3, 1] or policy.calls[:3] == [4, 1, 3]
-    assert sorted(policy.calls[3:]) == [1, 1, 3, 3]  # half a group a micro-batch
-    assert sorted(reference.calls) == [1, 3]
+    assert policy.calls[0] == 4  # rollout
+    assert sorted(policy.calls[1:5]) == [1, 1, 3, 3]  # old log-probabilities: half a group a pack
+    assert sorted(policy.calls[5:]) == [1, 1, 3, 3]  # and a micro-batch
+    assert sorted(reference.calls) == [1, 1, 3, 3]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 6])
+def test_no_forward_of_scoring_has_more_tokens_than_trls(trainer, rows, batch_size):
+    sizes, values = {}, {}
+    for shared in ("on", "off"):
+        worker = trainer([rows[2], rows[3]], shared_prefix=shared, num_generations=4, scripted=True,
+                         per_device_train_batch_size=batch_size, gradient_accumulation_steps=12 // batch_size,
+                         num_iterations=2)  # fmt: skip
+        found = sizes[shared] = []
+
+        def tokens(module, args, kwargs, found=found):
+            if not torch.is_grad_enabled():
+                found.append(kwargs["input_ids"].numel())
+
+        worker.model.register_forward_pre_hook(tokens, with_kwargs=True)
+        batch = [rows[2]] * 4 + [rows[3]] * 4 + [rows[0]] * 4
+        values[shared] = worker._generate_and_score_completions([dict(row) for row in batch])
+    assert max(sizes["on"]) <= max(sizes["off"])
+    if batch_size % 4 == 0:
+        assert len(sizes["on"]) == 12 // batch_size  # whole groups: as many forwards, each prompt once
+        assert sum(sizes["on"]) < 0.6 * sum(sizes["off"])
+    mask = values["off"]["completion_mask"].bool()
+    assert torch.equal(values["on"]["completion_ids"], values["off"]["completion_ids"])
+    ours, theirs = (values[shared]["old_per_token_logps"][mask] for shared in ("on", "off"))
+    assert torch.allclose(ours, theirs, atol=1e-5)
 
 
 def test_pictures_are_processed_once_and_buffered_once(trainer, rows):
