@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from omnirl_core.data import DataError
+from omnirl_core.models import load_policy
 from omnirl_core.rewards import Reward
 from omnirl_core.trainer import mixed
 from omnirl_core.trainer.mixed import mixed_rows
@@ -45,7 +46,7 @@ def test_asynchronous_rewards_and_scorers_that_look_have_their_own_too():
     async def later(**given):
         return drawing(**given)
 
-    def looks(text, images):
+    def looks(text, solution, images):
         return drawing([text], [images], [[{"content": [{"image": images[0]}]}]])[0]
 
     assert asyncio.run(with_own_images(later)(**columns())) == [0.0, 0.0]
@@ -53,7 +54,7 @@ def test_asynchronous_rewards_and_scorers_that_look_have_their_own_too():
 
 
 def test_rewards_that_look_at_nothing_stay_as_they_are():
-    reward = Reward("exact", lambda text, solution: float(text == solution), timeout_s=3.0)
+    reward = Reward("exact", lambda text, solution: float(text == solution))
     assert with_own_images(reward) is reward
     assert with_own_images(Reward("all", lambda text, **row: 1.0, timeout_s=3.0)).timeout_s == 3.0
 
@@ -93,8 +94,6 @@ def test_a_run_of_such_rewards(trainer, rows, tmp_path):
 
 
 def test_every_token_that_ends_a_completion_ends_it(trainer, rows, tmp_path):
-    from omnirl_core.models import load_policy
-
     model = load_policy(trainer([rows[0]]).model.config._name_or_path)
     model.generation_config.eos_token_id = [model.generation_config.eos_token_id, 65]
     worker = trainer([rows[0]], model=model, reward=lambda completions, **row: [0.0, 1.0])

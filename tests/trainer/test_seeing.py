@@ -5,8 +5,10 @@ import re
 import pytest
 import torch
 from datasets import Dataset
+from PIL import Image
 from test_vllm import StandIn
 from transformers import AutoTokenizer
+from trl import SFTConfig
 from trl.trainer import grpo_trainer
 
 from omnirl_core.evaluation.generate import generate
@@ -16,7 +18,7 @@ from omnirl_core.sft import CountedImages, SeeingSFTTrainer
 from omnirl_core.trainer import image_passes, seeing, shared_prefix, shared_prefix_rollout
 from omnirl_core.trainer.grpo import OmniGRPOTrainer
 
-PIXELS = ("pixel_values", "image_grid_thw")
+PIXELS = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
 EIGHT = {
     "num_generations": 4,
     "per_device_train_batch_size": 8,
@@ -180,9 +182,6 @@ def test_a_tokenizer_answers_no_rows_with_images(policy, rows):
 
 
 def test_the_warm_start_stops(policy, rows, tmp_path, monkeypatch):
-    from PIL import Image
-    from trl import SFTConfig
-
     model, processor = policy
     answer = [{"role": "assistant", "content": [{"type": "text", "text": "a"}]}]
     samples = [

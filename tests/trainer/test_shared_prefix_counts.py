@@ -56,6 +56,7 @@ def test_no_forward_of_scoring_has_more_tokens_than_trls(trainer, rows, batch_si
         worker = trainer([rows[2], rows[3]], shared_prefix=shared, num_generations=4, scripted=True,
                          per_device_train_batch_size=batch_size, gradient_accumulation_steps=12 // batch_size,
                          num_iterations=2)  # fmt: skip
+        worker.model.train()
         found = sizes[shared] = []
 
         def tokens(module, args, kwargs, found=found):
