@@ -1,6 +1,7 @@
 """Groups without signal: all completions of a prompt earned the same, so none of them is to be preferred."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,35 @@ def constant_groups(rewards: Tensor, weights: Sequence[float], normalize_first: 
         terms = _normalized(terms)
     terms = terms * torch.tensor(list(weights), dtype=torch.double, device=rewards.device)
     return _is_constant(terms.nansum(-1), terms.abs().nansum(-1), judged)
+
+
+def settle_constant_groups(trainer: Any, output: dict[str, Any], rewards: Tensor) -> None:
+    """Count the groups without signal from all ranks' rewards, `(ranks*B*G, K)`, and set their advantages to 0.
+
+    In `output`, which the step learns from, and in the log of completions. With a plain GRPOConfig, TRL 1.16's numbers
+    stay: rounding gives such a group a deviation of 1e-7, and its completions advantages of .001.
+    """
+    sets_zero = getattr(trainer.args, "zero_constant_groups", None)
+    if sets_zero is None:
+        return
+    training = trainer.model.training
+    size = trainer.num_generations if training else trainer.num_generations_eval
+    is_constant = constant_groups(
+        rewards.view(-1, size, rewards.shape[-1]),
+        trainer.reward_weights.tolist(),
+        normalize_first=trainer.multi_objective_aggregation == "normalize_then_sum",
+    ).repeat_interleave(size)  # (ranks*B*G,)
+    metrics = trainer._metrics["train" if training else "eval"]
+    metrics["frac_reward_zero_std"][-1] = is_constant.float().mean().item()
+    if not sets_zero:
+        return
+    n = len(output["advantages"])
+    own = is_constant[trainer.accelerator.process_index * n :][:n]
+    output["advantages"] = output["advantages"].masked_fill(own, 0.0)
+    logged = trainer._logs["advantages"]
+    for place in range(1, min(len(is_constant), len(logged)) + 1):  # the batch's are the last ones
+        if is_constant[-place]:
+            logged[-place] = 0.0
 
 
 def _normalized(rewards: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from omnirl_core.trainer.callbacks import (
     prompt_text,
 )
 from omnirl_core.trainer.checkpoints import EpochSampler, has_full_weights, pickled_weights, restore_weights
-from omnirl_core.trainer.constant_groups import constant_groups
+from omnirl_core.trainer.constant_groups import settle_constant_groups
 from omnirl_core.trainer.fsdp import gathered_for_generation, trainable_after_reference
 from omnirl_core.trainer.image_passes import SAMPLES, samples_of
 from omnirl_core.trainer.mixed import Row, counted_by_row, mixed_rows, row_images, text_rows
@@ -201,7 +201,7 @@ class OmniGRPOTrainer(SeeingTrainer):
         if self._passes is not None:
             output[SAMPLES] = list(self._passes.samples)
             self._passes.settle()
-        self._settle_constant_groups(output)
+        settle_constant_groups(self, output, self._rewards)
         self._log_images()
         lines = self._completion_lines(inputs, output["advantages"])
         if self.run_files is not None and self.run_files in self.callback_handler.callbacks:
@@ -265,7 +265,7 @@ class OmniGRPOTrainer(SeeingTrainer):
             *before, images, tool_images = super()._generate(prompts)
         if images is not None:
             images = self._images = [pictures or [] for pictures in images]
-        if self.tools or self.environment_factories:  # which bring images of their own
+        if self._passes is not None and (self.tools or self.environment_factories):  # which bring images
             counts = map(len, images or [()] * len(prompts))
             names = [str(row.get("row_id", f"{i} of the batch")) for i, row in enumerate(self._rows)]
             self._expect_images(list(zip(names, counts, strict=True)))
@@ -290,33 +290,6 @@ class OmniGRPOTrainer(SeeingTrainer):
             for name, value in scale_metrics(self.reward_func_names, scales).items():
                 self._metrics["train"][name].append(value)
         return rewards
-
-    def _settle_constant_groups(self, output: dict[str, Any]) -> None:
-        """Count the groups without signal from the rewards, and set their advantages to 0, in the log as well.
-
-        With a plain GRPOConfig, TRL 1.16's numbers stay: rounding gives such a group a deviation of 1e-7, and its
-        completions advantages of .001.
-        """
-        sets_zero = getattr(self.args, "zero_constant_groups", None)
-        if sets_zero is None:
-            return
-        mode = "train" if self.model.training else "eval"
-        size: Any = self.num_generations if self.model.training else self.num_generations_eval
-        is_constant = constant_groups(
-            self._rewards.view(-1, size, self._rewards.shape[-1]),
-            self.reward_weights.tolist(),
-            normalize_first=self.multi_objective_aggregation == "normalize_then_sum",
-        ).repeat_interleave(size)  # (ranks*B*G,)
-        self._metrics[mode]["frac_reward_zero_std"][-1] = is_constant.float().mean().item()
-        if not sets_zero:
-            return
-        n = len(output["advantages"])
-        own = is_constant[self.accelerator.process_index * n :][:n]
-        output["advantages"] = output["advantages"].masked_fill(own, 0.0)
-        logged = self._logs["advantages"]
-        for place in range(1, min(len(is_constant), len(logged)) + 1):  # the batch's are the last ones
-            if is_constant[-place]:
-                logged[-place] = 0.0
 
     # -- what a run leaves behind -------------------------------------------------------------------------------
 

@@ -93,9 +93,10 @@ class SeeingTrainer(WatchedTrainer):
             compute_aux_loss=compute_aux_loss,
             **fields,
         )
-        passes, prompts = self._passes, self._prompts
+        passes = self._passes
         if passes is None or len(passes.samples) != len(input_ids):
             return plain()
+        prompts = self._prompts
         counts = [n for _, n in passes.samples]
         given = images_of_pass(counts, prompts, batch_size)
         if prompts is not None and self._to_verify:
