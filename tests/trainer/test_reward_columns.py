@@ -93,8 +93,8 @@ def test_a_run_of_such_rewards(trainer, rows, tmp_path):
     ]
 
 
-def test_every_token_that_ends_a_completion_ends_it(trainer, rows, tmp_path):
-    model = load_policy(trainer([rows[0]]).model.config._name_or_path)
+def test_every_token_that_ends_a_completion_ends_it(trainer, rows, tiny_checkpoint, tmp_path):
+    model = load_policy(tiny_checkpoint)
     model.generation_config.eos_token_id = [model.generation_config.eos_token_id, 65]
     worker = trainer([rows[0]], model=model, reward=lambda completions, **row: [0.0, 1.0])
     worker._generate_single_turn = lambda ids, *rest, **settings: ([[66, 65], [66, 67]], None)
