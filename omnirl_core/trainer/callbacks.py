@@ -108,7 +108,7 @@ TAUGHT = (("loss", "loss"), ("mean_token_accuracy", "accuracy"), ("grad_norm", "
 class RewardProgress(ProgressCallback):
     """TRL's bar with the reward on it, in place of a line of forty numbers at every log; a line an evaluation."""
 
-    shown = SHOWN
+    shown: tuple[tuple[str, str], ...] = SHOWN
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
         if self.training_bar is not None and logs and (shown := _shown(logs, self.shown)):
@@ -120,7 +120,7 @@ class RewardProgress(ProgressCallback):
 class RewardLines(PrinterCallback):
     """A short line at every log, where no bar is wanted (`disable_tqdm`) and in notebooks."""
 
-    shown = SHOWN
+    shown: tuple[tuple[str, str], ...] = SHOWN
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
         if state.is_local_process_zero and logs and (shown := _shown(logs, self.shown)):
