@@ -199,7 +199,8 @@ class OmniGRPOTrainer(SeeingTrainer):
         ):
             output = counted_by_row(super()._generate_and_score_completions(self._rows))
         if self._passes is not None:
-            output[SAMPLES] = list(self._passes.samples)
+            if self._passes.samples:
+                output[SAMPLES] = list(self._passes.samples)
             self._passes.settle()
         settle_constant_groups(self, output, self._rewards)
         self._log_images()
