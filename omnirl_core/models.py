@@ -21,6 +21,8 @@ from transformers.utils import find_adapter_config_file
 
 TOWER_NAMES = ("vision_tower", "visual", "vision_model", "vision_encoder", "image_tower")
 """What models of transformers 5 call their vision tower (PreTrainedModel.get_encoder)."""
+_FROZEN = "_frozen_by_trainer"
+"""Attribute of a tower: whether the model was adapted when it was frozen, and the names that this concerned."""
 _NAMES_A_PICTURE = re.compile(r"vision|image|video|^</?img>$|img_context", re.IGNORECASE)
 _CONFIG_KEY = re.compile(r"(image|video|vision|boi|eoi)\w*_token_(id|index)")
 
@@ -116,11 +118,31 @@ def freeze_vision_tower(model: nn.Module) -> int:
     tower = vision_tower(model)
     if tower is None:
         raise ValueError(f"freeze_vision_tower: {type(base_model(model)).__name__} has no vision tower")
-    frozen = 0
-    for parameter in tower.parameters():
-        frozen += parameter.numel() if parameter.requires_grad else 0
+    trained = {name: p for name, p in tower.named_parameters() if p.requires_grad}
+    for parameter in trained.values():
         parameter.requires_grad_(False)
-    return frozen
+    if trained:
+        vars(tower)[_FROZEN] = (is_adapted(model), tuple(trained))
+    return sum(parameter.numel() for parameter in trained.values())
+
+
+def unfreeze_vision_tower(model: nn.Module, adapted: bool) -> None:
+    """Train again what `freeze_vision_tower` stopped, and nothing that was not trained before it.
+
+    What it stopped of a whole model stays as it is under an adapter (`adapted`), and the other way round.
+    """
+    tower = vision_tower(model)
+    if tower is None or vars(tower).get(_FROZEN, (None, ()))[0] is not adapted:
+        return
+    _, names = vars(tower).pop(_FROZEN)
+    for name, parameter in tower.named_parameters():
+        if name in names:
+            parameter.requires_grad_(True)
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Whether PEFT wraps the model."""
+    return base_model(model) is not model
 
 
 def keep_4bit_trainable(model: nn.Module) -> None:

@@ -25,6 +25,9 @@ from torch import Tensor, nn
 from omnirl_core.image_guard import not_counted
 from omnirl_core.models import base_model, vision_tower_name
 
+CACHE_NAMES = ("cache", "past_key_values")
+"""What models call their cache from transformers 5.24 on, and before it."""
+
 
 @dataclass(frozen=True)
 class VisionAnchor:
@@ -85,6 +88,8 @@ def add_vision_anchor(
 ) -> VisionAnchor | None:
     """Patch the backbone's forward (`model.model`); None, and nothing done, where it has no vision tower.
 
+    A backbone that has an anchor already, from an earlier trainer, is not patched again; it gets this one.
+
     Not a forward pre-hook: under ZeRO-3 the tower would run before DeepSpeed's own hook on the parent.
     """
     backbone: Any = base_model(model).base_model
@@ -92,6 +97,11 @@ def add_vision_anchor(
     if tower is None or not hasattr(backbone, "get_image_features"):
         return None
     anchor = VisionAnchor(tower, _smallest_picture(backbone, processor), sharded, sharded or runs_tower)
+    is_patched = "_vision_anchor" in vars(backbone)
+    backbone._vision_anchor = anchor
+    vars(backbone).pop("_anchored_parameters", None)  # other parameters may be trained now
+    if is_patched:
+        return anchor
     plain = type(backbone).forward
 
     @functools.wraps(plain)  # transformers reads the signature
@@ -100,20 +110,26 @@ def add_vision_anchor(
         return _anchored(self, kwargs)
 
     # attributes of the instance, bound methods both: copy.deepcopy of the model binds them to the copy
-    backbone._vision_anchor = anchor
     backbone._forward_without_anchor = backbone.forward
     backbone.forward = MethodType(forward, backbone)
     return anchor
 
 
+def remove_vision_anchor(model: nn.Module) -> None:
+    """Stop what an earlier trainer added; its patch stays, and passes everything on."""
+    backbone: Any = base_model(model).base_model
+    if "_vision_anchor" in vars(backbone):
+        backbone._vision_anchor = None
+
+
 def _anchored(backbone: Any, kwargs: dict[str, Any]) -> Any:
     plain, anchor = backbone._forward_without_anchor, backbone._vision_anchor
-    if _has_pictures(kwargs):
+    if anchor is None or _has_pictures(kwargs):
         return plain(**kwargs)
     kwargs = _without_empty_pictures(kwargs, anchor)
-    # with a cache it is generation: pictures, if any, were encoded before. transformers 5.24 renames the argument
-    is_generation = kwargs.get("past_key_values") is not None or kwargs.get("cache") is not None
-    if is_generation or not anchor.needed(backbone):
+    # with a cache it is generation: pictures, if any, were encoded before
+    is_cached = any(kwargs.get(name) is not None for name in CACHE_NAMES)
+    if is_cached or not anchor.needed(backbone):
         return plain(**kwargs)
     if kwargs.get("inputs_embeds") is not None:
         return plain(**{**kwargs, "inputs_embeds": anchor.added(kwargs["inputs_embeds"], backbone)})
@@ -127,7 +143,7 @@ def _has_pictures(kwargs: dict[str, Any]) -> bool:
     ]
     encoded = (
         kwargs.get("mm_encoder_outputs") or {}
-    )  # generate of transformers 5.23 encodes before the prefill
+    )  # generate of transformers 5.23 and 5.24 encodes before the prefill
     shown = any(value.numel() for value in pixels) and not _is_padding_only(kwargs)
     return shown or any(value is not None for value in encoded.values())
 

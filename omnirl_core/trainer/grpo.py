@@ -12,7 +12,7 @@ from trl import GRPOConfig
 from omnirl_core.models import base_model, freeze_vision_tower, keep_4bit_trainable, vision_token_ids
 from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.text import completion_text
-from omnirl_core.trainer.anchor import VisionAnchor, add_vision_anchor
+from omnirl_core.trainer.anchor import VisionAnchor, add_vision_anchor, remove_vision_anchor
 from omnirl_core.trainer.callbacks import (
     RunFiles,
     completion_lines,
@@ -29,6 +29,7 @@ from omnirl_core.trainer.model_card import mend_model_card
 from omnirl_core.trainer.phases import PREPARE, ROLLOUT, SCORE, PhaseClock
 from omnirl_core.trainer.preparation import Preparation
 from omnirl_core.trainer.quiet import silence_upstream_noise
+from omnirl_core.trainer.reuse import release
 from omnirl_core.trainer.reward_columns import with_own_images
 from omnirl_core.trainer.reward_setup import fit_rewards, kept_weights, reward_weights
 from omnirl_core.trainer.scales import ScaleDoctor, reward_scales, scale_metrics
@@ -81,6 +82,8 @@ class OmniGRPOTrainer(SeeingTrainer):
     ):
         silence_upstream_noise(use_cpu=getattr(args, "use_cpu", False))
         has_environment = environment_factory is not None
+        if getattr(args, "_is_ddp_search_ours", False):  # settings that an earlier trainer had
+            args.ddp_find_unused_parameters = None
         looks_for_unused = getattr(args, "ddp_find_unused_parameters", None)
         ready = Preparation(
             model, args, train_dataset, eval_dataset, processing_class, peft_config, tools, has_environment
@@ -90,6 +93,7 @@ class OmniGRPOTrainer(SeeingTrainer):
         own_weights = getattr(args, "reward_weights", None) is None
         if args is not None and not own_weights:
             args.reward_weights = kept_weights(reward_funcs, fitted, args.reward_weights)
+        release(model)
         super().__init__(
             model=model,
             reward_funcs=fitted,
@@ -119,6 +123,8 @@ class OmniGRPOTrainer(SeeingTrainer):
         if getattr(args, "freeze_vision_tower", False):
             freeze_vision_tower(self.model)
         self._anchor = self._add_anchors() if self._is_mixed else None
+        if self._anchor is None:
+            remove_vision_anchor(self.model)
         if (
             self._anchor is not None
             and looks_for_unused is None
@@ -126,6 +132,7 @@ class OmniGRPOTrainer(SeeingTrainer):
         ):
             # TRL 1.16 has DDP search for what a text-only batch leaves out; now nothing is, and DDP would warn so
             self.args.ddp_find_unused_parameters = self.accelerator.ddp_handler.find_unused_parameters = False
+            self.args._is_ddp_search_ours = True
         if self._is_vlm:
             self._suppress_vision_tokens()
         self._add_callbacks()

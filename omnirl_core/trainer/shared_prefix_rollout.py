@@ -16,8 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast as ModelOutputWithCache
 
 from omnirl_core.models import base_model
+
+CACHE_NAME = "cache" if "cache" in ModelOutputWithCache.__dataclass_fields__ else "past_key_values"
+"""What models and `generate` call their cache: `cache` from transformers 5.24 on."""
 
 
 @contextmanager
@@ -27,11 +31,14 @@ def shared_prefill(model: Any, prompt_of_row: Sequence[int]) -> Iterator[None]:
     `prompt_of_row` numbers the distinct prompts from 0 in the order of their first rows. `input_ids` and
     `attention_mask` come for all rows, padded on the left; everything about pictures for the distinct prompts only.
     """
+    own = vars(model).get("generate")
     model.generate = functools.partial(_generate, model, model.generate, tuple(prompt_of_row))
     try:
         yield
     finally:
         del model.generate
+        if own is not None:
+            model.generate = own
 
 
 def _generate(
@@ -52,15 +59,15 @@ def _generate(
     )  # (B, P), or (4, B, P): in the text, then time, height and width
     if prompts.shape[1] > 1:
         pictures = {name: value for name, value in fields.items() if name != "mm_token_type_ids"}
-        cache = model(
+        output = model(
             input_ids=prompts[:, :-1],
             attention_mask=mask[:, :-1],
             position_ids=positions[..., :-1],
             use_cache=True,
             logits_to_keep=1,
             **pictures,
-        ).past_key_values
-        fields = {"past_key_values": cache_of_rows(cache, mask[:, :-1], prompt_of_row)}
+        )
+        fields = {CACHE_NAME: cache_of_rows(output[CACHE_NAME], mask[:, :-1], prompt_of_row)}
     return plain(
         input_ids=input_ids,
         attention_mask=attention_mask,

@@ -113,6 +113,29 @@ def test_generation_and_evaluation_pay_nothing(trainer, rows, tower_calls):
     assert calls == []
 
 
+@pytest.mark.parametrize(("shared", "expected"), [("off", 0), ("on", 1)])
+def test_decoding_steps_do_not_run_the_tower_of_a_sharded_model(trainer, rows, tower_calls, shared, expected):
+    """Of 20 tokens; a shared prefill is a forward as any other, which runs it once."""
+    worker = trainer(
+        rows, shared_prefix=shared, num_generations=2, max_completion_length=20, min_new_tokens=20
+    )
+    backbone = worker.model.model
+    backbone._vision_anchor = dataclasses.replace(backbone._vision_anchor, sharded=True)
+    calls = tower_calls(worker)
+    monitored = worker._generate_single_turn
+    lengths = []
+
+    def rollout(*args, **kwargs):
+        before = len(calls)
+        completions = monitored(*args, **kwargs)
+        lengths.append((len(completions[0][0]), len(calls) - before))
+        return completions
+
+    worker._generate_single_turn = rollout
+    worker._generate_and_score_completions([rows[0]] * 2)
+    assert lengths == [(20, expected)]
+
+
 @pytest.mark.parametrize("images", [None, [], "no column"])
 def test_a_run_without_pictures_pays_nothing(trainer, rows, tower_calls, images):
     data = [{"prompt": [{"role": "user", "content": "Say a word."}], "images": images} for _ in range(2)]

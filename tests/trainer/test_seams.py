@@ -9,6 +9,8 @@ from transformers import Qwen2_5_VLModel, Trainer
 from trl import GRPOConfig, GRPOTrainer
 
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
+from omnirl_core.trainer.anchor import CACHE_NAMES
+from omnirl_core.trainer.shared_prefix_rollout import CACHE_NAME
 
 SIGNATURES = {
     (GRPOTrainer, "_generate_and_score_completions"): ["self", "inputs"],
@@ -61,7 +63,8 @@ def test_generate_returns_images_last_but_one():
 
 def test_what_the_anchor_reads_of_a_backbone():
     parameters = inspect.signature(Qwen2_5_VLModel.forward).parameters
-    assert {"input_ids", "inputs_embeds", "past_key_values", "mm_encoder_outputs"} <= set(parameters)
+    assert {"input_ids", "inputs_embeds", "mm_encoder_outputs"} <= set(parameters)
+    assert set(CACHE_NAMES) & set(parameters) == {CACHE_NAME}
     assert {"pixel_values", "image_grid_thw"} <= set(
         inspect.signature(Qwen2_5_VLModel.get_image_features).parameters
     )
