@@ -120,7 +120,7 @@ def test_decoding_steps_do_not_run_the_tower_of_a_sharded_model(trainer, rows, t
         rows, shared_prefix=shared, num_generations=2, max_completion_length=20, min_new_tokens=20
     )
     backbone = worker.model.model
-    backbone._vision_anchor = dataclasses.replace(backbone._vision_anchor, sharded=True)
+    backbone._vision_anchor = dataclasses.replace(backbone._vision_anchor, sharded=True, runs_tower=True)
     calls = tower_calls(worker)
     monitored = worker._generate_single_turn
     lengths = []
