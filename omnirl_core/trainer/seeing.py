@@ -100,7 +100,7 @@ class SeeingTrainer(WatchedTrainer):
         counts = [n for _, n in passes.samples]
         given = images_of_pass(counts, prompts, batch_size)
         if prompts is not None and self._to_verify:
-            given += sum(counts)  # the plain pass beside it
+            given += given + sum(counts)  # the pass anew and the plain one, to compare
         where = "reference's log-probabilities" if model is self.ref_model else "log-probabilities"
         with passes.watched(where, given):
             return plain()

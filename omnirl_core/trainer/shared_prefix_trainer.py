@@ -1,7 +1,8 @@
 """TRL's GRPOTrainer with every prompt encoded once a group: in the rollout, in scoring and in training."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -176,7 +177,7 @@ class SharedPrefixTrainer(GRPOTrainer):
         values, entropies = self._packed_pass(model, prompts, *completions, batch_size)
         if self._to_verify:
             self._to_verify = False
-            self._verify(model, prompts, input_ids, attention_mask, logits_to_keep, batch_size, values)
+            self._verify(model, prompts, input_ids, attention_mask, logits_to_keep, batch_size)
         return values, entropies if compute_entropy else None, None
 
     def _packed_pass(
@@ -224,16 +225,21 @@ class SharedPrefixTrainer(GRPOTrainer):
         attention_mask: Tensor,
         logits_to_keep: int,
         batch_size: int | None,
-        shared: Tensor,
     ) -> None:
-        """`verify_shared_prefix`: a ValueError where the first pass of a run differs from the plain one."""
+        """`verify_shared_prefix`: a ValueError on all ranks where the first pass of a run differs from the plain one.
+
+        Both passes are run anew without dropout, LoRA's included, whose draws no two passes share.
+        """
         fields = plain_fields(prompts, input_ids.shape[1], logits_to_keep)
-        with torch.no_grad():
+        completions = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:]
+        with torch.no_grad(), without_dropout(model):
+            shared, _ = self._packed_pass(model, prompts, *completions, batch_size)
             plain, _, _ = super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size=batch_size, **fields
             )
-        scored = attention_mask[:, -logits_to_keep:].bool()
-        difference = (plain - shared.detach())[scored].abs().mean().item() if scored.any() else 0.0
+        scored = completions[1].bool()
+        own = (plain - shared)[scored].abs().mean() if scored.any() else shared.new_zeros(())
+        difference = self.accelerator.gather(own.float().reshape(1)).max().item()  # NaN if a rank's is
         is_half = self.args.bf16 or self.args.fp16 or self.model.dtype != torch.float32
         limit = 0.1 if is_half else 1e-4
         if not difference <= limit:
@@ -242,6 +248,19 @@ class SharedPrefixTrainer(GRPOTrainer):
                 f"{limit:g}; set shared_prefix: off, and please report the model"
             )
         logger.info("shared_prefix: log-probabilities equal the plain path's within %.1e", difference)
+
+
+@contextmanager
+def without_dropout(model: Any) -> Iterator[None]:
+    """The model as it is in evaluation."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def plain_fields(prompts: Sequence[Prompt], n_tokens: int, n_completion_tokens: int) -> dict[str, Any]:

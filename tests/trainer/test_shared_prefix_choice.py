@@ -3,14 +3,24 @@
 import logging
 
 import pytest
+import torch
+import transformers
 from datasets import Dataset
-from peft import PrefixTuningConfig
+from peft import LoraConfig, PrefixTuningConfig
 from transformers import GPT2Config, GPT2LMHeadModel
 from trl import GRPOConfig
 
 from omnirl_core.models import load_policy, load_processor
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer, shared_prefix_trainer
+from omnirl_core.trainer.shared_prefix_support import family_obstacle
 
+LORAS = {
+    "rank-stabilised": {"use_rslora": True, "bias": "lora_only"},
+    "DoRA": {"use_dora": True},
+    "patterns": {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 3}, "layers_to_transform": [1]},
+    "saved modules": {"modules_to_save": ["norm"]},
+    "PiSSA": {"init_lora_weights": "pissa"},
+}
 EIGHT_ROWS = {"num_generations": 4, "per_device_train_batch_size": 8, "max_steps": 1}
 
 
@@ -71,7 +81,86 @@ def test_what_stands_in_the_way_is_said(trainer, tiny_checkpoint, rows):
     assert "rollout_func" in refusal(rollout_func=lambda prompts, trainer: {})
     assert "torch_compile" in refusal(torch_compile=True)
     prefix = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
-    assert "a prompt of its own" in refusal(peft_config=prefix)
+    assert "adapters by PrefixTuningConfig are not verified" in refusal(peft_config=prefix)
+
+
+ADAPTERS = {
+    "LoRA with alora_invocation_tokens is not verified": {"alora_invocation_tokens": [104, 105]},
+    "LoRA with layer_replication, lora_bias is not verified": {
+        "lora_bias": True,
+        "layer_replication": [[0, 2]],
+    },
+}
+
+
+@pytest.mark.parametrize("reason", ADAPTERS)
+def test_what_is_not_known_to_work_of_an_adapter_takes_the_plain_path(trainer, rows, caplog, reason):
+    lora = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], **ADAPTERS[reason])
+    with caplog.at_level(logging.INFO, "omnirl_core"):
+        worker = trainer(rows, shared_prefix="auto", extra={"peft_config": lora}, **EIGHT_ROWS)
+    assert not worker._shares
+    assert reason in caplog.text
+    with pytest.raises(ValueError, match=f"shared_prefix: on, but {reason}"):
+        trainer(rows, shared_prefix="on", extra={"peft_config": lora}, **EIGHT_ROWS)
+
+
+@pytest.mark.parametrize("lora", LORAS)
+def test_lora_that_is_known_to_work_equals_the_plain_path(trainer, rows, lora):
+    config = LoraConfig(
+        target_modules=["q_proj", "v_proj"], r=4, **({"init_lora_weights": False} | LORAS[lora])
+    )
+    runs = []
+    for shared in ("on", "off"):
+        torch.manual_seed(3)
+        worker = trainer(
+            [rows[2], rows[0]],
+            scripted=True,
+            shared_prefix=shared,
+            extra={"peft_config": config},
+            **EIGHT_ROWS,
+        )
+        worker.train()
+        runs.append(
+            [(line["loss"], line["grad_norm"]) for line in worker.state.log_history if "loss" in line]
+        )
+    assert runs[0] == [pytest.approx(line, rel=1e-4, abs=1e-5) for line in runs[1]]
+    assert runs[0][0][1] > 0
+
+
+def test_a_class_that_only_calls_itself_llama_takes_the_plain_path(trainer, tiny_text_checkpoint):
+    class LlamaForCausalLM(transformers.LlamaForCausalLM):
+        """As a repository with code of its own has it."""
+
+    model = LlamaForCausalLM.from_pretrained(tiny_text_checkpoint)
+    assert model.config.model_type == "llama"
+    assert "LlamaForCausalLM is not transformers' LlamaForCausalLM" in family_obstacle(model)
+    assert family_obstacle(load_policy(tiny_text_checkpoint)) is None
+
+
+def test_verification_passes_under_lora_dropout_and_leaves_training_on(trainer, rows):
+    lora = LoraConfig(target_modules=["q_proj", "v_proj"], lora_dropout=0.5, init_lora_weights=False)
+    worker = trainer(
+        rows, shared_prefix="on", verify_shared_prefix=True, extra={"peft_config": lora}, **EIGHT_ROWS
+    )
+    worker.train()
+    assert not worker._to_verify
+    dropouts = [module for module in worker.model.modules() if isinstance(module, torch.nn.Dropout)]
+    assert dropouts
+    assert all(module.training for module in dropouts)
+
+
+def test_all_ranks_refuse_what_one_rank_sees(trainer, rows, monkeypatch):
+    """Their differences are gathered; here another rank's is too large."""
+    worker = trainer(rows, shared_prefix="on", verify_shared_prefix=True, **EIGHT_ROWS)
+    gather = worker.accelerator.gather
+
+    def with_another(value):
+        gathered = gather(value)
+        return torch.cat([gathered, gathered + 1]) if gathered.shape == (1,) else gathered
+
+    monkeypatch.setattr(worker.accelerator, "gather", with_another)
+    with pytest.raises(ValueError, match="from the plain path's in the mean"):
+        worker.train()
 
 
 def test_a_rollout_with_another_cache_is_plain_and_training_is_shared(trainer, rows):
