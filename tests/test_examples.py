@@ -28,19 +28,20 @@ def stood_in(tmp_path):
     def make(block: str) -> str:
         block = re.sub(MODEL_IDS, repr(tiny_policy()), block)
         block = re.sub(r'"train\.jsonl?"', repr(str(data)), block)
-        return block.replace('"images"', repr(str(data.parent))).replace('"outputs/', f'"{tmp_path}/outputs/')
+        block = block.replace('image_root="images"', f"image_root={str(data.parent)!r}")
+        return block.replace('"outputs/', f'"{tmp_path}/outputs/')
 
     return make
 
 
 @pytest.fixture
 def trained(monkeypatch):
-    """The trainers that an example makes, each of two steps of short completions."""
+    """The trainers that an example makes, each of two steps of short completions, on the CPU."""
     trainers = []
     settle, train = OmniGRPOConfig.__post_init__, OmniGRPOTrainer.train
 
     def short(self):
-        self.max_steps, self.max_completion_length = 2, 16
+        self.max_steps, self.max_completion_length, self.use_cpu = 2, 16, True
         settle(self)
 
     monkeypatch.setattr(OmniGRPOConfig, "__post_init__", short)

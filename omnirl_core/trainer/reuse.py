@@ -36,10 +36,18 @@ def _is_wrapped_by_trainer(forward: Any, plain: Any) -> bool:
     """Whether nothing but a trainer's wrappers lies around the class's own forward."""
     function = getattr(forward, "__func__", forward)
     while function is not plain:
-        module = getattr(function, "__globals__", {}).get("__name__", "")
-        if module.partition(".")[0] not in _WRAPPERS:
+        if _module(function).partition(".")[0] not in _WRAPPERS:
             return False
-        inner = inspect.getclosurevars(function).nonlocals.get("original_forward")  # of TRL 1.16's fused head
+        inner = None
+        if inspect.isfunction(function):  # TRL 1.16's fused head names the class's forward as what it wraps
+            inner = inspect.getclosurevars(function).nonlocals.get("original_forward")
         inner = getattr(function, "__wrapped__", None) if inner is None else inner
         function = getattr(inner, "__func__", inner)
     return True
+
+
+def _module(function: Any) -> str:
+    """Where a function, or a callable object, is written; `__module__` is that of what it wraps."""
+    if inspect.isfunction(function):
+        return str(function.__globals__["__name__"])
+    return type(function).__module__

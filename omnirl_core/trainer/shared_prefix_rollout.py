@@ -59,7 +59,9 @@ def _generate(
     )  # (B, P), or (4, B, P): in the text, then time, height and width
     if prompts.shape[1] > 1:
         pictures = {name: value for name, value in fields.items() if name != "mm_token_type_ids"}
-        output = model(
+        output = base_model(
+            model
+        )(  # as `generate` calls it: PEFT's wrapper may be under autocast, and it is not
             input_ids=prompts[:, :-1],
             attention_mask=mask[:, :-1],
             position_ids=positions[..., :-1],

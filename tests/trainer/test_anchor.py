@@ -117,7 +117,7 @@ def test_generation_and_evaluation_pay_nothing(trainer, rows, tower_calls):
 def test_decoding_steps_do_not_run_the_tower_of_a_sharded_model(trainer, rows, tower_calls, shared, expected):
     """Of 20 tokens; a shared prefill is a forward as any other, which runs it once."""
     worker = trainer(
-        rows, shared_prefix=shared, num_generations=2, max_completion_length=20, min_new_tokens=20
+        rows, shared_prefix=shared, max_completion_length=20, generation_kwargs={"min_new_tokens": 20}
     )
     backbone = worker.model.model
     backbone._vision_anchor = dataclasses.replace(backbone._vision_anchor, sharded=True, runs_tower=True)

@@ -86,10 +86,7 @@ def test_what_stands_in_the_way_is_said(trainer, tiny_checkpoint, rows):
 
 ADAPTERS = {
     "LoRA with alora_invocation_tokens is not verified": {"alora_invocation_tokens": [104, 105]},
-    "LoRA with layer_replication, lora_bias is not verified": {
-        "lora_bias": True,
-        "layer_replication": [[0, 2]],
-    },
+    "LoRA with lora_bias is not verified": {"lora_bias": True},
 }
 
 
