@@ -82,7 +82,7 @@ class OmniGRPOTrainer(SeeingTrainer):
     ):
         silence_upstream_noise(use_cpu=getattr(args, "use_cpu", False))
         has_environment = environment_factory is not None
-        if getattr(args, "_is_ddp_search_ours", False):  # settings that an earlier trainer had
+        if args is not None and getattr(args, "_is_ddp_search_ours", False):  # set by an earlier trainer
             args.ddp_find_unused_parameters = None
         looks_for_unused = getattr(args, "ddp_find_unused_parameters", None)
         ready = Preparation(
