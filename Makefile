@@ -1,6 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
-RUN := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$(shell nproc 2>/dev/null || echo 2) $(BIN)/python -m omnirl_core.launch
+# passive: threads that spin while they wait make a step many times slower on cores that others use too
+RUN := HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive OMP_NUM_THREADS=$(shell nproc 2>/dev/null || echo 2) $(BIN)/python -m omnirl_core.launch
 
 .PHONY: help setup demo test lint fmt notebooks fuzz bench
 .DEFAULT_GOAL := help
