@@ -3,11 +3,11 @@ BIN := .venv/bin
 # passive: threads that spin while they wait make a step many times slower on cores that others use too
 RUN := HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive OMP_NUM_THREADS=$(shell nproc 2>/dev/null || echo 2) $(BIN)/python -m omnirl_core.launch
 
-.PHONY: help setup demo test lint fmt notebooks fuzz bench
+.PHONY: help setup demo test test-oldest lint fmt notebooks fuzz bench
 .DEFAULT_GOAL := help
 
 help:  ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 setup: $(BIN)/.complete  ## make .venv with the tested versions (constraints.txt)
 
@@ -24,6 +24,11 @@ demo: setup  ## train the tiny policy on mixed rows on the CPU (about two minute
 test: setup lint  ## lint, types, import rules, then every test and every notebook
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto --dist loadfile
 	if ls notebooks/*.ipynb >/dev/null 2>&1; then $(MAKE) notebooks; fi
+
+test-oldest: setup  ## the trainer's tests with the oldest versions allowed (constraints-oldest.txt), in .venv-oldest
+	scripts/oldest_venv.sh
+	HF_HUB_OFFLINE=1 .venv-oldest/bin/python -m pytest -n auto --dist load $(addprefix tests/trainer/test_,seams.py shared_prefix_seams.py \
+	  matrix.py anchor.py reuse.py shared_prefix.py shared_prefix_rollout.py shared_prefix_choice.py mixed.py)
 
 lint: setup  ## ruff, mypy and import-linter
 	$(BIN)/ruff check .
