@@ -7,7 +7,9 @@ from peft import LoraConfig
 from test_shared_prefix import CASES, FAMILIES, batch, gradient, plain, policy
 from test_shared_prefix_attention import SPANS, dense
 from test_shared_prefix_trainer import SETTINGS
+from transformers import BitsAndBytesConfig
 
+from omnirl_core.models import load_policy
 from omnirl_core.trainer.shared_prefix import pack, packed_log_probs
 from omnirl_core.trainer.shared_prefix_attention import PackMask
 
@@ -64,10 +66,10 @@ def scripted(trainer, data, **settings):
     """Log and weights of a run whose completions are given: rounding would sample others."""
     torch.manual_seed(3)
     worker = trainer(data, scripted=True, optim="sgd", max_grad_norm=0.0, **settings)
-    start = torch.cat([p.detach().flatten().clone() for p in worker.model.parameters()])
+    trained = [p for p in worker.model.parameters() if p.requires_grad]
+    start = torch.cat([p.detach().flatten().float() for p in trained])
     worker.train()
-    end = torch.cat([p.detach().flatten() for p in worker.model.parameters()])
-    return worker, (end - start).float()
+    return worker, torch.cat([p.detach().flatten().float() for p in trained]) - start
 
 
 WITH_LORA = ("two iterations", "a reference model", "gradient checkpointing", "reentrant checkpointing")
@@ -91,12 +93,31 @@ def test_a_run_under_autocast_is_as_near_to_float32_as_the_plain_run(trainer, ro
     assert (ours - exact).norm() <= 1.5 * rounding
 
 
+def test_qlora_is_as_near_to_float32_as_the_plain_run(trainer, rows, tiny_checkpoint):
+    """4-bit weights; what is computed from them in float32 against bfloat16, which TRL gives the adapters too."""
+
+    def run(dtype, shared):
+        quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype)
+        model = load_policy(tiny_checkpoint, quantization_config=quantization, dtype=dtype)
+        settings = dict(num_generations=4, per_device_train_batch_size=8, extra={"peft_config": LORA})
+        return scripted(
+            trainer, rows[:2], model=model, shared_prefix=shared, bf16=dtype is torch.bfloat16, learning_rate=1.0,
+            **settings,
+        )[1]  # fmt: skip
+
+    exact, theirs, ours = run(torch.float32, "off"), run(torch.bfloat16, "off"), run(torch.bfloat16, "on")
+    rounding = (theirs - exact).norm()
+    assert 0 < rounding <= 0.4 * exact.norm()
+    assert (ours - exact).norm() <= 1.5 * rounding
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("shared", ["auto", "off"])
-def test_the_defaults_of_trl_train(trainer, rows, shared):
+def test_the_defaults_of_trl_train(trainer, rows, shared, lora):
     """float32 weights, `bf16: true`, gradient checkpointing; completions are sampled."""
     worker = trainer(
         rows, shared_prefix=shared, bf16=None, gradient_checkpointing=True, max_steps=2, num_generations=4,
-        per_device_train_batch_size=8,
+        per_device_train_batch_size=8, extra={"peft_config": LORA} if lora else {},
     )  # fmt: skip
     assert worker.args.bf16
     assert worker.model.dtype == torch.float32
