@@ -10,6 +10,7 @@ from omnirl_core.arguments import DataArguments
 from omnirl_core.drawing import only_own_names
 from omnirl_core.evaluation.grounding import PROTOCOLS
 from omnirl_core.run_files import evaluation_file_faults
+from omnirl_core.sft_config import OmniSFTConfig
 from omnirl_core.strict_parser import StrictParser
 from omnirl_core.trainer import OmniGRPOConfig
 
@@ -120,14 +121,14 @@ def parse_evaluation(
 ) -> tuple[EvaluationArguments, ModelConfig]:
     """Read `--config FILE`, its includes, and what overrides them; with `check_files` look the files up as well.
 
-    A YAML's keys that only training knows are left alone; on the command line they are refused, as are names
-    that nothing knows.
+    A YAML's keys that only training or a warm start knows are left alone; on the command line they are refused, as
+    are names that nothing knows.
     """
     hints = {"temperature": "sampled answers: eval_temperature"}
     parser = StrictParser(
         [EvaluationArguments, ModelConfig],
         [evaluation_file_faults] if check_files else [],
-        elsewhere=[OmniGRPOConfig],
+        elsewhere=[OmniGRPOConfig, OmniSFTConfig],
         hints=hints,
         adjust=only_own_names,
     )

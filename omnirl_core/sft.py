@@ -4,7 +4,7 @@
 kind of answer never occurs, some steps of imitation bring it there. What is saved starts `recipes/grpo.py`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import set_seed
 from datasets import Dataset
 from transformers import AutoConfig
-from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
+from trl import ModelConfig, SFTTrainer, get_peft_config
 
 from omnirl_core.arguments import DataArguments
 from omnirl_core.boxes import default_space
@@ -28,47 +28,13 @@ from omnirl_core.rewards import load_rewards
 from omnirl_core.rows import read_rows
 from omnirl_core.run import grade, show, start_quietly
 from omnirl_core.run_files import file_faults
+from omnirl_core.sft_config import OmniSFTConfig
 from omnirl_core.strict_parser import StrictParser
 from omnirl_core.trainer import OmniGRPOConfig
 from omnirl_core.trainer.anchor import add_vision_anchor
 from omnirl_core.trainer.callbacks import in_place_of
 from omnirl_core.trainer.prompt_length import prompt_images
 from omnirl_core.trainer.quiet import silence_upstream_noise
-
-
-@dataclass
-class OmniSFTConfig(SFTConfig):
-    """TRL's SFTConfig with what rows with pictures need."""
-
-    max_length: int | None = field(
-        default=None, metadata={"help": "most tokens; None, since to cut a prompt cuts its pictures"}
-    )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "rows are made when drawn"})
-    response_template: str = field(
-        default="<answer>{solution}</answer>",
-        metadata={"help": "what the policy should say; {solution} or any other key of the row is filled in"},
-    )
-    box_space: str | None = field(
-        default=None,
-        metadata={"help": "space of the boxes that are taught; by default the policy's family's"},
-    )
-    min_pixels: int | None = field(default=None, metadata={"help": "least pixels of a picture as it is seen"})
-    max_pixels: int | None = field(default=None, metadata={"help": "most pixels of a picture as it is seen"})
-    freeze_vision_tower: bool = field(default=False, metadata={"help": "train the language model only"})
-    max_completion_length: int = field(
-        default=256, metadata={"help": "most tokens of an answer to a held-out row, as in GRPO"}
-    )
-    reward_timeout_s: float | None = field(
-        default=None,
-        metadata={"help": "most seconds of a reward function's call on held-out rows, as in GRPO"},
-    )
-    on_reward_error: str = field(
-        default="stop",
-        metadata={
-            "help": "a reward that fails on held-out rows: stop, or abstain",
-            "choices": ["stop", "abstain"],
-        },
-    )
 
 
 def parse_sft(argv: list[str] | None = None) -> tuple[DataArguments, OmniSFTConfig, ModelConfig]:
