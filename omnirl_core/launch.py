@@ -61,7 +61,8 @@ def tell(error: BaseException) -> bool:
         return False
     name = type(error).__name__
     prefix = "error" if name in TOLD else name
-    print(f"{prefix}: {error}\n(--debug shows where)", file=sys.stderr, flush=True)
+    notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))  # what each rank was doing
+    print(f"{prefix}: {error}{notes}\n(--debug shows where)", file=sys.stderr, flush=True)
     return True
 
 
