@@ -44,6 +44,7 @@ QUESTION_WORDS = re.compile(
     r"|什么|哪里|哪个|谁|几|多少|怎么样|吗|何|誰|どこ|ですか|ますか|무엇|무슨|누가|어디|[?？¿؟]",
     re.IGNORECASE,
 )
+BETWEEN_CJK = re.compile(r"(?<=[\u3040-\u30ff\u4e00-\u9fff]) (?=[\u3040-\u30ff\u4e00-\u9fff])")
 
 
 def stated(question: str) -> str:
@@ -52,7 +53,7 @@ def stated(question: str) -> str:
     >>> stated("What is the man holding?"), stated("车是什么颜色？")
     ('The man is holding', '车是颜色')
     """
-    text = " ".join(QUESTION_WORDS.sub(" ", question).split())
+    text = BETWEEN_CJK.sub("", " ".join(QUESTION_WORDS.sub(" ", question).split()))
     turned = re.match(r"(is|are|was|were) ((?:the|a|an|this|these|those) \w+)\b ?(.*)", text, re.IGNORECASE)
     if turned:
         text = f"{turned[2]} {turned[1].lower()} {turned[3]}".strip()

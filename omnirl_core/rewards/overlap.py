@@ -53,7 +53,7 @@ def overlap(
     (1.0, 1.0)
     >>> red, question = "The car is red.", "What color is the car?"
     >>> [round(overlap(text, red, problem=question), 2) for text in ("red", "The car is blue.", "The car is")]
-    [0.95, 0.01, 0.04]
+    [0.95, 0.01, 0.05]
     >>> round(overlap("a big dog", "a large dog"), 2), overlap("Paris", "Paris", preset="seed")
     (0.72, 0.5)
     """
