@@ -12,7 +12,7 @@ from typing import Any
 from omnirl_core import __version__
 from omnirl_core.commands import COMMANDS, CannotRun
 from omnirl_core.launch import DEBUG, INTERRUPTED, take_debug, tell
-from omnirl_core.quiet_imports import silence_imports
+from omnirl_core.log_filters import silence_imports
 
 
 def main(argv: list[str] | None = None) -> int:

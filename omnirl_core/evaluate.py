@@ -40,7 +40,7 @@ from omnirl_core.rows import read_rows as checked_rows
 from omnirl_core.run import PACKAGES
 from omnirl_core.shapes import tiny_policy
 from omnirl_core.trainer.callbacks import prompt_text
-from omnirl_core.trainer.reward_guard import guarded_scores
+from omnirl_core.trainer.fault_tolerance.reward_guard import guarded_scores
 
 SCORED_AT_ONCE = 256
 

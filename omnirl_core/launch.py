@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from omnirl_core.quiet_imports import silence_imports
+from omnirl_core.log_filters import silence_imports
 
 DEBUG = "OMNIRL_DEBUG"
 """Environment variable that `--debug` sets: errors are shown with their traceback."""

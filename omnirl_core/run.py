@@ -47,10 +47,10 @@ from omnirl_core.rewards.coverage import Sample, coverage_error, used_rewards
 from omnirl_core.rows import read_rows
 from omnirl_core.run_files import own_code
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
-from omnirl_core.trainer.interrupts import Interrupts
-from omnirl_core.trainer.reward_guard import guarded_scores
+from omnirl_core.trainer.fault_tolerance.checkpoint_storage import resume_path
+from omnirl_core.trainer.fault_tolerance.graceful_shutdown import Interrupts
+from omnirl_core.trainer.fault_tolerance.reward_guard import guarded_scores
 from omnirl_core.trainer.reward_setup import reweighted
-from omnirl_core.trainer.saving import resume_path
 
 RESUMABLE = 75
 """Exit code of a run that a signal stopped and that can be resumed: EX_TEMPFAIL of sysexits.h, "try again later".

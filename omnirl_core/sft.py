@@ -21,8 +21,8 @@ from omnirl_core.data.responses import ResponseTransform
 from omnirl_core.drawing import draw_missing, only_own_names
 from omnirl_core.evaluation.compare import compare
 from omnirl_core.evaluation.ready import qwen_resize
-from omnirl_core.image_guard import ImageCounter, ImageMismatchError
 from omnirl_core.loading import model_settings, policy_path, quantization_settings
+from omnirl_core.log_filters import silence_upstream_noise
 from omnirl_core.models import freeze_vision_tower, has_vision, load_processor, without_vision
 from omnirl_core.rewards import load_rewards
 from omnirl_core.rows import read_rows
@@ -31,10 +31,10 @@ from omnirl_core.run_files import file_faults
 from omnirl_core.sft_config import OmniSFTConfig
 from omnirl_core.strict_parser import StrictParser
 from omnirl_core.trainer import OmniGRPOConfig
-from omnirl_core.trainer.anchor import add_vision_anchor
 from omnirl_core.trainer.callbacks import in_place_of
+from omnirl_core.trainer.dummy_image import add_vision_anchor
+from omnirl_core.trainer.fault_tolerance.image_guard import ImageCounter, ImageMismatchError
 from omnirl_core.trainer.prompt_length import prompt_images
-from omnirl_core.trainer.quiet import silence_upstream_noise
 
 
 def parse_sft(argv: list[str] | None = None) -> tuple[DataArguments, OmniSFTConfig, ModelConfig]:

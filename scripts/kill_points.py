@@ -34,9 +34,9 @@ import yaml
 
 from omnirl_core import run
 from omnirl_core.evaluation.lines import read_lines
-from omnirl_core.trainer.heartbeat import RANKS
-from omnirl_core.trainer.saving import ASIDE
-from omnirl_core.trainer.shared_prefix import Prompt
+from omnirl_core.trainer.fault_tolerance.checkpoint_storage import ASIDE
+from omnirl_core.trainer.fault_tolerance.watchdog import RANKS
+from omnirl_core.trainer.shared_prefix.packing import Prompt
 
 SETTINGS = {
     "model_name_or_path": "tiny_policy", "templates": '{"default": "plain"}', "bf16": "false", "use_cpu": "true",

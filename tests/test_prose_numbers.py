@@ -15,7 +15,7 @@ from safetensors import safe_open
 from omnirl_core.rewards import load_rewards, overlap
 from omnirl_core.rewards.registry import SCORERS
 from omnirl_core.shapes import GROUPS, tiny_policy
-from omnirl_core.trainer.scales import ScaleDoctor
+from omnirl_core.trainer.reward_stats import ScaleDoctor
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (

@@ -9,7 +9,7 @@ from policy import DEVICE, make_policy, make_processor
 from presets import Preset
 from training import median_seconds
 
-from omnirl_core.trainer.anchor import add_vision_anchor
+from omnirl_core.trainer.dummy_image import add_vision_anchor
 
 TOKENS = 512
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from training import release
 from trl.trainer.utils import add_fused_lm_head
 
-from omnirl_core.trainer.shared_prefix import Prompt, encode_prompts, pack, packed_log_probs
-from omnirl_core.trainer.shared_prefix_trainer import plain_fields
+from omnirl_core.trainer.shared_prefix.packing import Prompt, encode_prompts, pack, packed_log_probs
+from omnirl_core.trainer.shared_prefix.runtime import plain_fields
 
 Gradients = dict[str, Tensor]
 

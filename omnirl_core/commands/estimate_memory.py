@@ -22,10 +22,10 @@ from omnirl_core.commands import CannotRun
 from omnirl_core.commands.config_file import read_settings
 from omnirl_core.commands.recipe import Recipe, read_recipe
 from omnirl_core.data import DataError
+from omnirl_core.log_filters import silence_upstream_noise
 from omnirl_core.memory import Cluster, MemoryEstimate, Prompt, model_config
 from omnirl_core.memory.fitting import CONTEXT, GIB, TIGHT, Plan, Step, single_changes, steps_to_fit
 from omnirl_core.memory.prompts import MAX_PIXELS, longest_prompt
-from omnirl_core.trainer.quiet import silence_upstream_noise
 from omnirl_core.yaml_file import YamlFault, read_yaml
 
 TAKES_OVERRIDES = True

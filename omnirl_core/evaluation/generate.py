@@ -14,8 +14,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from omnirl_core.data.images import open_image
 from omnirl_core.evaluation.lines import stream_keys
-from omnirl_core.image_guard import images_counted
 from omnirl_core.models import vision_token_ids
+from omnirl_core.trainer.fault_tolerance.image_guard import images_counted
 
 Size = tuple[int, int]
 """`(width, height)` in pixels."""

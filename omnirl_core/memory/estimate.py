@@ -14,9 +14,9 @@ from omnirl_core.memory.model_size import Parameters, kept_by_block, kept_by_lay
 from omnirl_core.memory.workload import Prompt, Workload
 from omnirl_core.models import base_model, vision_tower, without_vision
 from omnirl_core.trainer import OmniGRPOConfig
-from omnirl_core.trainer.shared_prefix_attention import Span
-from omnirl_core.trainer.shared_prefix_rollout import copies_prompts
-from omnirl_core.trainer.shared_prefix_support import family_obstacle
+from omnirl_core.trainer.shared_prefix.attention import Span
+from omnirl_core.trainer.shared_prefix.rollout import copies_prompts
+from omnirl_core.trainer.shared_prefix.support import family_obstacle
 
 HEAD_TOKENS, HEAD_COLUMNS = 4096, 32_768
 """Tile of TRL 1.16's chunked log-probabilities (trl/kernels/chunked_logprob.py)."""

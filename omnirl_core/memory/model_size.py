@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.models.qwen2_5_vl import Qwen2_5_VLConfig
 
 from omnirl_core.models import base_model, freeze_vision_tower, vision_tower
-from omnirl_core.trainer.shared_prefix_attention import PackMask, Span
+from omnirl_core.trainer.shared_prefix.attention import PackMask, Span
 
 PUBLISHED = Path(__file__).with_name("published.json")
 

@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from omnirl_core.text import completion_text
-from omnirl_core.trainer.mixed import row_images
-from omnirl_core.trainer.saving import write_error
+from omnirl_core.trainer.fault_tolerance.checkpoint_storage import write_error
+from omnirl_core.trainer.multimodal import row_images
 from omnirl_core.types import Completion, Message
 
 METRICS, COMPLETIONS, FAULTS = "metrics.jsonl", "completions.jsonl", "faults.jsonl"

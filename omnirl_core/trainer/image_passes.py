@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from omnirl_core.image_guard import ImageCounter, ImageMismatchError, Mismatch
+from omnirl_core.trainer.fault_tolerance.image_guard import ImageCounter, ImageMismatchError, Mismatch
 from omnirl_core.trainer.prompt_length import prompt_images
 
 SAMPLES = "images_of_samples"

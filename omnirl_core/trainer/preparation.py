@@ -12,7 +12,7 @@ from trl.trainer.utils import get_config_model_id
 
 from omnirl_core.data.dataset import for_language_model, is_of_rows
 from omnirl_core.models import has_vision, load_processor, set_pixel_budget, vision_tower, without_vision
-from omnirl_core.trainer.mixed import may_have_images
+from omnirl_core.trainer.multimodal import may_have_images
 from omnirl_core.trainer.prompt_length import PromptLength, fit_prompts
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from transformers import ProcessorMixin
 from trl.data_utils import prepare_multimodal_messages
 
 from omnirl_core.data import image_size
-from omnirl_core.trainer.mixed import (
+from omnirl_core.trainer.multimodal import (
     Row,
     is_no_path,
     mixed_rows,

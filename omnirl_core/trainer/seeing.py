@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omnirl_core.trainer.config import OmniGRPOConfig
+from omnirl_core.trainer.grpo_config import OmniGRPOConfig
 from omnirl_core.trainer.image_passes import SAMPLES, ImagePasses, images_of_pass, refuse_blind, samples_of
-from omnirl_core.trainer.mixed import Row
+from omnirl_core.trainer.multimodal import Row
 from omnirl_core.trainer.watched import WatchedTrainer
 
 
 class SeeingTrainer(WatchedTrainer):
-    """`OmniGRPOTrainer`'s layer that counts images; tests/trainer/test_seeing.py breaks each path on purpose."""
+    """`OmniGRPOTrainer`'s layer that counts images"""
 
     accelerator: Any
     environment_factories: Any

@@ -9,10 +9,10 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from omnirl_core.trainer.divergence import GRADIENT, Divergence, NonFinite, NonFiniteError
-from omnirl_core.trainer.heartbeat import Heartbeat, last_seen
-from omnirl_core.trainer.resumable import ResumableTrainer
-from omnirl_core.trainer.reward_guard import RewardError, RewardFault, RewardGuard
+from omnirl_core.trainer.fault_tolerance.checkpoint_mixin import ResumableTrainer
+from omnirl_core.trainer.fault_tolerance.nonfinite import GRADIENT, Divergence, NonFinite, NonFiniteError
+from omnirl_core.trainer.fault_tolerance.reward_guard import RewardError, RewardFault, RewardGuard
+from omnirl_core.trainer.fault_tolerance.watchdog import Heartbeat, last_seen
 
 ROWS = "rows_as_json"
 """Key of the rows, a line of JSON each, in what TRL buffers between rollout and training."""
@@ -23,7 +23,7 @@ class WatchedTrainer(ResumableTrainer):
     """`OmniGRPOTrainer`'s layer for faults; with a plain GRPOConfig, which has no settings for it, it does nothing.
 
     No rank raises alone: what one has found is gathered where all of them pass, and all raise the same error.
-    tests/trainer/test_watched.py holds the signatures of what is overridden.
+    test_watched.py holds the signatures of what is overridden.
     """
 
     run_files: Any

@@ -7,7 +7,7 @@ import pytest
 from omnirl_core.evaluation.generate import Generation
 from omnirl_core.evaluation.score import score_rows
 from omnirl_core.rewards import RewardsError, load_rewards
-from omnirl_core.trainer.reward_guard import RewardError, guarded_scores
+from omnirl_core.trainer.fault_tolerance.reward_guard import RewardError, guarded_scores
 
 MINE = """
 calls = []

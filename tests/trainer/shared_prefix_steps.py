@@ -1,4 +1,4 @@
-"""Two sampled steps, text on one process and pictures on the other; run by test_shared_prefix_distributed.py."""
+"""Two sampled steps, text on one process and pictures on the other; run by shared_prefix/test_distributed.py."""
 
 import argparse
 import json

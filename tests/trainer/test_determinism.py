@@ -1,6 +1,6 @@
 """The same config and seed give the same run, twice: completions that were sampled, and weights, bit for bit.
 
-Two processes: test_faults_of_ranks.py. A whole run from its YAML: tests/recipes/test_demo.py.
+Two processes: fault_tolerance/test_faults_of_ranks.py. A whole run from its YAML: tests/recipes/test_demo.py.
 """
 
 import pytest

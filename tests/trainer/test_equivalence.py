@@ -91,7 +91,7 @@ def _greedy(worker, batch):
     )
     worker.generation_config = config
     worker.generation_kwargs = config.to_diff_dict()
-    from omnirl_core.trainer.mixed import mixed_rows
+    from omnirl_core.trainer.multimodal import mixed_rows
 
     made = mixed_rows(batch)
     prompts = [prepare_multimodal_messages(row["prompt"], images=row["images"]) for row in made]

@@ -6,7 +6,7 @@ from datasets import Dataset, Image, List
 from PIL import Image as Pillow
 
 from omnirl_core.models import load_processor
-from omnirl_core.trainer import mixed
+from omnirl_core.trainer import multimodal
 from omnirl_core.trainer.prompt_length import PromptLength, fit_prompts, prompt_images
 
 
@@ -26,7 +26,7 @@ def _with_pictures(rows):
 
     return [
         {"prompt": prepare_multimodal_messages(row["prompt"], images=row["images"])}
-        for row in mixed.mixed_rows(rows)
+        for row in multimodal.mixed_rows(rows)
     ]
 
 

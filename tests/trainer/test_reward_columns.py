@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 from omnirl_core.data import DataError
 from omnirl_core.models import load_policy
 from omnirl_core.rewards import Reward
-from omnirl_core.trainer import mixed
-from omnirl_core.trainer.mixed import mixed_rows
+from omnirl_core.trainer import multimodal
+from omnirl_core.trainer.multimodal import mixed_rows
 from omnirl_core.trainer.prompt_length import _size
 from omnirl_core.trainer.reward_columns import with_own_images
 
@@ -125,9 +125,9 @@ def test_a_url_is_read(monkeypatch):
         asked.append((url, timeout))
         return Image.new("RGB", (4, 4))
 
-    monkeypatch.setattr(mixed, "load_image", load)
+    monkeypatch.setattr(multimodal, "load_image", load)
     [row] = mixed_rows([{"prompt": "?", "image": "https://example.org/a.png"}])
-    assert asked == [("https://example.org/a.png", mixed.URL_TIMEOUT_S)]
+    assert asked == [("https://example.org/a.png", multimodal.URL_TIMEOUT_S)]
     assert row["images"][0].size == (4, 4)
 
 

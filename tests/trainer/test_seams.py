@@ -9,8 +9,8 @@ from transformers import Qwen2_5_VLModel, Trainer
 from trl import GRPOConfig, GRPOTrainer
 
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
-from omnirl_core.trainer.anchor import CACHE_NAMES
-from omnirl_core.trainer.shared_prefix_rollout import CACHE_NAME
+from omnirl_core.trainer.dummy_image import CACHE_NAMES
+from omnirl_core.trainer.shared_prefix.rollout import CACHE_NAME
 
 SIGNATURES = {
     (GRPOTrainer, "_generate_and_score_completions"): ["self", "inputs"],

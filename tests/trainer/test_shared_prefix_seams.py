@@ -12,7 +12,7 @@ from trl import GRPOTrainer
 from trl.trainer import grpo_trainer
 from trl.trainer.utils import add_fused_lm_head
 
-from omnirl_core.trainer.shared_prefix_trainer import SharedPrefixTrainer
+from omnirl_core.trainer.shared_prefix.runtime import SharedPrefixTrainer
 
 SIGNATURES = {
     "_generate_and_score_completions": ["self", "inputs"],

@@ -9,10 +9,10 @@ import torch
 from accelerate.utils import gather_object, is_peft_model
 from trl import GRPOConfig
 
+from omnirl_core.log_filters import silence_upstream_noise
 from omnirl_core.models import base_model, freeze_vision_tower, keep_4bit_trainable, vision_token_ids
 from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.text import completion_text
-from omnirl_core.trainer.anchor import VisionAnchor, add_vision_anchor, remove_vision_anchor
 from omnirl_core.trainer.callbacks import (
     RunFiles,
     completion_lines,
@@ -21,20 +21,20 @@ from omnirl_core.trainer.callbacks import (
     prompt_text,
 )
 from omnirl_core.trainer.checkpoints import EpochSampler, has_full_weights, pickled_weights, restore_weights
+from omnirl_core.trainer.completion_logging import show_completions
 from omnirl_core.trainer.constant_groups import settle_constant_groups
+from omnirl_core.trainer.dummy_image import VisionAnchor, add_vision_anchor, remove_vision_anchor
 from omnirl_core.trainer.fsdp import gathered_for_generation, trainable_after_reference
 from omnirl_core.trainer.image_passes import SAMPLES, samples_of
-from omnirl_core.trainer.mixed import Row, counted_by_row, mixed_rows, row_images, text_rows
 from omnirl_core.trainer.model_card import mend_model_card
+from omnirl_core.trainer.multimodal import Row, counted_by_row, mixed_rows, row_images, text_rows
 from omnirl_core.trainer.phases import PREPARE, ROLLOUT, SCORE, PhaseClock
 from omnirl_core.trainer.preparation import Preparation
-from omnirl_core.trainer.quiet import silence_upstream_noise
 from omnirl_core.trainer.reuse import release
 from omnirl_core.trainer.reward_columns import with_own_images
 from omnirl_core.trainer.reward_setup import fit_rewards, kept_weights, reward_weights
-from omnirl_core.trainer.scales import ScaleDoctor, reward_scales, scale_metrics
+from omnirl_core.trainer.reward_stats import ScaleDoctor, reward_scales, scale_metrics
 from omnirl_core.trainer.seeing import SeeingTrainer
-from omnirl_core.trainer.trackers import show_completions
 
 ANCHORED_WHOLE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Families of whose trainable parameters every one takes part in every anchored forward."""

@@ -10,10 +10,16 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from omnirl_core.trainer.fault_tolerance.checkpoint_storage import (
+    ASIDE,
+    STATE,
+    publish,
+    put_later_aside,
+    write_error,
+)
 from omnirl_core.trainer.reference import REFERENCE, restore_reference, save_reference
-from omnirl_core.trainer.saving import ASIDE, STATE, publish, put_later_aside, write_error
-from omnirl_core.trainer.shared_prefix import Prompt
-from omnirl_core.trainer.shared_prefix_trainer import SharedPrefixTrainer
+from omnirl_core.trainer.shared_prefix.packing import Prompt
+from omnirl_core.trainer.shared_prefix.runtime import SharedPrefixTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +27,7 @@ logger = logging.getLogger(__name__)
 class ResumableTrainer(SharedPrefixTrainer):
     """`OmniGRPOTrainer`'s layer for saving and resuming; what it changes for a run that nothing disturbs is nothing.
 
-    tests/trainer/test_saving.py holds the signatures of what is overridden.
+    tests/trainer/fault_tolerance/test_checkpoint_storage.py holds the signatures of what is overridden.
     """
 
     _step: int

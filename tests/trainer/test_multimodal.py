@@ -5,8 +5,8 @@ from datasets import Dataset, Image, List
 from PIL import Image as Pillow
 
 from omnirl_core.data import DataError
-from omnirl_core.trainer import mixed
-from omnirl_core.trainer.mixed import counted_by_row, may_have_images, mixed_rows
+from omnirl_core.trainer import multimodal
+from omnirl_core.trainer.multimodal import counted_by_row, may_have_images, mixed_rows
 
 
 def test_rows_of_every_kind_get_one_shape(rows):
@@ -27,7 +27,9 @@ def test_absent_pictures_are_an_empty_list(absent):
 
 def test_a_path_is_opened_once(pictures, rows, monkeypatch):
     opened = []
-    monkeypatch.setattr(mixed, "open_image", lambda path, row_id: opened.append(path) or Pillow.open(path))
+    monkeypatch.setattr(
+        multimodal, "open_image", lambda path, row_id: opened.append(path) or Pillow.open(path)
+    )
     made = mixed_rows([rows[1]] * 8 + [rows[5]] * 8 + [rows[2]] * 8)  # rows[2] and rows[5] share a picture
     assert sorted(opened) == sorted({pictures[0], *pictures[1:4]})
     assert made[0]["images"][0] is made[7]["images"][0]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from trl.data_utils import prepare_multimodal_messages
 
-from omnirl_core.trainer.mixed import row_images
-from omnirl_core.trainer.shared_prefix import Prompt
+from omnirl_core.trainer.multimodal import row_images
+from omnirl_core.trainer.shared_prefix.packing import Prompt
 
 Row = Mapping[str, Any]
 

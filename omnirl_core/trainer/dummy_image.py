@@ -22,8 +22,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from omnirl_core.image_guard import not_counted
 from omnirl_core.models import base_model, vision_tower_name
+from omnirl_core.trainer.fault_tolerance.image_guard import not_counted
 
 CACHE_NAMES = ("cache", "past_key_values")
 """What models call their cache from transformers 5.24 on, and before it."""

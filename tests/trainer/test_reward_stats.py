@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from omnirl_core.trainer.scales import ScaleDoctor, reward_scales, scale_metrics
+from omnirl_core.trainer.reward_stats import ScaleDoctor, reward_scales, scale_metrics
 
 ARGS = SimpleNamespace(max_completion_length=64, multi_objective_aggregation="sum_then_normalize")
 

@@ -11,9 +11,9 @@ from transformers import Trainer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from omnirl_core.trainer import OmniGRPOTrainer
-from omnirl_core.trainer.divergence import NonFiniteError
-from omnirl_core.trainer.reward_guard import RewardError
-from omnirl_core.trainer.shared_prefix_trainer import SharedPrefixTrainer
+from omnirl_core.trainer.fault_tolerance.nonfinite import NonFiniteError
+from omnirl_core.trainer.fault_tolerance.reward_guard import RewardError
+from omnirl_core.trainer.shared_prefix.runtime import SharedPrefixTrainer
 from omnirl_core.trainer.watched import WatchedTrainer
 
 

@@ -92,7 +92,7 @@ class ImageCounter:
 
 
 DUMMY = "_encodes_dummy_image"
-"""Attribute of a tower while it runs on the image of an image-free forward (`omnirl_core.trainer.anchor`)."""
+"""Attribute of a tower while it runs on the image of an image-free forward (`omnirl_core.trainer.dummy_image`)."""
 
 
 @contextmanager

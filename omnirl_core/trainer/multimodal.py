@@ -40,7 +40,7 @@ def mixed_rows(inputs: Sequence[Row]) -> list[Row]:
     refuse, and cannot log string and block contents in one table; so every row gets `images` (a list of PIL
     images) and a prompt of content blocks. Rewards also find `image_sizes` there, (width, height) of each
     picture, and `resized_sizes`, which the trainer fills in when the processor has resized them. A path that
-    occurs in several rows, as in the rows of a group, is opened once (test_mixed.py::test_a_path_is_opened_once).
+    occurs in several rows, as in the rows of a group, is opened once.
     """
     opened: dict[str, Image.Image] = {}
     return [_mixed_row(row, opened) for row in inputs]

@@ -18,7 +18,7 @@ VERIFIED_CLASSES = {
     "qwen3": "Qwen3ForCausalLM",
     "llama": "LlamaForCausalLM",
 }
-"""`model_type` and class in transformers of what test_shared_prefix.py holds to the plain forward."""
+"""`model_type` and class in transformers of what is held to the plain forward by tests."""
 VERIFIED_FAMILIES = tuple(VERIFIED_CLASSES)
 VERIFIED_LORA = {
     "r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "bias", "use_rslora", "use_dora",

@@ -6,7 +6,7 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from omnirl_core.trainer.batches import BatchSizes, evaluation_faults
+from omnirl_core.trainer.batch_size import BatchSizes, evaluation_faults
 
 _TRL: dict[str, Any] = GRPOConfig.__dataclass_fields__
 
@@ -179,7 +179,7 @@ class OmniGRPOConfig(GRPOConfig):
         )
 
     def _batch_faults(self, batches: BatchSizes) -> list[str]:
-        """TRL 1.16 names what does not divide; these name what would (test_batches.py holds the two together)."""
+        """TRL 1.16 names what does not divide; these name what would."""
         faults = batches.faults()
         if self.do_eval and self.eval_strategy != "no":
             generations = self.num_generations_eval or self.num_generations or 1

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from omnirl_core.models import vision_tower
-from omnirl_core.trainer.shared_prefix_trainer import PROMPTS
+from omnirl_core.trainer.shared_prefix.runtime import PROMPTS
 
 EIGHT_ROWS = {"num_generations": 4, "per_device_train_batch_size": 8, "max_steps": 1}
 

@@ -4,14 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig
-from test_shared_prefix import CASES, FAMILIES, batch, gradient, plain, policy
-from test_shared_prefix_attention import SPANS, dense
-from test_shared_prefix_trainer import SETTINGS
+from test_attention import SPANS, dense
+from test_packing import CASES, FAMILIES, batch, gradient, plain, policy
+from test_runtime import SETTINGS
 from transformers import BitsAndBytesConfig
 
 from omnirl_core.models import load_policy
-from omnirl_core.trainer.shared_prefix import pack, packed_log_probs
-from omnirl_core.trainer.shared_prefix_attention import PackMask
+from omnirl_core.trainer.shared_prefix.attention import PackMask
+from omnirl_core.trainer.shared_prefix.packing import pack, packed_log_probs
 
 LORA = LoraConfig(target_modules="all-linear", exclude_modules=["lm_head"], r=4, init_lora_weights=False)
 

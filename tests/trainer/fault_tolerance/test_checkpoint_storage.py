@@ -14,10 +14,15 @@ from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback
 from trl import GRPOTrainer
 
-from omnirl_core.trainer import saving
-from omnirl_core.trainer.interrupts import Interrupts
-from omnirl_core.trainer.resumable import ResumableTrainer
-from omnirl_core.trainer.saving import checkpoint_fault, newest_checkpoint, publish, resume_path
+from omnirl_core.trainer.fault_tolerance import checkpoint_storage
+from omnirl_core.trainer.fault_tolerance.checkpoint_mixin import ResumableTrainer
+from omnirl_core.trainer.fault_tolerance.checkpoint_storage import (
+    checkpoint_fault,
+    newest_checkpoint,
+    publish,
+    resume_path,
+)
+from omnirl_core.trainer.fault_tolerance.graceful_shutdown import Interrupts
 
 
 def parameters(worker):
@@ -42,10 +47,10 @@ def run(trainer, rows, tmp_path):
 
 def checkpoint(folder: Path, step: int) -> Path:
     """A small whole checkpoint."""
-    written = folder / saving.ASIDE / f"checkpoint-{step}"
+    written = folder / checkpoint_storage.ASIDE / f"checkpoint-{step}"
     written.mkdir(parents=True)
     (written / "model.safetensors").write_bytes(b"weights")
-    (written / saving.STATE).write_text(json.dumps({"global_step": step}))
+    (written / checkpoint_storage.STATE).write_text(json.dumps({"global_step": step}))
     final = folder / written.name
     publish(written, final)
     return final
@@ -59,8 +64,8 @@ def test_the_newest_whole_checkpoint_is_taken_and_torn_ones_are_named(tmp_path, 
     whole, shorter, lacking, stateless = (checkpoint(tmp_path, step) for step in (9, 10, 11, 100))
     (shorter / "model.safetensors").write_bytes(b"weig")
     (lacking / "model.safetensors").unlink()
-    (stateless / saving.STATE).write_text('{"global_st')
-    (tmp_path / saving.ASIDE / "checkpoint-101").mkdir(parents=True)
+    (stateless / checkpoint_storage.STATE).write_text('{"global_st')
+    (tmp_path / checkpoint_storage.ASIDE / "checkpoint-101").mkdir(parents=True)
     (tmp_path / "checkpoint-102.part").mkdir()
     assert newest_checkpoint(tmp_path) == whole
     assert re.search(
@@ -88,13 +93,13 @@ def test_what_resume_from_checkpoint_means(tmp_path):
 
 def test_a_checkpoint_of_plain_trl_counts_as_whole(tmp_path):
     folder = checkpoint(tmp_path, 3)
-    (folder / saving.CONTENTS).unlink()
+    (folder / checkpoint_storage.CONTENTS).unlink()
     assert checkpoint_fault(folder) is None
 
 
 def test_publishing_over_an_older_checkpoint_of_the_same_step(tmp_path):
     (checkpoint(tmp_path, 3) / "old").write_text("")
-    (tmp_path / saving.ASIDE / "x").mkdir(parents=True)
+    (tmp_path / checkpoint_storage.ASIDE / "x").mkdir(parents=True)
     assert not (checkpoint(tmp_path, 3) / "old").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3"]
 
@@ -119,7 +124,7 @@ def test_no_name_before_it_is_whole_and_the_limit_holds(run, tmp_path, monkeypat
     names = ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
     assert seen == [(f"run/unfinished/{name}/trainer_state.json", names[:i]) for i, name in enumerate(names)]
     assert sorted(p.name for p in (tmp_path / "run").glob("*check*")) == names[1:]
-    assert not (tmp_path / "run" / saving.ASIDE).exists()
+    assert not (tmp_path / "run" / checkpoint_storage.ASIDE).exists()
     assert checkpoint_fault(tmp_path / "run" / "checkpoint-3") is None
 
 
@@ -194,7 +199,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_names_path_and_space(run, 
             resource.RLIMIT_FSIZE, (size // 2, limits[1])
         )  # a write beyond it fails, as on a full disk
         with pytest.raises(
-            saving.SpaceError, match=r"could not write .*checkpoint-2: .* of .* are free there"
+            checkpoint_storage.SpaceError, match=r"could not write .*checkpoint-2: .* of .* are free there"
         ) as error:
             run("run", max_steps=2, resume=str(tmp_path / "run/checkpoint-1"))
     finally:
@@ -202,7 +207,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_names_path_and_space(run, 
         signal.signal(signal.SIGXFSZ, handler)
     assert "--resume_from_checkpoint auto" in str(error.value)
     assert newest_checkpoint(tmp_path / "run") == tmp_path / "run/checkpoint-1"
-    assert not (tmp_path / "run" / saving.ASIDE).exists()
+    assert not (tmp_path / "run" / checkpoint_storage.ASIDE).exists()
     assert run("run", max_steps=2, resume=str(tmp_path / "run/checkpoint-1")).state.global_step == 2
 
 
@@ -216,13 +221,13 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_names_path_and_space(run, 
     ],
 )
 def test_a_full_disk_is_told_as_one(error, tmp_path):
-    told = saving.write_error(tmp_path / "checkpoint-3", error)
-    assert isinstance(told, saving.SpaceError)
+    told = checkpoint_storage.write_error(tmp_path / "checkpoint-3", error)
+    assert isinstance(told, checkpoint_storage.SpaceError)
     assert re.search(r"could not write .*checkpoint-3: .* are free there.* make space", str(told))
 
 
 def test_another_error_of_the_system_names_the_path_and_no_space(tmp_path):
-    told = saving.write_error(
+    told = checkpoint_storage.write_error(
         tmp_path / "checkpoint-3", PermissionError(errno.EACCES, "Permission denied", "x.pt")
     )
     assert isinstance(told, PermissionError)
@@ -243,7 +248,7 @@ def test_an_error_in_a_save_that_is_not_about_the_disk_stays_what_it_is(run, tmp
     assert re.search(
         r"While .*checkpoint-1 was written; checkpoints written before", error.value.__notes__[0]
     )
-    assert not (tmp_path / "run" / saving.ASIDE).exists()
+    assert not (tmp_path / "run" / checkpoint_storage.ASIDE).exists()
 
 
 # -- signals ------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import wandb
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from omnirl_core.trainer.trackers import SIDE
+from omnirl_core.trainer.completion_logging import SIDE
 
 STEPS = 2
 

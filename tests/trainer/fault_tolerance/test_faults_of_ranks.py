@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from omnirl_core.shapes import write_dataset
-from omnirl_core.trainer.saving import newest_checkpoint
+from omnirl_core.trainer.fault_tolerance.checkpoint_storage import newest_checkpoint
 
-SCRIPT = Path(__file__).parent / "distributed_faults.py"
+SCRIPT = Path(__file__).parents[1] / "distributed_faults.py"
 REWARD = """
 import os, re, time
 

@@ -10,11 +10,11 @@ from torch import Tensor
 from trl import GRPOTrainer
 
 from omnirl_core.models import base_model
-from omnirl_core.trainer.mixed import counted_by_row
-from omnirl_core.trainer.shared_prefix import Prompt, encode_prompts, pack, packed_log_probs
-from omnirl_core.trainer.shared_prefix_rollout import shared_prefill
-from omnirl_core.trainer.shared_prefix_rows import SharedRows, picture_tensors
-from omnirl_core.trainer.shared_prefix_support import rollout_obstacle, training_obstacle
+from omnirl_core.trainer.multimodal import counted_by_row
+from omnirl_core.trainer.shared_prefix.packing import Prompt, encode_prompts, pack, packed_log_probs
+from omnirl_core.trainer.shared_prefix.prompts import SharedRows, picture_tensors
+from omnirl_core.trainer.shared_prefix.rollout import shared_prefill
+from omnirl_core.trainer.shared_prefix.support import rollout_obstacle, training_obstacle
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from trl import GRPOConfig
 
 from omnirl_core.models import load_policy, load_processor
-from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer, shared_prefix_trainer
-from omnirl_core.trainer.shared_prefix_support import family_obstacle
+from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
+from omnirl_core.trainer.shared_prefix import runtime
+from omnirl_core.trainer.shared_prefix.support import family_obstacle
 
 LORAS = {
     "rank-stabilised": {"use_rslora": True, "bias": "lora_only"},
@@ -178,7 +179,7 @@ def test_a_rollout_with_another_cache_is_plain_and_training_is_shared(trainer, r
 
 
 def test_verification_refuses_a_path_that_is_wrong(trainer, rows, monkeypatch):
-    right = shared_prefix_trainer.encode_prompts
+    right = runtime.encode_prompts
 
     def shifted(*args):
         return [
@@ -188,7 +189,7 @@ def test_verification_refuses_a_path_that_is_wrong(trainer, rows, monkeypatch):
             for prompt in right(*args)
         ]
 
-    monkeypatch.setattr(shared_prefix_trainer, "encode_prompts", shifted)
+    monkeypatch.setattr(runtime, "encode_prompts", shifted)
     with pytest.raises(
         ValueError, match=r"from the plain path's in the mean, above 0\.0001; set shared_prefix: off"
     ):

@@ -7,8 +7,8 @@ from scipy.stats import chi2
 from transformers import GenerationConfig
 
 from omnirl_core.models import load_policy, load_processor
-from omnirl_core.trainer import shared_prefix_rollout
-from omnirl_core.trainer.shared_prefix_rollout import COPIED_BYTES, blocks, copies_prompts, shared_prefill
+from omnirl_core.trainer.shared_prefix import rollout
+from omnirl_core.trainer.shared_prefix.rollout import COPIED_BYTES, blocks, copies_prompts, shared_prefill
 
 PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 ROWS = {
@@ -23,7 +23,7 @@ ROWS = {
 @pytest.fixture
 def copying(monkeypatch):
     """Rollouts as on a GPU."""
-    monkeypatch.setattr(shared_prefix_rollout, "copies_prompts", lambda device, n_bytes: True)
+    monkeypatch.setattr(rollout, "copies_prompts", lambda device, n_bytes: True)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_copied_prompts_give_the_same(generate, copying, name):
     assert torch.equal(shared.sequences, plain.sequences)
     for ours, theirs in zip(shared.logits, plain.logits, strict=True):
         assert (ours - theirs).abs().max() <= 1e-4
-    assert not isinstance(shared.past_key_values, shared_prefix_rollout.PrefixCache)
+    assert not isinstance(shared.past_key_values, rollout.PrefixCache)
 
 
 def test_small_prompts_are_copied_on_a_gpu_only():

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omnirl_core.trainer.shared_prefix_attention import PackMask, Span
+from omnirl_core.trainer.shared_prefix.attention import PackMask, Span
 
 
 @dataclass(frozen=True, eq=False)

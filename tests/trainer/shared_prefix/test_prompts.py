@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from omnirl_core.data.images import open_image
-from omnirl_core.trainer.shared_prefix_rows import SharedRows
-from omnirl_core.trainer.shared_prefix_trainer import PROMPTS, regrouped
+from omnirl_core.trainer.shared_prefix.prompts import SharedRows
+from omnirl_core.trainer.shared_prefix.runtime import PROMPTS, regrouped
 
 EIGHT_ROWS = {"num_generations": 4, "per_device_train_batch_size": 8, "max_steps": 1}
 

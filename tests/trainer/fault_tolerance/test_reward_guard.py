@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from omnirl_core.rewards import load_rewards
-from omnirl_core.trainer.reward_guard import RewardGuard, RewardTimeout, in_time
+from omnirl_core.trainer.fault_tolerance.reward_guard import RewardGuard, RewardTimeout, in_time
 
 COLUMNS = {
     "prompts": ["p", "q", "r"], "completions": ["one", "two", "three"], "row_id": ["a:1", "a:2", "a:3"],

@@ -24,8 +24,8 @@ from transformers import (
 from trl.trainer.utils import add_fused_lm_head
 
 from omnirl_core.models import load_policy, load_processor
-from omnirl_core.trainer.shared_prefix import Prompt, encode_prompts, pack, packed_log_probs
-from omnirl_core.trainer.shared_prefix_support import VERIFIED_FAMILIES
+from omnirl_core.trainer.shared_prefix.packing import Prompt, encode_prompts, pack, packed_log_probs
+from omnirl_core.trainer.shared_prefix.support import VERIFIED_FAMILIES
 
 V, IMAGE = 96, 90
 PATCH = 8

@@ -1,0 +1,1 @@
+"""The prompt of a group, images included, goes through the model once. Start at `runtime`."""
