@@ -85,8 +85,8 @@ def _measure(data: Path, workers: int, decode: bool) -> tuple[float, float, floa
 
 _TIMED = """
 import os, sys, time
-import omnirl_core.commands.check_data as command
-from omnirl_core.cli import main
+import omnirl_tools.commands.check_data as command
+from omnirl_tools.cli import main
 check = command.check_data
 def timed(*args, **kwargs):
     start, before = time.perf_counter(), sum(os.times()[:4])

@@ -4,7 +4,7 @@
 
 A random Qwen2.5-VL of 48 million parameters in float32 (`Case.bf16`: mixed precision), large enough that tensors are
 most of what a process holds. Measured is the peak of resident memory over what was resident before the model was
-loaded; estimated is `omnirl_core.memory.estimate_memory` from the config alone. `--write` renews its section of
+loaded; estimated is `omnirl_tools.memory.estimate_memory` from the config alone. `--write` renews its section of
 benchmarks/RESULTS.md.
 Figures of a GPU are not measured here.
 """
@@ -30,9 +30,9 @@ from datasets import Dataset
 from grpo_step_cells import PICTURES, PRESETS, Cell, reward, rows, write_checkpoint
 from trl import ModelConfig, get_peft_config
 
-from omnirl_core.loading import quantization_settings
-from omnirl_core.memory import MemoryEstimate, Prompt, estimate_memory, model_config
+from omnirl_core.config.model_settings import quantization_settings
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
+from omnirl_tools.memory import MemoryEstimate, Prompt, estimate_memory, model_config
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 START, END = "<!-- made by benchmarks/memory.py -->", "<!-- end of benchmarks/memory.py -->"

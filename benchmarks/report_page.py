@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def measure(folder: Path) -> int:
     """Write the run and its page, open it five times, and print what that cost."""
-    from omnirl_core.report import write_completions
+    from omnirl_tools.report import write_completions
 
     write_run(folder)
     begun = time.process_time()

@@ -10,4 +10,4 @@ are there already. docs/evaluation.md says what is written and how REC's protoco
 from omnirl_core.launch import start
 
 if __name__ == "__main__":
-    start("omnirl_core.evaluate")
+    start("omnirl_tools.evaluate")

@@ -9,4 +9,4 @@ traceback.
 from omnirl_core.launch import start
 
 if __name__ == "__main__":
-    start("omnirl_core.run")
+    start("omnirl_tools.run")

@@ -9,4 +9,4 @@ recipes/grpo.py starts from: `--model_name_or_path <output_dir>`.
 from omnirl_core.launch import start
 
 if __name__ == "__main__":
-    start("omnirl_core.sft")
+    start("omnirl_tools.sft")

@@ -3,7 +3,7 @@
     python scripts/hack_table.py            # prints both tables
     python scripts/hack_table.py --write    # renews them in docs/rewards.md
 
-The hacks are those of omnirl_core/rewards/hacks.py. The rule that tests/rewards/test_hacks.py holds:
+The hacks are those of omnirl_tools/checks/hacks.py. The rule that tests/rewards/test_hacks.py holds:
 no blind hack earns more than a quarter of what a right, well-formed answer earns under the same config.
 """
 
@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from omnirl_core.rewards import Reward, load_rewards
-from omnirl_core.rewards.hacks import BLIND, INFORMED, Sample, hacks
 from omnirl_core.rewards.registry import SCORERS, scorer_named
+from omnirl_tools.checks.hacks import BLIND, INFORMED, Sample, hacks
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "rewards.md"

@@ -32,11 +32,11 @@ from typing import Any
 import torch
 import yaml
 
-from omnirl_core import run
-from omnirl_core.evaluation.lines import read_lines
-from omnirl_core.trainer.fault_tolerance.checkpoint_storage import ASIDE
 from omnirl_core.trainer.fault_tolerance.watchdog import RANKS
+from omnirl_core.trainer.fault_tolerance.checkpoint_storage import ASIDE
 from omnirl_core.trainer.shared_prefix.packing import Prompt
+from omnirl_tools import run
+from omnirl_tools.evaluation.lines import read_lines
 
 SETTINGS = {
     "model_name_or_path": "tiny_policy", "templates": '{"default": "plain"}', "bf16": "false", "use_cpu": "true",

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omnirl_core.evaluation.compare import Change, table
-from omnirl_core.report.result import read_changes
+from omnirl_tools.evaluation.compare import Change, table
+from omnirl_tools.report.result import read_changes
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "recipes" / "results"

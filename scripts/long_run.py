@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback
 
-from omnirl_core import run
-from omnirl_core.arguments import parse
-from omnirl_core.drawing import draw_missing
+from omnirl_core.config.arguments import parse
+from omnirl_core.shapes.drawing import draw_missing
+from omnirl_tools import run
 
 SETTINGS = {
     "model_name_or_path": "tiny_policy", "templates": '{"default": "plain"}', "bf16": "false", "use_cpu": "true",

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from omnirl_core import facts, smollm2
-from omnirl_core.arguments import parse
-from omnirl_core.cli import main
-from omnirl_core.config_file import ConfigError
+from omnirl_core.config.arguments import parse
 from omnirl_core.data import DataError
-from omnirl_core.drawing import OWNER, draw_missing, drawn_aside
-from omnirl_core.evaluate import main as evaluate
-from omnirl_core.run import main as grpo
-from omnirl_core.sft import parse_sft
 from omnirl_core.shapes import write_dataset
+from omnirl_core.shapes.drawing import OWNER, draw_missing, drawn_aside
+from omnirl_core.yaml_loader import ConfigError
+from omnirl_tools.cli import main
+from omnirl_tools.evaluate import main as evaluate
+from omnirl_tools.run import main as grpo
+from omnirl_tools.sft import parse_sft
+from recipes.text_only import prepare_facts as facts
+from recipes.text_only import prepare_smollm2 as smollm2
 
 ROWS = '[{"problem": "Color?", "solution": "red"}, {"problem": "Sum?", "solution": 3}]'
 DEMO = """\

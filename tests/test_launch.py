@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from omnirl_core import __version__, launch, run
-from omnirl_core.cli import main
-from omnirl_core.commands import compare
-from omnirl_core.config_file import ConfigError
+from omnirl_core import __version__, launch
+from omnirl_core.yaml_loader import ConfigError
+from omnirl_tools import run
+from omnirl_tools.cli import main
+from omnirl_tools.commands import compare
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,7 +29,7 @@ def told(monkeypatch, capsys, *argv: str, code: int = 1) -> str:
     """What `recipes/grpo.py` prints on stderr with these arguments."""
     monkeypatch.setattr(sys, "argv", ["grpo.py", *argv])
     with pytest.raises(SystemExit) as end:
-        launch.start("omnirl_core.run")
+        launch.start("omnirl_tools.run")
     assert end.value.code == code
     return capsys.readouterr().err
 
@@ -58,7 +59,7 @@ def test_a_language_model_that_is_given_images_is_one_message(
     assert "Traceback" not in err
     monkeypatch.setattr(sys, "argv", ["grpo.py", *given, "--debug"])
     with pytest.raises(ValueError, match="language model"):
-        launch.start("omnirl_core.run")
+        launch.start("omnirl_tools.run")
 
 
 def test_an_unknown_architecture_is_told_before_anything_is_loaded(with_image, tmp_path):
@@ -125,7 +126,7 @@ def test_a_reader_that_closes_early_sees_no_traceback(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "omnirl_core.cli",
+        "omnirl_tools.cli",
         "check-data",
         str(tmp_path / "rows.jsonl"),
         "--workers",
@@ -151,7 +152,7 @@ def test_version_and_both_spellings_of_an_option(capsys):
 def test_help_and_a_check_of_rows_import_neither_torch_nor_trl(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"problem": "What?", "solution": 1}\n' * 10)
     code = (
-        "import sys\nfrom omnirl_core.cli import main\n"
+        "import sys\nfrom omnirl_tools.cli import main\n"
         "try:\n    code = main(sys.argv[1:])\nexcept SystemExit as end:\n    code = end.code\n"
         "print(code, *sorted({'torch', 'trl', 'transformers'} & set(sys.modules)))"
     )

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from omnirl_core import evaluate, facts, run, sft, smollm2
-from omnirl_core.cli import main
-from omnirl_core.config_file import ConfigError
+from omnirl_core.yaml_loader import ConfigError
+from omnirl_tools import evaluate, run, sft
+from omnirl_tools.cli import main
+from recipes.text_only import prepare_facts as facts
+from recipes.text_only import prepare_smollm2 as smollm2
 
 ROWS = [{"problem": "Color?", "solution": "red"}, {"problem": "Sum?", "solution": 3}]
 RECIPE = """\

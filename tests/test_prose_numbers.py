@@ -24,6 +24,7 @@ FOLDERS = (
     "docs",
     "notebooks",
     "omnirl_core",
+    "omnirl_tools",
     "recipes",
     "scripts",
     "tests",

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from omnirl_core.arguments import DataArguments
+from omnirl_core.config.arguments import DataArguments
+from omnirl_core.config.rows import agreed_bad_rows, read_rows
 from omnirl_core.data import DataError
-from omnirl_core.rows import agreed_bad_rows, read_rows
-from omnirl_core.run import main
 from omnirl_core.shapes import tiny_policy, write_dataset
+from omnirl_tools.run import main
 
 ROOT = Path(__file__).parents[1]
 TWO_PROCESSES = """
@@ -24,7 +24,7 @@ import json, os, sys
 from pathlib import Path
 from accelerate import PartialState
 from omnirl_core.data import image_checks, DataError
-from omnirl_core.rows import agreed_bad_rows
+from omnirl_core.config.rows import agreed_bad_rows
 
 state = PartialState(cpu=True)
 assert state.num_processes == 2

@@ -5,9 +5,9 @@ from importlib.util import find_spec
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from omnirl_core import smollm2
 from omnirl_core.data import load_records
-from omnirl_core.facts import SUBJECTS, write_facts
+from recipes.text_only import prepare_smollm2 as smollm2
+from recipes.text_only.prepare_facts import SUBJECTS, write_facts
 
 
 def test_what_is_missing_is_named(monkeypatch):

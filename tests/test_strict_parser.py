@@ -11,11 +11,11 @@ import pytest
 import trl.trainer.grpo_trainer
 from trl import GRPOConfig
 
-from omnirl_core.arguments import parse
-from omnirl_core.config_file import ConfigError
-from omnirl_core.run import main
-from omnirl_core.setting_values import TRL_CHOICES, read_value
-from omnirl_core.strict_parser import making_faults
+from omnirl_core.config.arguments import parse
+from omnirl_core.config.parser import making_faults
+from omnirl_core.config.setting_values import TRL_CHOICES, read_value
+from omnirl_core.yaml_loader import ConfigError
+from omnirl_tools.run import main
 
 ROOT = Path(__file__).parents[1]
 WHOLE = "dataset_name: d.json\nrewards: r.yaml\nuse_cpu: true\nbf16: false\n"
@@ -156,9 +156,9 @@ def test_it_makes_what_trls_parser_makes(tmp_path, monkeypatch):
     import yaml
     from trl import ModelConfig, TrlParser
 
-    from omnirl_core.arguments import DataArguments
-    from omnirl_core.config_file import read_config
+    from omnirl_core.config.arguments import DataArguments
     from omnirl_core.trainer import OmniGRPOConfig
+    from omnirl_core.yaml_loader import read_config
 
     monkeypatch.chdir(ROOT)
     (tmp_path / "flat.yaml").write_text(yaml.safe_dump(read_config("recipes/mixed/demo.yaml")))

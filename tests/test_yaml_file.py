@@ -4,7 +4,7 @@ import datetime
 
 import pytest
 
-from omnirl_core.yaml_file import YamlFault, key_lines, parse_yaml, read_yaml
+from omnirl_core.yaml_loader import YamlFault, key_lines, parse_yaml, read_yaml
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
 

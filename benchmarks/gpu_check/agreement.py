@@ -16,11 +16,11 @@ from presets import Preset
 from torch import Tensor
 
 from omnirl_core.data import load_dataset
-from omnirl_core.evaluation.score import evaluate
 from omnirl_core.models import load_policy, load_processor
 from omnirl_core.rewards import load_rewards
 from omnirl_core.shapes import tiny_policy, write_dataset
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
+from omnirl_tools.evaluation.score import evaluate
 
 REWARDS = Path(__file__).parents[2] / "recipes" / "mixed" / "rewards.yaml"
 PLAIN = {"default": "plain"}

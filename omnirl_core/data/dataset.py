@@ -16,8 +16,8 @@ from datasets.table import InMemoryTable
 
 from omnirl_core.data.prompts import PromptFormat
 from omnirl_core.data.record import DataError, Record
-from omnirl_core.data.rules import RowRules
 from omnirl_core.data.sources import find_sources, read_records
+from omnirl_core.data.validation import RowRules
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import datasets
 
-from omnirl_core.data.json_rows import RawRow, StrictDecoder
+from omnirl_core.data.json_reader import RawRow, StrictDecoder
 from omnirl_core.data.record import DataError
 
 

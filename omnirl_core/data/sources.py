@@ -13,12 +13,12 @@ import yaml
 from omnirl_core.data.hub import hub_rows, open_hub, picture_folder
 from omnirl_core.data.image_checks import with_checked_pictures
 from omnirl_core.data.images import ImageFiles
-from omnirl_core.data.json_rows import RawRow, count_jsonl, read_json, read_jsonl
+from omnirl_core.data.json_reader import RawRow, count_jsonl, read_json, read_jsonl
 from omnirl_core.data.record import DataError, Problems, Record, RowContext, record_from_row, shown
-from omnirl_core.data.rules import RowRules
 from omnirl_core.data.sampling import Sampling
-from omnirl_core.values import nearest
-from omnirl_core.yaml_file import YamlFault, read_yaml
+from omnirl_core.data.validation import RowRules
+from omnirl_core.type_checks import nearest
+from omnirl_core.yaml_loader import YamlFault, read_yaml
 
 logger = logging.getLogger(__name__)
 

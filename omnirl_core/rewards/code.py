@@ -13,7 +13,7 @@ from contextlib import closing
 from typing import Any
 
 from omnirl_core.rewards.reward import on_answer
-from omnirl_core.values import check_choice
+from omnirl_core.type_checks import check_choice
 
 from .exercise import Exercise, Test, read_exercise
 from .jail import shim

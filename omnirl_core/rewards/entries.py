@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from omnirl_core.values import nearest
-from omnirl_core.yaml_file import YamlFault, key_lines, read_yaml
+from omnirl_core.type_checks import nearest
+from omnirl_core.yaml_loader import YamlFault, key_lines, read_yaml
 
 KEYS = (
     "name",

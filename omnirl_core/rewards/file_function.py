@@ -17,7 +17,7 @@ from typing import Any
 from zlib import crc32
 
 from omnirl_core.rewards.settings import Scorer
-from omnirl_core.values import nearest
+from omnirl_core.type_checks import nearest
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Literal
 
 from omnirl_core.text import TAG, tokens
-from omnirl_core.values import check_choice
+from omnirl_core.type_checks import check_choice
 
 TOKENS_PER_WORD = 4
 """More model tokens than that per word are punctuation or noise, and earn nothing."""

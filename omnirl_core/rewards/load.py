@@ -24,7 +24,7 @@ from omnirl_core.rewards.file_function import FileFunction
 from omnirl_core.rewards.registry import SCORERS, scorer_named
 from omnirl_core.rewards.reward import Reward
 from omnirl_core.rewards.settings import Scorer, setting_faults
-from omnirl_core.values import nearest
+from omnirl_core.type_checks import nearest
 
 __all__ = ["SCORERS", "RewardsError", "load_rewards", "scorer_named"]
 

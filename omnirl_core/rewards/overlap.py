@@ -16,7 +16,7 @@ from omnirl_core.rewards.overlap_rouge import ORDER, Variant, rouge, rouge_f, we
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.rewards.words import cut_by, read_words, rouge_score_words, seed_words
 from omnirl_core.text import references
-from omnirl_core.values import check_choice
+from omnirl_core.type_checks import check_choice
 
 __all__ = ["bleu", "meteor", "overlap", "rouge"]
 

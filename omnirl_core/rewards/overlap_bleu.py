@@ -9,7 +9,7 @@ from omnirl_core.rewards.content import LIGHT_WEIGHT, Weighing, asked, weigh
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.rewards.words import Words, cut_by, read_words
 from omnirl_core.text import references
-from omnirl_core.values import check_choice
+from omnirl_core.type_checks import check_choice
 
 
 @on_answer

@@ -12,7 +12,7 @@ from omnirl_core.rewards.reward import on_answer
 from omnirl_core.rewards.synonyms import Synonyms, wordnet
 from omnirl_core.rewards.words import Places, Words, cut_by, places_of, read_words
 from omnirl_core.text import references
-from omnirl_core.values import check_choice
+from omnirl_core.type_checks import check_choice
 
 logger = logging.getLogger(__name__)
 

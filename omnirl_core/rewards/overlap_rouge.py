@@ -8,7 +8,7 @@ from omnirl_core.rewards.content import LIGHT_WEIGHT, Weighing, asked, weigh
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.rewards.words import Words, cut_by, read_words, rouge_score_words
 from omnirl_core.text import references
-from omnirl_core.values import check_choice
+from omnirl_core.type_checks import check_choice
 
 Variant = Literal["rouge1", "rouge2", "rougeL"]
 ORDER = {"rouge1": 1, "rouge2": 2, "rougeL": 0}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from omnirl_core.boxes import SPACES
-from omnirl_core.values import nearest
+from omnirl_core.type_checks import nearest
 
 ABOVE_0 = (0.0, math.inf, "above 0")
 FROM_0 = (0.0, math.inf, "0 or more")

@@ -3,7 +3,7 @@
 import importlib
 
 from omnirl_core.rewards.settings import Scorer
-from omnirl_core.values import nearest
+from omnirl_core.type_checks import nearest
 
 SCORERS = {
     "think_format": "omnirl_core.rewards.format:think_format",

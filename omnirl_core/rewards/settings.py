@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from omnirl_core.rewards.ranges import range_faults
-from omnirl_core.values import nearest, value_faults
+from omnirl_core.type_checks import nearest, value_faults
 
 Scorer = Callable[..., float | None]
 

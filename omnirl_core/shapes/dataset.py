@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from omnirl_core.new_file import write_new
+from omnirl_core.shapes.new_file import write_new
 
 from .tasks import GROUPS, TASKS, make_example
 

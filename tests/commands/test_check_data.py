@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omnirl_core.checks.parallel import WorkerDied, in_order
-from omnirl_core.checks.row_check import KINDS, RowCheck
-from omnirl_core.checks.truncation import looks_cut
-from omnirl_core.cli import main
 from omnirl_core.data import Record
+from omnirl_tools.checks.parallel import WorkerDied, in_order
+from omnirl_tools.checks.row_check import KINDS, RowCheck
+from omnirl_tools.checks.truncation import looks_cut
+from omnirl_tools.cli import main
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from omnirl_core.checks.gold import gold_answers, gold_completions
-from omnirl_core.checks.hack_advice import ADVICE
-from omnirl_core.checks.reward_check import PixelGrid, RewardCheck
-from omnirl_core.cli import main
 from omnirl_core.data import Record
 from omnirl_core.models import load_processor
 from omnirl_core.rewards import box_iou, load_rewards, think_format
-from omnirl_core.rewards.hacks import BLIND
 from omnirl_core.rewards.reward import Reward
 from omnirl_core.shapes import tiny_policy
+from omnirl_tools.checks.gold import gold_answers, gold_completions
+from omnirl_tools.checks.hack_advice import ADVICE
+from omnirl_tools.checks.hacks import BLIND
+from omnirl_tools.checks.reward_check import PixelGrid, RewardCheck
+from omnirl_tools.cli import main
 
 ROOT = Path(__file__).parents[2]
 

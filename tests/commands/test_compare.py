@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from omnirl_core.cli import main
-from omnirl_core.evaluation.lines import read_lines, write_lines
+from omnirl_tools.cli import main
+from omnirl_tools.evaluation.lines import read_lines, write_lines
 
 
 def graded(number: int, picture: str, right: float, score: float) -> dict:

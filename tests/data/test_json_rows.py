@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnirl_core.data.json_rows import count_jsonl, read_json, read_jsonl
+from omnirl_core.data.json_reader import count_jsonl, read_json, read_jsonl
 from omnirl_core.data.record import DataError
 
 SCALARS = (
@@ -180,7 +180,7 @@ def test_a_long_list_is_never_held_whole(tmp_path):
 
 def test_reading_is_linear_in_the_length_of_one_element(tmp_path, monkeypatch):
     """An element of many windows is decoded anew only each time the window has doubled."""
-    from omnirl_core.data.json_rows import StrictDecoder
+    from omnirl_core.data.json_reader import StrictDecoder
 
     file = tmp_path / "rows.json"
     file.write_text(json.dumps([["x" * 100] * 20_000]))  # one element, 2 MB

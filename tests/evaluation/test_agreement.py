@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from omnirl_core.evaluation.lines import read_lines
-from omnirl_core.evaluation.ready import ready_generations
-from omnirl_core.evaluation.score import score_rows
 from omnirl_core.rewards import load_rewards
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
+from omnirl_tools.evaluation.lines import read_lines
+from omnirl_tools.evaluation.ready import ready_generations
+from omnirl_tools.evaluation.score import score_rows
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted({*ROOT.glob("recipes/*/*rewards.yaml"), *ROOT.glob("recipes/rewards/*.yaml")})

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from omnirl_core.evaluation.compare import Change, compare, extremes, pair_lines, table
-from omnirl_core.evaluation.intervals import bootstrap_interval, mcnemar
+from omnirl_tools.evaluation.compare import Change, compare, extremes, pair_lines, table
+from omnirl_tools.evaluation.intervals import bootstrap_interval, mcnemar
 
 WEIGHTS = {"think_format": 0.5, "exact": 1.0, "iou": 2.0}
 

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from omnirl_core.boxes import resized_size
-from omnirl_core.evaluation.generate import generate
 from omnirl_core.models import load_policy, load_processor, vision_token_ids
+from omnirl_tools.evaluation.generate import generate
 
 LIMIT = 12
 

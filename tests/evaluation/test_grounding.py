@@ -8,9 +8,11 @@ import pytest
 from PIL import Image
 
 from omnirl_core.boxes import from_pixels, resized_size
-from omnirl_core.evaluation.compare import compare
-from omnirl_core.evaluation.generate import Generation
-from omnirl_core.evaluation.grounding import (
+from omnirl_core.rewards import Reward
+from omnirl_core.rewards.grounding import box_iou
+from omnirl_tools.evaluation.compare import compare
+from omnirl_tools.evaluation.generate import Generation
+from omnirl_tools.evaluation.grounding import (
     PROTOCOLS,
     RecResult,
     choose_rows,
@@ -19,9 +21,7 @@ from omnirl_core.evaluation.grounding import (
     load_rec,
     rec_table,
 )
-from omnirl_core.evaluation.intervals import wilson_interval
-from omnirl_core.rewards import Reward
-from omnirl_core.rewards.grounding import box_iou
+from omnirl_tools.evaluation.intervals import wilson_interval
 
 SIZES = ((640, 427), (480, 640), (1080, 1920))  # as in COCO, upright, and large
 ROBUST, JUNE, FEBRUARY = PROTOCOLS["robust"], PROTOCOLS["vlmr1-2025-06"], PROTOCOLS["vlmr1-2025-02"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from omnirl_core.evaluation.intervals import bootstrap_interval, mcnemar, wilson_interval
+from omnirl_tools.evaluation.intervals import bootstrap_interval, mcnemar, wilson_interval
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from omnirl_core.evaluation.lines import iter_lines, line_at, read_lines, write_lines
+from omnirl_tools.evaluation.lines import iter_lines, line_at, read_lines, write_lines
 
 LINES = [{"step": 1, "text": "a\nb"}, {"step": 2, "text": "é 🙂 \u2028"}, {"step": 3, "text": "x" * 50}]
 

@@ -6,8 +6,8 @@ import pytest
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
-from omnirl_core.evaluation.overlap import METRICS, overlap_figures
 from omnirl_core.rewards import Reward, bleu, meteor, overlap
+from omnirl_tools.evaluation.overlap import METRICS, overlap_figures
 
 ANSWERS = [
     "a red circle above a blue square",

@@ -5,12 +5,12 @@ import inspect
 import pytest
 from trl import GRPOTrainer
 
-from omnirl_core.evaluation.generate import Generation
-from omnirl_core.evaluation.lines import read_lines, weighted_mean, write_lines
-from omnirl_core.evaluation.score import evaluate, score_rows
 from omnirl_core.rewards import Reward, load_rewards, think_format
 from omnirl_core.rewards.grounding import box_iou
 from omnirl_core.rewards.reward import on_answer
+from omnirl_tools.evaluation.generate import Generation
+from omnirl_tools.evaluation.lines import read_lines, weighted_mean, write_lines
+from omnirl_tools.evaluation.score import evaluate, score_rows
 
 
 @on_answer

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from omnirl_core.boxes import iou
-from omnirl_core.evaluation.vlmr1 import vlmr1_box, vlmr1_iou
+from omnirl_tools.evaluation.vlmr1 import vlmr1_box, vlmr1_iou
 
 # The published patterns: which characters a match consists of is the rule itself.
 REGION = r"<answer>(.*?)</answer>"

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from omnirl_core.boxes import iou, parse_boxes, parse_labelled_boxes
-from omnirl_core.config_file import ConfigError, read_config
-from omnirl_core.data.json_rows import StrictDecoder, read_json, read_jsonl
+from omnirl_core.data.json_reader import StrictDecoder, read_json, read_jsonl
 from omnirl_core.data.prompts import PromptFormat
 from omnirl_core.data.record import DataError, RowContext, record_from_row
 from omnirl_core.data.sampling import Sampling
 from omnirl_core.data.sources import find_sources
 from omnirl_core.rewards.load import RewardsError, load_rewards
 from omnirl_core.text import answer_text, find_tags, parse_response, references, strip_tags
-from omnirl_core.yaml_file import YamlFault, parse_yaml
+from omnirl_core.yaml_loader import ConfigError, YamlFault, parse_yaml, read_config
 
 _TEMPORARY = tempfile.TemporaryDirectory(prefix="omnirl_fuzz_")
 _FOLDER = Path(_TEMPORARY.name)

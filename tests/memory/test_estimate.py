@@ -10,11 +10,11 @@ from PIL import Image
 from trl import ModelConfig
 
 from omnirl_core.boxes import resized_size
-from omnirl_core.cli import main
-from omnirl_core.memory import Cluster, Prompt, estimate_memory, fitting, model_config
-from omnirl_core.memory.fitting import CONTEXT, GIB, Plan, single_changes, steps_to_fit
 from omnirl_core.shapes import write_dataset
 from omnirl_core.trainer import OmniGRPOConfig
+from omnirl_tools.cli import main
+from omnirl_tools.memory import Cluster, Prompt, estimate_memory, fitting, model_config
+from omnirl_tools.memory.fitting import CONTEXT, GIB, Plan, single_changes, steps_to_fit
 
 ROOT = Path(__file__).parents[2]
 THREE_B, SEVEN_B = (f"Qwen/Qwen2.5-VL-{size}-Instruct" for size in ("3B", "7B"))

@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from omnirl_core.memory import model_config
-from omnirl_core.memory.model_size import kept_by_layer, meta_model
 from omnirl_core.shapes import tiny_policy
 from omnirl_core.trainer.shared_prefix.attention import Span
+from omnirl_tools.memory import model_config
+from omnirl_tools.memory.model_size import kept_by_layer, meta_model
 
 
 @pytest.fixture(scope="module")

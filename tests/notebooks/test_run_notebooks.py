@@ -16,7 +16,7 @@ spec.loader.exec_module(run_notebooks)
 
 FIGURE = """
 from matplotlib import pyplot
-from omnirl_core.report.figures import show, style
+from omnirl_tools.report.figures import show, style
 style()
 figure, axes = pyplot.subplots()
 axes.plot([1, 2], [1, 3])

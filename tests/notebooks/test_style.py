@@ -96,7 +96,7 @@ def test_it_imports_the_package_and_redefines_none_of_it(path):
     imported, made = set(), set()
     for cell in code_cells(path):
         for node in ast.walk(tree(cell)):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("omnirl_core"):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("omnirl_core", "omnirl_tools")):
                 imported |= {alias.asname or alias.name for alias in node.names}
             elif isinstance(node, ast.FunctionDef | ast.ClassDef):
                 made.add(node.name)
@@ -114,7 +114,8 @@ def package_names() -> frozenset[str]:
     """Every public function and class at the top of a module."""
     return frozenset(
         node.name
-        for file in (ROOT / "omnirl_core").rglob("*.py")
+        for package in ("omnirl_core", "omnirl_tools")
+        for file in (ROOT / package).rglob("*.py")
         for node in ast.parse(file.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
     )
@@ -142,7 +143,7 @@ def test_every_figure_has_alt_text(path):
     assert shown, "a picture wherever a person would rather look than read"
     for output in shown:
         alt = output.metadata.get("image/png", {}).get("alt", "")
-        assert len(alt) >= 40, f"alt text {alt!r}: use omnirl_core.report.figures.show"
+        assert len(alt) >= 40, f"alt text {alt!r}: use omnirl_tools.report.figures.show"
         assert output.data["text/plain"] == alt
     assert not [kind for output in outputs(path) for kind in output.get("data", {}) if kind == "image/jpeg"]
     for cell in read(path).cells:

@@ -7,12 +7,12 @@ import pytest
 import yaml
 from trl import ModelConfig
 
-from omnirl_core.arguments import DataArguments, parse
-from omnirl_core.config_file import ConfigError, read_config
+from omnirl_core.config.arguments import DataArguments, parse
 from omnirl_core.data import load_records
 from omnirl_core.rewards import load_rewards
-from omnirl_core.sft import parse_sft
 from omnirl_core.trainer import OmniGRPOConfig
+from omnirl_core.yaml_loader import ConfigError, read_config
+from omnirl_tools.sft import parse_sft
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ("text_only", "image_text", "multi_image", "mixed", "rec")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from omnirl_core.evaluation.compare import compare
+from omnirl_tools.evaluation.compare import compare
 
 ROOT = Path(__file__).parents[2]
 SHORT = [

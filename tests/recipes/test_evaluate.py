@@ -13,12 +13,12 @@ import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 
-from omnirl_core.config_file import read_config
-from omnirl_core.evaluate import main
-from omnirl_core.evaluate_arguments import parse_evaluation
-from omnirl_core.evaluation.lines import read_lines, write_lines
 from omnirl_core.models import load_policy, load_processor
 from omnirl_core.shapes import tiny_policy, write_dataset
+from omnirl_core.yaml_loader import read_config
+from omnirl_tools.evaluate import main
+from omnirl_tools.evaluate_arguments import parse_evaluation
+from omnirl_tools.evaluation.lines import read_lines, write_lines
 
 ROOT = Path(__file__).parents[2]
 ENV = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
@@ -95,7 +95,7 @@ def test_a_second_start_asks_nothing_again_and_judges_anew(whole, settings, tmp_
     rewards = tmp_path / "rewards.yaml"
     rewards.write_text("rewards:\n  - {name: think_format, weight: 2.0}\n")
     monkeypatch.setattr(
-        "omnirl_core.evaluate.load_trained", lambda *a, **k: pytest.fail("no model is needed")
+        "omnirl_tools.evaluate.load_trained", lambda *a, **k: pytest.fail("no model is needed")
     )
     folder = whole[0]
     before = (folder / "generations.jsonl").read_bytes()
@@ -158,7 +158,7 @@ def test_other_settings_begin_anew_and_put_aside_what_was_there(whole, settings,
 
 def test_ready_completions_are_judged_alike_without_a_model(whole, settings, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "omnirl_core.evaluate.load_trained", lambda *a, **k: pytest.fail("no model is needed")
+        "omnirl_tools.evaluate.load_trained", lambda *a, **k: pytest.fail("no model is needed")
     )
     known = read_lines(whole[0] / "predictions.jsonl")
     told = ("rewards", "score", "image_sizes", "resized_sizes", "completion")

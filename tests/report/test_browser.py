@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omnirl_core.evaluation.lines import read_lines, write_lines
-from omnirl_core.report import write_comparison, write_completions, write_evaluation
+from omnirl_tools.evaluation.lines import read_lines, write_lines
+from omnirl_tools.report import write_comparison, write_completions, write_evaluation
 
 ROOT = Path(__file__).parents[2]
 REQUIRED = os.environ.get("OMNIRL_BROWSER") == "required"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omnirl_core.report import write_comparison, write_completions
+from omnirl_tools.report import write_comparison, write_completions
 
 VOID = {"meta", "img", "br", "input", "link", "hr"}
 

@@ -10,9 +10,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from omnirl_core.report import plot_curves
-from omnirl_core.report.panels import Panel, Series, panels, read_metrics
-from omnirl_core.report.svg import HEIGHT, WIDTH, panel_svg, ticks
+from omnirl_tools.report import plot_curves
+from omnirl_tools.report.panels import Panel, Series, panels, read_metrics
+from omnirl_tools.report.svg import HEIGHT, WIDTH, panel_svg, ticks
 
 
 def test_png_is_written_beside_the_log_and_shows_something(run_folder):
@@ -43,7 +43,7 @@ def test_png_goes_where_it_is_told(run_folder, tmp_path):
 def test_pyplot_is_left_alone(run_folder):
     code = (
         "import sys, matplotlib as m; before = m.rcParams.copy();"
-        "from omnirl_core.report import plot_curves; plot_curves(sys.argv[1]);"
+        "from omnirl_tools.report import plot_curves; plot_curves(sys.argv[1]);"
         "assert 'matplotlib.pyplot' not in sys.modules;"
         "assert not [key for key in before if key != 'backend' and before[key] != m.rcParams[key]]"
     )

@@ -11,7 +11,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from matplotlib import pyplot
 from PIL import Image, ImageColor
 
-from omnirl_core.report.figures import (
+from omnirl_tools.report.figures import (
     COLORS,
     GREY,
     INK,

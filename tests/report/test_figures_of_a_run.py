@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from omnirl_core.evaluation.intervals import bootstrap_interval
-from omnirl_core.report import plot_curves, write_completions
+from omnirl_tools.evaluation.intervals import bootstrap_interval
+from omnirl_tools.report import plot_curves, write_completions
 
 FORM = ("think_format", "length_band")
 TILE = re.compile(

@@ -3,8 +3,8 @@
 import matplotlib
 import pytest
 
-from omnirl_core.report.figures import PAPER
-from omnirl_core.report.notebook import start
+from omnirl_tools.report.figures import PAPER
+from omnirl_tools.report.notebook import start
 
 
 def test_it_empties_its_folder_and_sets_the_style(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from omnirl_core.report.panels import Series, panels, read_metrics, smoothed, thinned, training_seconds
+from omnirl_tools.report.panels import Series, panels, read_metrics, smoothed, thinned, training_seconds
 
 
 def titles(metrics) -> list[str]:

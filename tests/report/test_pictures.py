@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from omnirl_core.report.boxes import PREDICTED, TRUE, answered_boxes, draw_boxes, true_boxes
-from omnirl_core.report.pictures import SIDES, embed
+from omnirl_tools.report.boxes import PREDICTED, TRUE, answered_boxes, draw_boxes, true_boxes
+from omnirl_tools.report.pictures import SIDES, embed
 
 
 def decoded(source: str) -> Image.Image:

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from omnirl_core.evaluation.compare import compare
-from omnirl_core.report.result import peak_memory_gib, read_changes, write_result
+from omnirl_tools.evaluation.compare import compare
+from omnirl_tools.report.result import peak_memory_gib, read_changes, write_result
 
 
 def test_a_result_holds_what_compare_found(tmp_path):

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from omnirl_core.report.sample import evenly, sample_groups
+from omnirl_tools.report.sample import evenly, sample_groups
 
 
 def write(path, steps: int, prompts: int = 3, answers: int = 4, text: str = "x") -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from omnirl_core.rewards import bleu, load_rewards, meteor, overlap, rouge
 from omnirl_core.rewards.answers import edit_similarity
-from omnirl_core.rewards.hacks import BLIND, THOUGHT, Sample, formed
 from omnirl_core.rewards.question import question_of
+from omnirl_tools.checks.hacks import BLIND, THOUGHT, Sample, formed
 
 TABLES = Path(__file__).parent / "tables"
 CONFIGS = Path(__file__).parents[2] / "recipes" / "rewards"

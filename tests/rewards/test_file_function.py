@@ -4,10 +4,10 @@ import pickle
 
 import pytest
 
-from omnirl_core.evaluation.generate import Generation
-from omnirl_core.evaluation.score import score_rows
 from omnirl_core.rewards import RewardsError, load_rewards
 from omnirl_core.trainer.fault_tolerance.reward_guard import RewardError, guarded_scores
+from omnirl_tools.evaluation.generate import Generation
+from omnirl_tools.evaluation.score import score_rows
 
 MINE = """
 calls = []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from omnirl_core.rewards import load_rewards
-from omnirl_core.rewards.hacks import BLIND, formed
+from omnirl_tools.checks.hacks import BLIND, formed
 
 ROOT = Path(__file__).parents[2]
 MOST = 0.25

@@ -1,4 +1,4 @@
-"""A run whose second rank has the given fault; run by fault_tolerance/test_faults_of_ranks.py."""
+"""A run whose second rank has the given fault; run by test_faults_of_ranks.py."""
 
 import os
 import signal
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from omnirl_core import run
 from omnirl_core.trainer.shared_prefix.runtime import SharedPrefixTrainer
+from omnirl_tools import run
 
 
 def nan_loss(plain):

@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from omnirl_core import run
-from omnirl_core.arguments import parse
+from omnirl_core.config.arguments import parse
 from omnirl_core.data import DataError, load_dataset
 from omnirl_core.rewards import load_rewards
 from omnirl_core.rewards.coverage import Sample, accuracy_rewards, coverage_error
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_core.trainer.reward_setup import fit_rewards
+from omnirl_tools import run
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

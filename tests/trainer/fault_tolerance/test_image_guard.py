@@ -11,13 +11,12 @@ from transformers import AutoTokenizer
 from trl import SFTConfig
 from trl.trainer import grpo_trainer
 
-from omnirl_core.evaluation.generate import generate
-from omnirl_core.models import load_policy, load_processor
-from omnirl_core.sft import CountedImages, SeeingSFTTrainer
-from omnirl_core.trainer import image_passes, seeing
 from omnirl_core.trainer.fault_tolerance.image_guard import ImageCounter, ImageMismatchError
+from omnirl_core.models import load_policy, load_processor
+from omnirl_core.trainer import image_passes, seeing, shared_prefix, shared_prefix_rollout
 from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
-from omnirl_core.trainer.shared_prefix import packing, rollout
+from omnirl_tools.evaluation.generate import generate
+from omnirl_tools.sft import CountedImages, SeeingSFTTrainer
 
 PIXELS = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
 EIGHT = {
@@ -45,7 +44,7 @@ def break_rollout(monkeypatch, worker):
 
 
 def break_shared_prefill(monkeypatch, worker):
-    blind(monkeypatch, rollout, "_generate")
+    blind(monkeypatch, shared_prefix_rollout, "_generate")
 
 
 def break_scoring(monkeypatch, worker):
@@ -67,9 +66,9 @@ def break_training(monkeypatch, worker):
 
 
 def break_packs(monkeypatch, worker):
-    plain = packing.Pack.model_inputs.func
+    plain = shared_prefix.Pack.model_inputs.func
     drops = property(lambda pack: {k: v for k, v in plain(pack).items() if k not in PIXELS})
-    monkeypatch.setattr(packing.Pack, "model_inputs", drops)
+    monkeypatch.setattr(shared_prefix.Pack, "model_inputs", drops)
 
 
 def break_buffered_prompts(monkeypatch, worker):

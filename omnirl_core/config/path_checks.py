@@ -1,0 +1,144 @@
+"""The files and names that a run's settings point at, looked up before a model is loaded."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import transformers
+from huggingface_hub import constants, try_to_load_from_cache
+
+from omnirl_core.config.data_files import (
+    Fault,
+    data_faults,
+    data_file_faults,
+    image_root_faults,
+    shapes_faults,
+    template_faults,
+)
+from omnirl_core.rewards import Reward, RewardsError, load_rewards
+from omnirl_core.rewards.file_function import FileFunction
+from omnirl_core.trainer.checkpoints import pickled_weights
+from omnirl_core.type_checks import nearest, nearest_file
+
+_OF_A_RUN = (
+    "run.json", "metrics.jsonl", "completions.jsonl", "before.jsonl", "faults.jsonl", "training_args.bin",
+    "bad_rows.txt",
+)  # fmt: skip
+"""Files that only a run leaves in its folder."""
+_WRITTEN = (".json", ".jsonl", ".safetensors", ".bin", ".jinja", ".model", ".html", ".png")
+
+
+def file_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
+    """What is wrong with the files that the settings name; files of own reward functions are run, as in training."""
+    yield from _reward_faults(values.get("rewards"))
+    yield from data_file_faults(values)
+    yield from _folder_faults(values)
+    yield from _model_faults(values.get("model_name_or_path"), bool(values.get("trust_remote_code")))
+
+
+def evaluation_file_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
+    """`file_faults` of what an evaluation reads: no training rows, but annotations and completions."""
+    yield from shapes_faults(values.get("draw_shapes"))
+    if not values.get("protocol"):
+        yield from _reward_faults(values.get("rewards"))
+    if not values.get("annotations"):
+        yield from data_faults("eval_dataset_name", values)
+    for name in ("annotations", "completions"):
+        given = values.get(name)
+        for path in given if isinstance(given, list) else [given]:
+            if isinstance(path, str) and not os.path.isfile(path):
+                yield name, f"{name}: no file {path}{nearest_file(path)}"
+    yield from template_faults(values.get("templates"))
+    yield from _folder_faults(values)
+
+
+def own_code(rewards: Iterable[Reward]) -> dict[str, str]:
+    """Each reward function of the user's own files, `path:function`, and the file's SHA-256."""
+    functions = [reward.scorer for reward in rewards if isinstance(reward.scorer, FileFunction)]
+    return {
+        f"{function.path}:{function.name}": sha256(function.path.read_bytes()).hexdigest()
+        for function in functions
+    }
+
+
+def _reward_faults(path: Any) -> Iterator[Fault]:
+    if not isinstance(path, str):
+        return
+    try:
+        load_rewards(path)
+    except RewardsError as error:
+        yield from ((None, message) for message in error.faults)
+    except FileNotFoundError:
+        yield "rewards", f"rewards: no file {path}{nearest_file(path)}"
+    except OSError as error:
+        yield "rewards", f"rewards: {path} cannot be read ({error.strerror})"
+
+
+def _folder_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
+    yield from image_root_faults(values.get("image_root"))
+    output = values.get("output_dir")
+    if isinstance(output, str) and os.path.exists(output) and not os.path.isdir(output):
+        yield "output_dir", f"output_dir: {output} is a file; name a folder"
+    elif isinstance(output, str) and os.path.isdir(output) and (names := _at_risk(Path(output))):
+        shown = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+        yield (
+            "output_dir",
+            f"output_dir: {output} holds {shown}, and no run wrote it; a run could replace them: name a new folder",
+        )
+
+
+def _at_risk(folder: Path) -> list[str]:
+    """Files of names that a run or its model may write, in a folder that is no run's."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    if any(name in _OF_A_RUN for name in names) or any(folder.glob("checkpoint-*")):
+        return []
+    return [name for name in names if Path(name).suffix in _WRITTEN or name == "README.md"]
+
+
+def _model_faults(name: Any, trusts_remote_code: bool = False) -> Iterator[Fault]:
+    """A local folder must hold a model; a hub id can only be looked up where nothing may be downloaded."""
+    if not isinstance(name, str) or name == "tiny_policy":
+        return
+    setting = "model_name_or_path"
+    if os.path.isdir(name):
+        if not os.path.isfile(os.path.join(name, "config.json")):
+            hint = "; for an adapter, give the model that it was trained on" if _is_adapter(name) else ""
+            yield setting, f"{setting}: {name} holds no config.json, so it is no model's folder{hint}"
+        elif pickled := pickled_weights(name):
+            yield setting, f"{setting}: {pickled}"
+        elif (fault := _architecture_fault(name)) and not trusts_remote_code:
+            yield setting, f"{setting}: {fault}"
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
+        yield setting, f"{setting}: no folder {name}{nearest_file(name)}"
+    elif constants.HF_HUB_OFFLINE and not isinstance(try_to_load_from_cache(name, "config.json"), str):
+        yield (
+            setting,
+            (
+                f"{setting}: {name} is no folder here and not in the hub's cache, and HF_HUB_OFFLINE is set; "
+                "unset it, or give the path of a folder"
+            ),
+        )
+
+
+def _architecture_fault(folder: str) -> str | None:
+    """What to say of a model's folder whose architecture the installed transformers does not know."""
+    try:
+        config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"{folder}/config.json cannot be read: {error}"
+    known = transformers.CONFIG_MAPPING
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind in known or (kind is None and any(name in folder for name in known)):
+        return None
+    where = f"{folder}/config.json says model_type {kind!r}"
+    return (
+        f"{where}, which transformers {transformers.__version__} does not know{nearest(kind, known, only_close=True)}; "
+        "install a release that has it, or take another model"
+    )
+
+
+def _is_adapter(folder: str) -> bool:
+    return os.path.isfile(os.path.join(folder, "adapter_config.json"))

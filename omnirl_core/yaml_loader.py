@@ -1,0 +1,215 @@
+"""YAML that people wrote, read safely: keys with their lines, keys given twice, and a run's config with its includes.
+
+include: [qwen2_5_vl_3b.yaml, ../hardware/one_24gb_lora.yaml]  # paths from this file's folder; later ones win
+output_dir: outputs/rec_lora                                   # the file's own keys win over all of them
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from omnirl_core.type_checks import nearest
+
+INCLUDE = "include"
+
+MOST_NODES = 100_000
+"""Values in a file, those that aliases repeat counted each time: ten lines of aliases can stand for billions."""
+DEEPEST = 50
+
+_CONSTRUCTION_ERRORS = (ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError)
+"""What PyYAML 6 raises for a tag that its value does not fit: `!!bool maybe`, `!!timestamp x`, `2001-99-99`."""
+
+
+class YamlFault(ValueError):
+    """The file as a whole cannot be read; the first line that shows it, if it is known."""
+
+    def __init__(self, problem: str, line: int | None = None) -> None:
+        super().__init__(problem)
+        self.problem, self.line = problem, line
+
+    def at(self, path: str | os.PathLike[str]) -> str:
+        """The whole message: `path:line: problem`."""
+        return f"{os.fspath(path)}{f':{self.line}' if self.line else ''}: {self.problem}"
+
+
+@dataclass(frozen=True)
+class YamlText:
+    """A document's nodes, which know their lines, and its values."""
+
+    root: yaml.Node | None
+    data: Any
+
+    def given_twice(self) -> list[tuple[int, str]]:
+        """(line, key) of keys that a mapping has more than once; YAML itself would keep the last and say nothing."""
+        return [] if self.root is None else list(_given_twice(self.root, set()))
+
+
+def read_yaml(path: str | os.PathLike[str]) -> YamlText:
+    """The file's one document; YamlFault where there is none to be had, OSError where there is no file."""
+    try:
+        return parse_yaml(Path(path).read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise YamlFault("not UTF-8; save it as UTF-8") from None
+
+
+def parse_yaml(text: str) -> YamlText:
+    """Read by the safe loader: no tag makes an object or calls a function.
+
+    >>> parse_yaml("a: 1\\na: 2").given_twice()
+    [(2, 'a')]
+    """
+    try:
+        root = yaml.compose(text, Loader=_ShallowLoader)
+        if root is not None:
+            _check_size(root)
+        return YamlText(root, yaml.safe_load(text))
+    except YamlFault:
+        raise
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise YamlFault(f"not YAML: {error.problem or error.context}", mark.line + 1 if mark else 1) from None
+    except yaml.YAMLError as error:  # control characters
+        raise YamlFault(f"not YAML: {str(error).splitlines()[0]}") from None
+    except _CONSTRUCTION_ERRORS as error:
+        raise YamlFault(f"a value that does not fit its tag or form: {error}; put it in quotes") from None
+
+
+class _ShallowLoader(yaml.SafeLoader):
+    """Stops at the first node that is too deep: the time that PyYAML 6 takes grows with the square of the depth."""
+
+    _depth = -1
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > DEEPEST:
+            line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+            raise YamlFault(f"nested more than {DEEPEST} levels deep", line)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+def key_lines(mapping: yaml.Node) -> dict[str, int]:
+    """Key -> the line that it stands on."""
+    return {str(key.value): key.start_mark.line + 1 for key, _ in mapping.value}
+
+
+def _check_size(root: yaml.Node) -> None:
+    """Refuse what is too deep or, aliases written out, too much: an alias may also contain itself."""
+    n_nodes, waiting = 0, [(root, 0)]
+    while waiting:
+        node, depth = waiting.pop()
+        n_nodes += 1
+        line = node.start_mark.line + 1
+        if depth > DEEPEST:
+            raise YamlFault(f"nested more than {DEEPEST} levels deep, or an alias that contains itself", line)
+        if n_nodes > MOST_NODES:
+            raise YamlFault(f"more than {MOST_NODES:,} values, aliases written out", line)
+        if isinstance(node, yaml.SequenceNode):
+            waiting += [(item, depth + 1) for item in node.value]
+        elif isinstance(node, yaml.MappingNode):
+            waiting += [(part, depth + 1) for pair in node.value for part in pair]
+
+
+def _given_twice(node: yaml.Node, visited: set[int]) -> Iterator[tuple[int, str]]:
+    if id(node) in visited:
+        return
+    visited.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _given_twice(item, visited)
+    elif isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    yield key.start_mark.line + 1, key.value
+                seen.add(key.value)
+            yield from _given_twice(value, visited)
+
+
+class ConfigError(ValueError):
+    """Everything that is wrong with a config, one fault a line, each with file and line."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = list(faults)
+
+
+class Given(NamedTuple):
+    """A setting as someone wrote it, and where: `demo.yaml:12`, or the command line."""
+
+    name: str
+    value: Any
+    place: str
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Every setting that the file and its includes give; ConfigError for what is no mapping of unlike names.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "small.yaml").write_text("bf16: true\\nmax_steps: 10")
+    >>> _ = (folder / "run.yaml").write_text("include: small.yaml\\nmax_steps: 50")
+    >>> read_config(folder / "run.yaml")
+    {'bf16': True, 'max_steps': 50}
+    """
+    faults: list[str] = []
+    given = read_given(path, faults)
+    if faults:
+        raise ConfigError(faults)
+    return {one.name: one.value for one in given}
+
+
+def read_given(path: str | Path, faults: list[str], _open: tuple[Path, ...] = ()) -> list[Given]:
+    """The settings of the file's includes, then its own: later ones win. What cannot be read goes to `faults`."""
+    path = Path(path)
+    if path.resolve() in _open:
+        circle = " -> ".join(file.name for file in (*_open, path))
+        faults.append(f"{path}: includes itself: {circle}")
+        return []
+    settings: list[Given] = []
+    for one in _own(path, faults):
+        if one.name != INCLUDE:
+            settings.append(one)
+            continue
+        included: list[Given] = []
+        for name in one.value if isinstance(one.value, list) else [one.value]:
+            if (file := path.parent / str(name)).is_file():
+                included += read_given(file, faults, (*_open, path.resolve()))
+            elif name is not None:
+                hint = nearest(name, [other.name for other in sorted(file.parent.glob("*.yaml"))])
+                faults.append(f"{one.place}: {INCLUDE} names {name!r}, but there is no {file}{hint}")
+        settings = included + settings
+    return settings
+
+
+def _own(path: Path, faults: list[str]) -> list[Given]:
+    try:
+        text = read_yaml(path)
+    except YamlFault as error:
+        faults.append(error.at(path))
+        return []
+    except OSError as error:
+        faults.append(f"{path}: {_why_unreadable(path, error)}")
+        return []
+    if not isinstance(text.data, dict) or text.root is None:
+        faults.append(f"{path}:1: expected lines of `name: value`")
+        return []
+    faults += [f"{path}:{line}: {key!r} appears twice; keep one" for line, key in text.given_twice()]
+    lines = key_lines(text.root)
+    return [Given(str(key), value, f"{path}:{lines.get(str(key), 1)}") for key, value in text.data.items()]
+
+
+def _why_unreadable(path: Path, error: OSError) -> str:
+    if not isinstance(error, FileNotFoundError):
+        return f"cannot be read ({error.strerror})"
+    folder = path.parent if path.parent.is_dir() else path.parent.parent
+    found = [other for pattern in ("*.yaml", "*/*.yaml") for other in sorted(folder.glob(pattern))]
+    there = [str(other) for other in found if not other.name.startswith(".")]
+    hint = nearest(path, there) if there else ""
+    return f"no such config file; paths start at the folder that the command runs in{hint}"
