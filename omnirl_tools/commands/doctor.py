@@ -8,12 +8,9 @@ import argparse
 import os
 import platform
 
-from omnirl_tools.checks.finding import BROKEN, Finding
-from omnirl_tools.checks.installed import OPTIONAL, OTHERS, required, version_findings
-from omnirl_tools.checks.known_bad import known_bad
-from omnirl_tools.checks.machine import Machine, look
-from omnirl_tools.checks.needs import needs
+from omnirl_tools.checks.doctor import BROKEN, Finding, known_bad, needs, version_findings
 from omnirl_tools.commands.config_file import read_settings
+from omnirl_tools.environment import OPTIONAL, OTHERS, Machine, look, required
 
 GIB = 2**30
 

@@ -4,13 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from omnirl_tools.checks.finding import BROKEN
-from omnirl_tools.checks.installed import required
-from omnirl_tools.checks.known_bad import TABLE, known_bad
-from omnirl_tools.checks.machine import Machine
-from omnirl_tools.checks.needs import needs
-from omnirl_tools.checks.probe import probe
+from omnirl_tools.checks.doctor import BROKEN, TABLE, known_bad, needs
 from omnirl_tools.cli import main
+from omnirl_tools.environment import Machine, probe, required
 
 H100 = {"name": "H100", "free": 70, "total": 80, "capability": [9, 0]}
 T4 = {"name": "T4", "free": 14, "total": 15, "capability": [7, 5]}

@@ -96,7 +96,9 @@ def test_it_imports_the_package_and_redefines_none_of_it(path):
     imported, made = set(), set()
     for cell in code_cells(path):
         for node in ast.walk(tree(cell)):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("omnirl_core", "omnirl_tools")):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+                ("omnirl_core", "omnirl_tools")
+            ):
                 imported |= {alias.asname or alias.name for alias in node.names}
             elif isinstance(node, ast.FunctionDef | ast.ClassDef):
                 made.add(node.name)
