@@ -34,6 +34,8 @@ def start(module: str) -> None:
     """Run the `main` of a recipe's module; what recipes/*.py do. Ends the process where it fails."""
     take_debug(sys.argv)
     silence_imports()
+    # libgomp's threads spin while they wait, which starves them on cores that other processes use; read with torch
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         importlib.import_module(module).main()
     except KeyboardInterrupt:

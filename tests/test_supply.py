@@ -75,7 +75,7 @@ RUNS_CODE = {
     "numpy.load", "np.load", "eval",
 }  # fmt: skip
 KEPT_TO = {
-    "yaml.safe_load": "yaml_file.py", "yaml.compose": "yaml_file.py",
+    "yaml.safe_load": "yaml_loader.py", "yaml.compose": "yaml_loader.py",
     "exec": "shim.py",  # within the code reward's jail
     "loader.exec_module": "file_function.py",
 }  # fmt: skip

@@ -17,7 +17,7 @@ TRL_CHOICES: dict[str, tuple[Any, ...]] = {
     "vllm_mode": ("server", "colocate"),
     "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
 }
-"""Of settings that TRL 1.16 types as text and looks at after the model is loaded (test_strict_parser.py)."""
+"""Of settings that TRL 1.16 types as text and looks at after the model is loaded (tests/config/test_parser.py)."""
 
 
 def read_value(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omnirl_core.data import DataError, find_bad_rows, json_rows, limit_pixels, load_dataset, load_records
+from omnirl_core.data import DataError, find_bad_rows, json_reader, limit_pixels, load_dataset, load_records
 from omnirl_core.data.image_checks import picture_problem, with_checked_pictures
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)  # (H, W, 3)
@@ -216,7 +216,7 @@ def test_a_line_that_does_not_end(tmp_path, name, monkeypatch):
     good_rows = load_records(tmp_path / name, on_bad_sample="skip")
     assert [record.source for record in good_rows] == [f"{tmp_path}/{name}:2"]
     if name == "a.jsonl":
-        monkeypatch.setattr(json_rows, "MAX_ROW_BYTES", 200_000_000)
+        monkeypatch.setattr(json_reader, "MAX_ROW_BYTES", 200_000_000)
         assert [len(record.problem) for record in load_records(tmp_path / name)] == [100_000_000, 1]
 
 
