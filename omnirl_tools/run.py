@@ -42,10 +42,10 @@ from omnirl_core.rewards import Reward, load_rewards
 from omnirl_core.rewards.coverage import Sample, coverage_error, used_rewards
 from omnirl_core.shapes.drawing import draw_missing
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
+from omnirl_core.trainer.fault_tolerance.checkpoint_storage import resume_path
 from omnirl_core.trainer.fault_tolerance.graceful_shutdown import Interrupts
 from omnirl_core.trainer.fault_tolerance.reward_guard import guarded_scores
 from omnirl_core.trainer.reward_setup import reweighted
-from omnirl_core.trainer.fault_tolerance.checkpoint_storage import resume_path
 from omnirl_tools.evaluation.compare import Change, compare, table
 from omnirl_tools.evaluation.lines import read_lines, write_lines
 from omnirl_tools.evaluation.score import evaluate

@@ -23,15 +23,15 @@ from omnirl_core.config.rows import read_rows
 from omnirl_core.config.sft_config import OmniSFTConfig
 from omnirl_core.data.dataset import for_language_model
 from omnirl_core.data.sft import ResponseTransform
-from omnirl_core.trainer.fault_tolerance.image_guard import ImageCounter, ImageMismatchError
+from omnirl_core.log_filters import silence_upstream_noise
 from omnirl_core.models import freeze_vision_tower, has_vision, load_processor, without_vision
 from omnirl_core.rewards import load_rewards
 from omnirl_core.shapes.drawing import draw_missing, only_own_names
 from omnirl_core.trainer import OmniGRPOConfig
-from omnirl_core.trainer.dummy_image import add_vision_anchor
 from omnirl_core.trainer.callbacks import in_place_of
+from omnirl_core.trainer.dummy_image import add_vision_anchor
+from omnirl_core.trainer.fault_tolerance.image_guard import ImageCounter, ImageMismatchError
 from omnirl_core.trainer.prompt_length import prompt_images
-from omnirl_core.log_filters import silence_upstream_noise
 from omnirl_tools.evaluation.compare import compare
 from omnirl_tools.evaluation.ready import qwen_resize
 from omnirl_tools.run import grade, show, start_quietly

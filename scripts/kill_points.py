@@ -32,8 +32,8 @@ from typing import Any
 import torch
 import yaml
 
-from omnirl_core.trainer.fault_tolerance.watchdog import RANKS
 from omnirl_core.trainer.fault_tolerance.checkpoint_storage import ASIDE
+from omnirl_core.trainer.fault_tolerance.watchdog import RANKS
 from omnirl_core.trainer.shared_prefix.packing import Prompt
 from omnirl_tools import run
 from omnirl_tools.evaluation.lines import read_lines

@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from omnirl_core.data.images import open_image
-from omnirl_core.trainer.fault_tolerance.image_guard import images_counted
 from omnirl_core.models import vision_token_ids
+from omnirl_core.trainer.fault_tolerance.image_guard import images_counted
 from omnirl_tools.evaluation.lines import stream_keys
 
 Size = tuple[int, int]

@@ -1,4 +1,4 @@
-"""A run whose second rank has the given fault; run by test_faults_of_ranks.py."""
+"""A run whose second rank has the given fault; run by fault_tolerance/test_faults_of_ranks.py."""
 
 import os
 import signal

@@ -11,10 +11,11 @@ from transformers import AutoTokenizer
 from trl import SFTConfig
 from trl.trainer import grpo_trainer
 
-from omnirl_core.trainer.fault_tolerance.image_guard import ImageCounter, ImageMismatchError
 from omnirl_core.models import load_policy, load_processor
-from omnirl_core.trainer import image_passes, seeing, shared_prefix, shared_prefix_rollout
+from omnirl_core.trainer import image_passes, seeing
+from omnirl_core.trainer.fault_tolerance.image_guard import ImageCounter, ImageMismatchError
 from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
+from omnirl_core.trainer.shared_prefix import packing, rollout
 from omnirl_tools.evaluation.generate import generate
 from omnirl_tools.sft import CountedImages, SeeingSFTTrainer
 
@@ -44,7 +45,7 @@ def break_rollout(monkeypatch, worker):
 
 
 def break_shared_prefill(monkeypatch, worker):
-    blind(monkeypatch, shared_prefix_rollout, "_generate")
+    blind(monkeypatch, rollout, "_generate")
 
 
 def break_scoring(monkeypatch, worker):
@@ -66,9 +67,9 @@ def break_training(monkeypatch, worker):
 
 
 def break_packs(monkeypatch, worker):
-    plain = shared_prefix.Pack.model_inputs.func
+    plain = packing.Pack.model_inputs.func
     drops = property(lambda pack: {k: v for k, v in plain(pack).items() if k not in PIXELS})
-    monkeypatch.setattr(shared_prefix.Pack, "model_inputs", drops)
+    monkeypatch.setattr(packing.Pack, "model_inputs", drops)
 
 
 def break_buffered_prompts(monkeypatch, worker):
