@@ -93,7 +93,7 @@ def run_block(result: dict[str, Any] | None, tasks: bool = True) -> str:
     versions = ", ".join(f"{name} {result['versions'][name]}" for name in ("torch", "transformers", "trl"))
     cpu = f" ({result['cpu_minutes']:.1f} of CPU time)" if "cpu_minutes" in result else ""
     facts = (
-        f"Held-out rows, answered greedily before and after {result['config']['max_steps']} steps, on "
+        f"Held-out samples, answered greedily before and after {result['config']['max_steps']} steps, on "
         f"{result['hardware']}: {result['minutes']:.1f} minutes{cpu}, peak memory "
         f"{_memory(result)}; {versions}."
     )

@@ -300,7 +300,7 @@ class Outcome:
 
 
 KINDS = ("text-only", "one image", "several images", "mixed")
-HEAD = ["family", *KINDS, "a row alone = in a mixed batch", "prefix of a group"]
+HEAD = ["family", *KINDS, "a sample alone = in a mixed batch", "prefix of a group"]
 
 
 def run_family(family: str, folder: Path) -> Outcome:

@@ -13,7 +13,7 @@ TRACKED = subprocess.run(
 ).stdout.split("\n")
 DOCUMENTS = [ROOT / name for name in TRACKED if name.endswith(".md")]
 MADE_BY_A_RUN = ("outputs/", "data/", ".venv/")
-FOLDERS = "recipes|omnirl_core|accelerate_configs|tests|notebooks|benchmarks|docs|scripts"
+FOLDERS = "recipes|omnirl_core|omnirl_tools|accelerate_configs|tests|notebooks|benchmarks|docs|scripts"
 
 
 def ids(path: Path) -> str:
@@ -43,7 +43,7 @@ def test_python_blocks_import_what_exists(document):
     for block in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL):
         if ">>>" not in block:  # a doctest, run as such
             compile(block, document.name, "exec")
-        for module, names in re.findall(r"^from (omnirl_core[\w.]*) import ([\w, ]+)$", block, re.MULTILINE):
+        for module, names in re.findall(r"^from (omnirl_(?:core|tools)[\w.]*) import ([\w, ]+)$", block, re.MULTILINE):
             for name in names.split(","):
                 assert hasattr(importlib.import_module(module), name.strip()), f"{module}.{name}"
 
