@@ -43,7 +43,9 @@ def test_python_blocks_import_what_exists(document):
     for block in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL):
         if ">>>" not in block:  # a doctest, run as such
             compile(block, document.name, "exec")
-        for module, names in re.findall(r"^from (omnirl_(?:core|tools)[\w.]*) import ([\w, ]+)$", block, re.MULTILINE):
+        for module, names in re.findall(
+            r"^from (omnirl_(?:core|tools)[\w.]*) import ([\w, ]+)$", block, re.MULTILINE
+        ):
             for name in names.split(","):
                 assert hasattr(importlib.import_module(module), name.strip()), f"{module}.{name}"
 
