@@ -15,6 +15,7 @@ weight) gets the question's words back; one of function words only is scored wit
 
 import re
 from functools import lru_cache
+from itertools import compress
 from typing import Any, NamedTuple
 
 from omnirl_core.rewards.function_words import FUNCTION_WORDS, languages_of
@@ -55,16 +56,22 @@ class Lexicon(dict[str, str]):
         self._asked = {STEMS[self._uninflected(word)] for word in asked}
         self._asked |= {base for word in asked for base in (word, *self._bases.get(word, ()))}
 
-    def __missing__(self, token: str) -> str:
-        word = self._uninflected(token) if self._endings else token
-        bases = self._bases.get(token)
-        known = (
-            token in self._light
-            or STEMS[word] in self._asked
-            or (bases and not self._asked.isdisjoint(bases))
-        )
-        form = self[token] = LIGHT if known else CANONICAL.get(token, word)
-        return form
+    def forms(self, words: list[str]) -> list[str]:
+        """The form of each word."""
+        new = set(words).difference(self)
+        if new:
+            self._learn(new)
+        return list(map(self.__getitem__, words))
+
+    def _learn(self, new: set[str]) -> None:
+        asked, bases = self._asked, self._bases
+        stems = {word: self._uninflected(word) for word in new} if self._endings else dict(zip(new, new))
+        self.update(stems)
+        self.update((word, CANONICAL[word]) for word in CANONICAL.keys() & new)
+        known = new & self._light
+        known.update([word for word, form in stems.items() if STEMS[form] in asked])
+        known.update(word for word in bases.keys() & new if not asked.isdisjoint(bases[word]))
+        self.update(dict.fromkeys(known, LIGHT))
 
     def _uninflected(self, token: str) -> str:
         for ending in self._endings:
@@ -117,8 +124,9 @@ class Split(NamedTuple):
 def split(words: Words, known: Lexicon) -> Split:
     """The text under a lexicon; kept with the text, for the references that share it."""
     if words.split_by is None or words.split_by[0] is not known:
-        content = list(filter(None, map(known.__getitem__, words.words)))
-        light = [word for word in words.words if not known[word]]
+        forms = known.forms(words.words)
+        content = list(filter(None, forms))
+        light = list(compress(words.words, map(LIGHT.__eq__, forms)))
         words.split_by = (known, Split(Words(words.text, content), Words(words.text, light)))
     found: Split = words.split_by[1]
     return found

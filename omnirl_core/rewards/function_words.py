@@ -3,6 +3,7 @@
 Negations, numbers, and words for places (above, left, behind) are facts and stand in no list.
 """
 
+import re
 from functools import lru_cache
 
 from omnirl_core.text import tokens
@@ -46,10 +47,14 @@ FUNCTION_WORDS: dict[str, frozenset[str]] = {
 
 
 SCRIPTS = {
-    "ru": ("\u0400", "\u04ff"), "zh": ("\u4e00", "\u9fff"), "ko": ("\uac00", "\ud7a3"), "ar": ("\u0600", "\u06ff"),
-    "hi": ("\u0900", "\u097f"),
+    language: re.compile(f"[{first}-{last}]")
+    for language, first, last in (
+        ("ru", "\u0400", "\u04ff"), ("zh", "\u4e00", "\u9fff"), ("ko", "\uac00", "\ud7a3"),
+        ("ar", "\u0600", "\u06ff"), ("hi", "\u0900", "\u097f"),
+    )
 }  # fmt: skip
-"""First and last letter of scripts that stand for one of the languages, where no function word tells."""
+"""Letters that stand for one of the languages, where no function word tells."""
+_KANA = re.compile("[\u3040-\u30ff]")
 
 
 @lru_cache(maxsize=512)
@@ -59,13 +64,11 @@ def languages_of(text: str) -> tuple[str, ...]:
     >>> languages_of("What is the man holding?"), languages_of("Was hält der Mann?"), languages_of("x")
     (('en',), ('de',), ())
     """
+    if not text.isascii() and _KANA.search(text):
+        return ("ja",)
     words = set(tokens(text))
     hits = {language: len(words & known) for language, known in FUNCTION_WORDS.items()}
-    if any("\u3040" <= char <= "\u30ff" for char in text):
-        return ("ja",)
     most = max(hits.values())
-    if not most:
-        return tuple(
-            language for language, script in SCRIPTS.items() if any(script[0] <= c <= script[1] for c in text)
-        )
-    return tuple(language for language, count in hits.items() if count == most and most)[:2]
+    if most:
+        return tuple(language for language, count in hits.items() if count == most)[:2]
+    return () if text.isascii() else tuple(name for name, letters in SCRIPTS.items() if letters.search(text))

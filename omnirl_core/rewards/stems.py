@@ -4,6 +4,8 @@ M. F. Porter, "An algorithm for suffix stripping", Program 14.3 (1980). A word i
 (c) and vowels (v); its measure m is the number of `vc` in it. tests/rewards/test_stems.py holds nltk equality.
 """
 
+from collections.abc import Callable
+
 IRREGULAR = {
     "skies": "sky",
     "sky": "sky",
@@ -187,11 +189,12 @@ def porter(word: str) -> str:
 class StemTable(dict[str, str]):
     """word -> stem, filled on demand; emptied when full, so that a long run stays small."""
 
-    def __init__(self, most_words: int = 200_000) -> None:
+    def __init__(self, stem: Callable[[str], str] = porter, most_words: int = 200_000) -> None:
+        self.stem = stem
         self.most_words = most_words
 
     def __missing__(self, word: str) -> str:
         if len(self) >= self.most_words:
             self.clear()
-        stem = self[word] = porter(word)
+        stem = self[word] = self.stem(word)
         return stem

@@ -14,6 +14,7 @@ from omnirl_core.rewards.stems import StemTable
 from omnirl_core.text import tokens
 
 STEMS = StemTable()
+ROUGE_STEMS = StemTable(lambda word: STEMS[word] if len(word) > 3 else word)
 
 Places = dict[str, list[int]]
 """Where each word stands, in ascending order."""
@@ -46,6 +47,8 @@ class Words:
     @cached_property
     def rouge_stems(self) -> list[str]:
         """The same with words of up to three letters left alone, as in rouge_score."""
+        if self.text.isascii():
+            return list(map(ROUGE_STEMS.__getitem__, self.words))
         return [stem if len(word) > 3 else word for word, stem in zip(self.words, self.stems, strict=True)]
 
     @cached_property
@@ -197,3 +200,4 @@ def forget() -> None:
     """Empty the caches of texts and stems."""
     _read_words.cache_clear()
     STEMS.clear()
+    ROUGE_STEMS.clear()
