@@ -1,9 +1,11 @@
-"""What the rewards of one batch share: threads for scorers that wait, and the scores of a gate."""
+"""What the rewards of one batch share: threads for scorers that wait, the scores of a gate, and time for runaways."""
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,31 @@ def in_threads(score: Callable[[int], float | None], count: int, at_a_time: int)
         return [score(i) for i in range(count)]
     with ThreadPoolExecutor(min(count, at_a_time), "omnirl-reward") as pool:
         return list(pool.map(score, range(count)))
+
+
+@dataclass
+class Runaways:
+    """CPU seconds that answers which ran over their limit took, in one batch."""
+
+    seconds: float = 0.0
+
+
+_runaways: ContextVar[Runaways | None] = ContextVar("runaways", default=None)
+
+
+@contextmanager
+def counted_runaways() -> Iterator[None]:
+    """One batch: what runs over its limit in it is counted together."""
+    token = _runaways.set(Runaways())
+    try:
+        yield
+    finally:
+        _runaways.reset(token)
+
+
+def runaways() -> Runaways:
+    """The count of this batch; one of its own for a sample that is judged alone."""
+    return _runaways.get() or Runaways()
 
 
 @dataclass(frozen=True)

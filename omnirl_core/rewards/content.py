@@ -65,7 +65,11 @@ class Lexicon(dict[str, str]):
 
     def _learn(self, new: set[str]) -> None:
         asked, bases = self._asked, self._bases
-        stems = {word: self._uninflected(word) for word in new} if self._endings else dict(zip(new, new))
+        stems = (
+            {word: self._uninflected(word) for word in new}
+            if self._endings
+            else dict(zip(new, new, strict=True))
+        )
         self.update(stems)
         self.update((word, CANONICAL[word]) for word in CANONICAL.keys() & new)
         known = new & self._light

@@ -18,7 +18,7 @@ FUNCTIONS = re.compile(
 )
 ARITHMETIC = re.compile(
     r"\d\s*(?:\*|×|÷|\\cdot|\\times|\\div)\s*\(?-?(?!10\s*\^)\d|\d\s*[+]\s*\d|\d\s*/\s*\d|\d\s*-\s*\d"
-    r"|\d\s*\)\s*\(|\d\s*\^|\\sqrt\s*\{?\s*\d"
+    r"|\d\s*\)\s*\(|\d\s*\^|\\sqrt\s*\{?\s*\d|\b0[xXbBoO][\dA-Fa-f]"
 )
 _FUNCTION_OF_A_NUMBER = re.compile(
     r"\\(?:log|ln|lg|exp|a?r?c?(?:sin|cos|tan|cot|sec|csc)h?)(?![a-z])|\||\\[lr]?vert"
@@ -39,7 +39,7 @@ _TOKEN = re.compile(
 _SPLIT = re.compile(r",(?!\d{3}(?!\d))|;|&|\\\\|\\cup|∪|\\(?:begin|end)\s*\{[a-z]*matrix\}")
 _LAST_SIDE = re.compile(r"(?<![<>!])=|\\approx|≈|\\in(?![a-zA-Z])|\\to(?![a-zA-Z])")
 
-Term = tuple[bool, str]  # whether it is rational, and what it is a multiple of: "", "sqrt(3)", "pi"
+_TWO_SIGNS = re.compile(r"[-+]\s*[({]?\s*[-+]")  # -(-42), --42
 
 
 def in_evaluated_form(answer: str, reference: str, question: str = "") -> bool:
@@ -133,6 +133,8 @@ def _is_number(part: str) -> bool | None:
     part = re.sub(r"^\s*(?:\\pm|±|\\mp)", "", _UNIT.sub("", part)).strip().lstrip("€£¥").strip()
     if re.fullmatch(r"[-+]?(?:\\infty|∞|infinity)", part):
         return True
+    if _TWO_SIGNS.match(part):
+        return False
     try:
         reader = _Reader(part)
         terms = reader.sum()

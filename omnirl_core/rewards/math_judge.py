@@ -19,13 +19,18 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import IO, Any
 
+from omnirl_core.rewards.batch import runaways
 from omnirl_core.rewards.numbers import half_width
 
 MAX_CHARACTERS = 500  # of an expression; the grammar takes seconds on longer ones
 MAX_DEPTH = 20  # of nested brackets; each level doubles what the grammar tries
 WALL_PER_CPU = 10  # a loaded machine may take this much longer than the CPU limit says
 MAX_MEMORY = 4 << 30
-
+MOST_RUNAWAY_S = 10.0
+"""CPU seconds that answers of one batch may run over their limit; from then on each gets LATE_S."""
+LATE_S = 0.5
+OVER = "over"
+"""The reply for an answer that exceeded its limits."""
 
 _PLAIN_FUNCTION = re.compile(
     r"(?<![\\A-Za-z])(sqrt|sin|cos|tan|log|ln|exp|pi|theta|alpha|beta|infty)(?![A-Za-z])"
@@ -102,10 +107,10 @@ class MathJudge:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[str] | None = None
 
-    def same(self, gold: str, answer: str, timeout_s: float = 2.0) -> bool | None:
+    def same(self, gold: str, answer: str, timeout_s: float = 2.0) -> bool | str | None:
         """Whether the answer is mathematically the gold; None where the gold is no mathematics.
 
-        An answer that takes more than `timeout_s` of CPU time is wrong.
+        `OVER` for an answer that takes more than `timeout_s` of CPU time.
         """
         with self._lock:
             child = self._started()
@@ -119,7 +124,7 @@ class MathJudge:
                 reply = ""
             if not reply:  # the child itself is dead
                 self._end(child)
-                return False
+                return OVER
             return json.loads(reply)
 
     def _started(self) -> "subprocess.Popen[str]":
@@ -158,9 +163,23 @@ class MathJudge:
 _judges: dict[int, MathJudge] = {}  # by process id: a forked child must not talk in its parent's pipes
 
 
-@lru_cache(maxsize=10_000)
 def same_mathematics(gold: str, answer: str, timeout_s: float = 2.0) -> bool | None:
-    """`MathJudge.same` of this process's judge; the answers of a group often repeat, so it remembers."""
+    """`MathJudge.same` of this process's judge; an answer that runs over its limit is wrong.
+
+    Runaway answers of one batch have MOST_RUNAWAY_S together; then no answer gets more than LATE_S.
+    """
+    spent = runaways()
+    if spent.seconds >= MOST_RUNAWAY_S:
+        timeout_s = min(timeout_s, LATE_S)
+    before = _remembered.cache_info().misses
+    verdict = _remembered(gold, answer, timeout_s)
+    if verdict == OVER and _remembered.cache_info().misses > before:
+        spent.seconds += timeout_s
+    return False if verdict == OVER else verdict  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=10_000)  # the answers of a group often repeat
+def _remembered(gold: str, answer: str, timeout_s: float) -> bool | str | None:
     return _judges.setdefault(os.getpid(), MathJudge()).same(gold, answer, timeout_s)
 
 
@@ -186,7 +205,7 @@ def _serve() -> None:
         if os.waitpid(judge, 0)[1] == 0:
             return
         if busy[0]:
-            _reply(replies, False)  # over its limits, and dead
+            _reply(replies, OVER)  # and dead
 
 
 def _answer_lines(replies: IO[str], busy: mmap.mmap) -> None:

@@ -36,7 +36,7 @@ class Quantity:
     year: bool = field(default=False, compare=False)
     """Four bare digits from 1500 to 2100, as a year is written: no relative tolerance applies."""
     evaluated: bool = field(default=True, compare=False)
-    """Whether it is no quotient that is left to compute: 3/4 is, 6/8 and 1591/43 are not."""
+    """Whether it is no quotient or sign that is left to compute: 3/4 is, 6/8, 1591/43 and --42 are not."""
 
 
 _HALF_WIDTH = {0xFF01 + i: 0x21 + i for i in range(94)} | {
@@ -192,7 +192,9 @@ def _read(match: re.Match[str], text: str) -> tuple[Quantity, int] | None:
 
 
 def _is_evaluated(match: re.Match[str]) -> bool:
-    """Whether a match is a literal, or a fraction of whole numbers in lowest terms."""
+    """Whether a match is a literal with at most one sign, or a fraction of whole numbers in lowest terms."""
+    if match["sign"] and match["sign_after"]:
+        return False
     top, bottom = match["top"] or match["digits"], match["bottom"] or match["divisor"]
     if bottom is None:
         return True

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from omnirl_core.rewards.batch import in_threads, recent_scores
+from omnirl_core.rewards.batch import counted_runaways, in_threads, recent_scores
 from omnirl_core.rewards.settings import Scorer, setting_faults, signature_of
 from omnirl_core.text import answer_text, completion_text
 from omnirl_core.types import Completion
@@ -89,9 +89,10 @@ class Reward:
             if self._takes_batches:
                 own = self._own_batch(completions, rows, others)
             else:
-                own = in_threads(
-                    lambda i: self._own(completions[i], rows[i]), len(rows), self._samples_at_a_time()
-                )
+                with counted_runaways():
+                    own = in_threads(
+                        lambda i: self._own(completions[i], rows[i]), len(rows), self._samples_at_a_time()
+                    )
             scores = self._after_gates(own, completions, rows)
             recent_scores.keep(self, used, as_gate, scores)
         return scores

@@ -104,6 +104,11 @@ LEFT_TO_DO = [
     ("42^1", "42"),
     ("(37)*43", "1591"),
     (r"\frac{37}{1}\cdot 43", "1591"),
+    ("-(-42)", "42"),
+    (r"-\left(-42\right)", "42"),
+    ("--42", "42"),
+    ("- -42", "42"),
+    ("0x2A", "42"),
 ]
 QUESTION = "Expand $(x+1)^2$ and write the result."
 
@@ -143,3 +148,5 @@ def test_scorers_pay_the_number_and_not_the_way_to_it(scorer):
     assert [scorer(given, "0.75") for given in ("3/4", r"\frac{3}{4}", "6/8", ".75")] == [1.0, 1.0, 0.0, 1.0]
     assert scorer("6/8", "6/8") == scorer("3/4", "6/8") == 1.0
     assert scorer("37*43", "1591") == 0.0
+    assert [scorer(given, "42") for given in ("-(-42)", "--42", "- -42", "0x2A", "0b101010")] == [0.0] * 5
+    assert scorer("-42", "-42") == 1.0

@@ -8,6 +8,7 @@ import pytest
 
 from omnirl_core.rewards import math_judge
 from omnirl_core.rewards.answers import math
+from omnirl_core.rewards.reward import Reward
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,25 @@ def test_math_ends_an_answer_that_would_keep_sympy_busy_and_goes_on():
     for endless in ("9^{9^{9^{9}}}", "1000000!", "10^{10^{10}}", "\\int_0^1 e^{x^2} \\sin(x^3) dx"):
         assert math(endless, "x^2 + 1", timeout_s=0.5) == 0.0
     assert math("1 + x^2", "x^2 + 1") == 1.0
+
+
+def test_runaway_answers_of_a_batch_share_one_limit(monkeypatch):
+    asked = []
+
+    class Judge(math_judge.MathJudge):
+        def same(self, gold, answer, timeout_s=2.0):
+            asked.append(timeout_s)
+            return math_judge.OVER if "y" in answer else answer == gold
+
+    monkeypatch.setattr(math_judge, "_judges", {os.getpid(): Judge()})
+    math_judge._remembered.cache_clear()
+    endless = [f"<answer>{n}y</answer>" for n in range(64)]
+    answers = [*endless[:3], "<answer>x^2</answer>", *endless[:3], *endless[3:], "<answer>x^2</answer>"]
+    scores = Reward("math", math)(completions=answers, solution=["x^2"] * len(answers))
+    math_judge._remembered.cache_clear()
+    assert [place for place, score in enumerate(scores) if score] == [3, len(answers) - 1]
+    assert sum(asked) <= math_judge.MOST_RUNAWAY_S + 64 * math_judge.LATE_S < 64 * 2.0
+    assert asked.count(2.0) == 6  # five runaways and x^2, which is asked once; those that repeat cost nothing
 
 
 @pytest.mark.timeout(120)
