@@ -1,6 +1,8 @@
 """Answers that are worked out and answers that leave the work to the judge: one table of forms."""
 
 import pytest
+from sympy import latex
+from sympy.parsing.tests import test_latex as sympy_latex
 
 from omnirl_core.rewards.answers import answer, math, number
 from omnirl_core.rewards.evaluated import in_evaluated_form
@@ -150,3 +152,21 @@ def test_scorers_pay_the_number_and_not_the_way_to_it(scorer):
     assert scorer("37*43", "1591") == 0.0
     assert [scorer(given, "42") for given in ("-(-42)", "--42", "- -42", "0x2A", "0b101010")] == [0.0] * 5
     assert scorer("-42", "-42") == 1.0
+
+
+def sympy_pairs():
+    """LaTeX and its meaning, as sympy tests its own reader: samples that were written for another purpose."""
+    found = [getattr(sympy_latex, name) for name in dir(sympy_latex) if name.endswith("PAIRS")]
+    return [pair for pairs in found if isinstance(pairs, list) for pair in pairs]
+
+
+def test_sympys_own_samples():
+    pairs = sympy_pairs()
+    assert len(pairs) > 100
+    assert [text for text, _ in pairs if not in_evaluated_form(text, text)] == []
+    values = {text: getattr(meaning, "doit", lambda meaning=meaning: meaning)() for text, meaning in pairs}
+    numbers = {text: latex(value) for text, value in values.items() if getattr(value, "is_number", False)}
+    assert len(numbers) > 20
+    assert [value for value in numbers.values() if not in_evaluated_form(value, value)] == []
+    same = {text for text, value in numbers.items() if in_evaluated_form(text, value)}
+    assert same == {r"\frac12", r"\frac2{3}", r"\frac{7}{3}", r"\infty"}  # the others leave work to do
