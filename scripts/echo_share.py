@@ -23,11 +23,11 @@ from matplotlib.figure import Figure
 from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
 from omnirl_core.data import load_dataset
-from omnirl_core.report.figures import COLORS, PAPER, draw_curve
 from omnirl_core.rewards import load_rewards
 from omnirl_core.shapes import tiny_policy, write_dataset
 from omnirl_core.text import answer_text, tokens
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
+from omnirl_tools.report.figures import COLORS, PAPER, draw_curve
 
 REWARDS = Path(__file__).parents[1] / "recipes" / "rewards" / "unified_text.yaml"
 TASKS = ("color", "shape", "count")
