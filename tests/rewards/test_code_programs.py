@@ -36,6 +36,19 @@ for name, text in programs.items():
 print(json.dumps(found))
 """
 
+RUN_EACH = """
+import contextlib, io, json, os, sys, threading
+home, out = os.getcwd(), sys.stdout
+for place, text in enumerate(programs):
+    os.mkdir(f'{home}/{place}'); os.chdir(f'{home}/{place}')
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(BaseException):
+        exec(text, {'__name__': '__main__'})
+        for thread in threading.enumerate():
+            if thread is not threading.main_thread() and not thread.daemon: thread.join()
+    print(json.dumps([place, said.getvalue()]), file=out, flush=True)
+"""
+
 
 def levels() -> list[str]:
     found = []
@@ -114,14 +127,35 @@ def test_hostile_programs_starve_nothing(level, goal, monkeypatch, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_honest_programs_get_the_same_verdict_at_every_level():
+def printed_in_one_process(sandbox: LocalSandbox, programs: list[str]) -> dict[str, str]:
+    """What programs print that run one after another in one process of the sandbox, as far as it comes."""
+    source = f"programs = {programs!r}\n{RUN_EACH}"
+    (outcome,) = sandbox.run(source, "python", [""], Limits(cpu_s=20, wall_s=60.0))
+    lines = [json.loads(line) for line in outcome.stdout.splitlines() if line.startswith("[")]
+    return {programs[place]: text for place, text in lines}
+
+
+def passes(printed: str | None, expected: str) -> bool:
+    return printed is not None and printed.split() == expected.split()
+
+
+@pytest.mark.parametrize("level", ["namespaces", "filters"])
+def test_honest_programs_get_the_same_verdict_at_every_level(level):
+    """Most share a process; one that fails there (it ends the process, writes to descriptor 1) is judged alone."""
+    if level not in levels():
+        return
     assert len(HONEST) >= 100
-    solutions = [{"tests": [{"stdin": "", "stdout": text}]} for text in HONEST.values()]
-    for level in levels():
-        settings = {"provider": LocalSandbox(True, at_most=level), "workers": 16}
-        reward = Reward("code", code, settings=settings, reads="completion")
-        scores = reward(completions=list(HONEST), solution=solutions)
-        assert [text for text, score in zip(HONEST, scores, strict=True) if score != 1.0] == [], level
+    sandbox = LocalSandbox(True, at_most=level)
+    texts = list(HONEST)
+    printed: dict[str, str] = {}
+    for at in range(6):
+        printed |= printed_in_one_process(sandbox, texts[at::6])
+    alone = [text for text in texts if not passes(printed.get(text), HONEST[text])]
+    assert len(alone) <= 40
+    solutions = [{"tests": [{"stdin": "", "stdout": HONEST[text]}]} for text in alone]
+    reward = Reward("code", code, settings={"provider": sandbox, "workers": 16}, reads="completion")
+    scores = reward(completions=alone, solution=solutions)
+    assert [text for text, score in zip(alone, scores, strict=True) if score != 1.0] == []
 
 
 def test_an_endless_program_does_not_hold_up_the_others():
