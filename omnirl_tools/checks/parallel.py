@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -62,7 +62,7 @@ def in_order(work: Callable[[list[T]], R], stream: Iterable[list[T]], workers: i
             yield _result(*waiting.popleft())
 
 
-def _result(chunk: list, future: Future):
+def _result(chunk: list[T], future: Future[R]) -> R:
     try:
         return future.result()
     except BrokenProcessPool:
@@ -74,6 +74,6 @@ def _start(work: Callable) -> None:
     _work = work
 
 
-def _run(chunk: list):
+def _run(chunk: list) -> Any:
     assert _work is not None
     return _work(chunk)
