@@ -17,7 +17,7 @@ $(BIN)/.complete: pyproject.toml constraints.txt
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: setup  ## train the tiny policy on mixed rows on the CPU (about two minutes) and show what it learned
+demo: setup  ## train the tiny policy on mixed rows on the CPU (two to five minutes) and show what it learned
 	@$(RUN) --config_file accelerate_configs/cpu.yaml recipes/grpo.py --config recipes/mixed/demo.yaml; \
 	code=$$?; case $$code in 75|130) exit 0;; *) exit $$code;; esac  # stopped by Ctrl-C: it has said how to go on
 
