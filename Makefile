@@ -2,8 +2,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 # one thread: as fast as two on a free machine for a policy this small, and the least slowed by other processes
 RUN := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m omnirl_core.launch
+# whole files to a worker, in the order of tests/conftest.py: the longest first, so that all workers end together
+PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
+NBVAL := --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg
 
-.PHONY: help setup demo test test-oldest lint fmt notebooks fuzz bench
+.PHONY: help setup demo test test-all test-repeat test-oldest lint fmt notebooks fuzz bench
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -22,8 +25,12 @@ demo: setup  ## train the tiny policy on mixed rows on the CPU (two to five minu
 	code=$$?; case $$code in 75|130) exit 0;; *) exit $$code;; esac  # stopped by Ctrl-C: it has said how to go on
 
 test: setup lint  ## lint, types, import rules, then every test and every notebook
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto --dist loadfile
-	if ls notebooks/*.ipynb >/dev/null 2>&1; then $(MAKE) notebooks; fi
+	$(PYTEST) -m 'not repeat' $(NBVAL) notebooks tests omnirl_core
+
+test-all: test test-repeat  ## the same, then what repeats a check with other draws and engines
+
+test-repeat: setup
+	$(PYTEST) -m repeat
 
 test-oldest: setup  ## the trainer's tests with the oldest versions allowed (constraints-oldest.txt), in .venv-oldest
 	scripts/oldest_venv.sh
@@ -42,7 +49,7 @@ fmt: setup  ## format the code
 	$(BIN)/ruff format .
 
 notebooks: setup  ## run the tutorial notebooks and compare what they print with what they keep
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg -n auto --dist loadfile notebooks
+	OMP_NUM_THREADS=1 $(PYTEST) $(NBVAL) notebooks
 
 fuzz: setup  ## fuzz every reader of answers and data, one minute each (SECONDS=60); findings in fuzz_findings/
 	for target in tags boxes json_value jsonl json_list yaml_text record rewards mixture config; do \

@@ -1,10 +1,15 @@
 """A random Qwen2.5-VL with its real processor, small enough to build in a second; nothing is fetched."""
 
 import os
+import sys
 import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# where the processes of one pytest find the server of accelerate_configs/forked.py
+os.environ.setdefault("OMNIRL_FORKED", f"{tempfile.gettempdir()}/omnirl_forked_{os.getpid()}")
+# what DeepSpeed compiles depends on where its sources are: two environments would overwrite each other's, each time
+os.environ.setdefault("TORCH_EXTENSIONS_DIR", f"{sys.prefix}/torch_extensions")
 os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="omnirl_trackio_")  # read when TRL imports it
 
 from pathlib import Path
@@ -44,6 +49,16 @@ TEMPLATE = (
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 PATCH = 8
+LONGEST = (
+    "trainer/test_distributed.py", "test_kill_points.py", "accelerate_configs/test_launches.py",
+    "trainer/test_faults_of_ranks.py", "recipes/test_demo.py", "trainer/test_drop_in.py",
+    "trainer/test_shared_prefix_distributed.py", "recipes/test_seed_command.py", "test_long_run.py",
+    "memory/test_measured.py", "trainer/test_shared_prefix_precision.py", "trainer/test_families.py",
+    "trainer/test_steps.py", "recipes/test_real_configs.py", "report/test_browser.py", "trainer/test_saving.py",
+    "trainer/test_killed_rank.py", "trainer/test_shared_prefix_trainer.py", "trainer/test_resume.py",
+    "accelerate_configs/test_multi_node.py", "trainer/test_matrix.py", "fuzz/test_fuzz.py",
+)  # fmt: skip
+"""Test files by the seconds that they take, from the most."""
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -139,6 +154,15 @@ def noise_pictures(folder: Path) -> list[str]:
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return noise_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take longest come first: a worker that begins one last would leave the others idle.
+
+    Before them the notebooks, whose kernels get the environment as no test has changed it.
+    """
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: -1 if item.path.suffix == ".ipynb" else places.get(item.path, len(places)))
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,10 @@
 """scripts/gpu_check.sh from end to end with its tiny preset, on whatever device is there."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
+
+from forked import environment, python
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "gpu_check.sh"
 
@@ -12,8 +12,8 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "gpu_check.sh"
 def check(out: Path, *arguments: str) -> subprocess.CompletedProcess:
     """Its command with the tiny preset."""
     command = [str(SCRIPT), "--preset", "tiny", "--out", str(out), *arguments]
-    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
+    given = environment(PYTHON=python())
+    return subprocess.run(command, capture_output=True, text=True, timeout=500, env=given)
 
 
 def test_parts_are_measured_once_and_told_in_a_table(tmp_path):

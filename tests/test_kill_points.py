@@ -3,10 +3,10 @@
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import python
 
 ROOT = Path(__file__).parents[1]
 
@@ -15,7 +15,7 @@ def kill_points(*arguments: str) -> str:
     """What the script printed."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
     done = subprocess.run(
-        [sys.executable, "scripts/kill_points.py", *arguments],
+        [python(), "scripts/kill_points.py", *arguments],
         cwd=ROOT,
         env={**kept, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,

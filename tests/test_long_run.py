@@ -1,11 +1,10 @@
 """A short run of what docs/reliability.md measures over two thousand steps."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import environment, python
 
 ROOT = Path(__file__).parents[1]
 
@@ -14,9 +13,9 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
 def test_nothing_grows_from_step_to_step():
     done = subprocess.run(
-        [sys.executable, "scripts/long_run.py", "--steps", "100", "--most_kb_a_step", "400"],
+        [python(), "scripts/long_run.py", "--steps", "100", "--most_kb_a_step", "400"],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        env=environment(PYTHONPATH=str(ROOT)),
         capture_output=True,
         text=True,
         timeout=500,  # the watchdog

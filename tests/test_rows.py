@@ -1,14 +1,13 @@
 """A run over data with bad rows: the same run as over the data without them, on every process."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import environment, python
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -148,10 +147,10 @@ def test_two_processes_agree_on_what_one_of_them_cannot_read(tmp_path):
     lines = [json.dumps({"problem": "Q", "solution": i, "image": f"img/{i}.png"}) for i in range(10)]
     (tmp_path / "rows.jsonl").write_text("\n".join([*lines[:5], "broken", *lines[5:]]))
     (tmp_path / "script.py").write_text(TWO_PROCESSES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*command, str(tmp_path / "script.py"), str(tmp_path)], cwd=ROOT, timeout=240, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        env=environment(PYTHONPATH=str(ROOT)),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     bad = [json.loads((tmp_path / f"bad_{k}.json").read_text()) for k in range(2)]

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from forked import python
+
 ROOT = Path(__file__).parents[2]
 SHORT = [
     "--num_generations", "4", "--per_device_train_batch_size", "8", "--per_device_eval_batch_size", "1",
@@ -38,12 +40,12 @@ def recipe(folder: Path, *more: str) -> list[str]:
 
 
 def launch(config: str, processes: int, *arguments: str, timeout_s: float = 400) -> str:
-    """`accelerate launch --config_file accelerate_configs/<config>.yaml` of the recipe; what it printed."""
+    """`accelerate launch --config_file accelerate_configs/<config>.yaml` of the recipe, in forks; what it printed."""
     command = [
-        "accelerate", "launch", "--config_file", f"accelerate_configs/{config}.yaml", "--num_processes",
-        str(processes), "--main_process_port", "0", "recipes/grpo.py", *arguments,
+        python(), "-m", "accelerate.commands.launch", "--config_file", f"accelerate_configs/{config}.yaml",
+        "--num_processes", str(processes), "--main_process_port", "0", "recipes/grpo.py", *arguments,
     ]  # fmt: skip
-    code, printed = finish(start(command), timeout_s)
+    code, printed = finish(start(command, PYTHON_EXEC=python()), timeout_s)
     assert code == 0, printed[-12000:]
     return printed
 

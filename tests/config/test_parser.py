@@ -3,12 +3,12 @@
 import inspect
 import json
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import trl.trainer.grpo_trainer
+from forked import environment, python
 from trl import GRPOConfig
 
 from omnirl_core.config.arguments import parse
@@ -298,23 +298,19 @@ def test_a_run_stops_there(files):
 def test_the_command_line_gets_lines_and_not_a_traceback(files):
     """As argparse ends: the faults on stderr, exit code 2; the second process of a machine says nothing."""
     command = [
-        sys.executable,
+        python(),
         str(ROOT / "recipes/grpo.py"),
         "--dataset_name",
         "d.json",
         "--rewads",
         "r.yaml",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env={**_environment()})
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, env=environment(PYTHONPATH=str(ROOT))
+    )
     assert done.returncode == 2
     assert "command line: unknown option --rewads; did you mean 'rewards'?" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 def test_remote_code_is_off_unless_asked_for(files):

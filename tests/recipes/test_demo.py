@@ -1,13 +1,13 @@
 """The demo, shortened: the same command, fewer and smaller steps."""
 
 import json
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from forked import environment, python
 
 from omnirl_tools.evaluation.compare import compare
 
@@ -18,19 +18,19 @@ SHORT = [
 ]  # fmt: skip
 
 
-def demo(folder: Path, *more: str) -> str:
-    """Run the demo's command as a user would; return everything it printed."""
+def demo(folder: Path, *more: str, is_forked: bool = True) -> str:
+    """Run the demo's command as a user would, or in forks; return everything it printed."""
     data = folder / "data"
+    launcher, program = (python(), ["--no_python", python()]) if is_forked else (sys.executable, [])
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml",
+        launcher, "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml", *program,
         "recipes/grpo.py", "--config", "recipes/mixed/demo.yaml", *SHORT, "--output_dir", str(folder / "run"),
         "--dataset_name", str(data / "train.json"), "--eval_dataset_name", str(data / "test.json"), *more,
     ]  # fmt: skip
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env=environment,
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -47,7 +47,7 @@ def lines(path: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def first(tmp_path_factory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("demo")
-    return folder / "run", demo(folder)
+    return folder / "run", demo(folder, is_forked=False)
 
 
 def test_it_prints_nothing_that_a_user_cannot_act_on(first):

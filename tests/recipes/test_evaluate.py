@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from forked import environment, python
 from peft import LoraConfig, get_peft_model
 
 from omnirl_core.models import load_policy, load_processor
@@ -139,8 +140,11 @@ def test_killed_on_one_process_and_continued_on_two_equals_uninterrupted(whole, 
         first.send_signal(signal.SIGKILL)
         first.wait()
     assert not (tmp_path / "predictions.jsonl").exists()
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run([*launch, *command], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=300)
+    launch = [python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    given = environment(ACCELERATE_USE_CPU="true")
+    done = subprocess.run(
+        [*launch, *command], cwd=ROOT, env=given, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"of {ROWS} rows are answered already" in done.stdout
     assert json.loads((tmp_path / "metrics.json").read_text())["processes"] == 2

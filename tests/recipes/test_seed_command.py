@@ -6,14 +6,13 @@ of eight (the fewest whose batch of 1, accumulated twice, holds a group of 8), t
 """
 
 import json
-import os
 import shlex
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import environment, python
 
 from omnirl_core.shapes import tiny_policy, write_dataset
 
@@ -74,7 +73,7 @@ def seed_command(folder: Path) -> list[str]:
     for old, new in changes.items():
         assert old in text, old
         text = text.replace(old, new)
-    return shlex.split(text.replace("torchrun", f"{sys.executable} -m torch.distributed.run", 1))
+    return shlex.split(text.replace("torchrun", f"{python()} -m torch.distributed.run", 1))
 
 
 @pytest.mark.slow
@@ -93,9 +92,9 @@ def test_it_starts_the_rec_recipe(tmp_path):
         "--max_output_token_length",
         "16",
     ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    given = environment(PYTHONPATH=str(ROOT))
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=540
+        command, cwd=tmp_path, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=540
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]
     assert "flash_attention_2 needs a GPU" in done.stdout

@@ -2,14 +2,13 @@
 
 import json
 import math
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from distributed_layouts import Layout, dump
+from forked import environment, python
 
 RANKS = Path(__file__).parent / "distributed_ranks.py"
 TOLERANCE = 1e-5
@@ -32,12 +31,12 @@ def verdicts(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "layouts.json").write_text(dump(todo))
     command = [
-        sys.executable, str(RANKS), str(folder / "layouts.json"), "--checkpoint", checkpoint, "--output", str(folder),
+        python(), str(RANKS), str(folder / "layouts.json"), "--checkpoint", checkpoint, "--output", str(folder),
         "--pictures", *pictures,
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
-    environment.pop("ACCELERATE_USE_CPU", None)  # would switch DeepSpeed off
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout_s)
+    given = environment(DS_ACCELERATOR="cpu")
+    given.pop("ACCELERATE_USE_CPU", None)  # would switch DeepSpeed off
+    done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=timeout_s)
     assert done.returncode == 0, done.stderr[-3000:]
     outcomes = json.loads((folder / "outcomes.json").read_text())
     left = {layout: folder / f"{place}.pt" for place, layout in enumerate(todo)}

@@ -1,4 +1,7 @@
-"""Two sampled steps, text on one process and pictures on the other; run by shared_prefix/test_distributed.py."""
+"""Two sampled steps of each strategy, shared and plain, with text on one process and pictures on the other.
+
+Run by shared_prefix/test_distributed.py.
+"""
 
 import argparse
 import json
@@ -7,8 +10,13 @@ from pathlib import Path
 
 import torch
 from conftest import lazily, letters, row
+from trl import GRPOTrainer
 
+from omnirl_core.image_guard import ImageMismatchError
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
+
+STRATEGIES = ("ddp", "ddp_split", "zero3", "zero3_ungathered")
+PIXELS = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
 
 
 def gathered(parameters: list, is_zero3: bool):
@@ -24,27 +32,40 @@ def main() -> None:
     parser.add_argument("--checkpoint")
     parser.add_argument("--pictures", nargs="+")
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--shared-prefix")
-    parser.add_argument("--strategy", choices=["ddp", "zero3", "zero3_ungathered"])
-    parser.add_argument("--local-group", type=int, default=4, help="rows of a group on one process, of 4")
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES)
     args = parser.parse_args()
+    for strategy in args.strategies:
+        for shared in ("on", "off"):
+            train(strategy, shared, args.checkpoint, args.pictures, args.output / f"{strategy}_{shared}")
+    go_blind(args.strategies[0], args.checkpoint, args.pictures, args.output)
+    torch.distributed.destroy_process_group()  # gloo aborts a process that ends while the other still talks to it
 
-    kinds = "TIMT" if args.local_group == 4 else "TM"
-    images = {"T": [], "I": args.pictures[:1], "M": args.pictures[1:4]}
+
+def make_trainer(
+    strategy: str, shared: str, checkpoint: str, pictures: list[str], output: Path
+) -> OmniGRPOTrainer:
+    local_group = 2 if strategy == "ddp_split" else 4  # rows of a group on one process, of 4
+    kinds = "TIMT" if local_group == 4 else "TM"
+    images = {"T": [], "I": pictures[:1], "M": pictures[1:4]}
     rows = [row(f"Row {place} of kind {kind}", images[kind], f"{place}") for place, kind in enumerate(kinds)]
-    is_zero3 = args.strategy != "ddp"
     config = OmniGRPOConfig(
-        str(args.output), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
+        str(output), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
         disable_tqdm=True, save_strategy="no", logging_steps=1, max_steps=2, seed=1, shuffle_dataset=False,
-        num_generations=4, per_device_train_batch_size=args.local_group, gradient_accumulation_steps=1,
+        num_generations=4, per_device_train_batch_size=local_group, gradient_accumulation_steps=1,
         max_completion_length=8, optim="sgd", learning_rate=0.5, lr_scheduler_type="constant", beta=0.1,
-        num_iterations=2, log_completions=False, shared_prefix=args.shared_prefix,
-        verify_shared_prefix=args.shared_prefix == "on", 
-        ds3_gather_for_generation=args.strategy != "zero3_ungathered",
+        num_iterations=2, log_completions=False, shared_prefix=shared,
+        verify_shared_prefix=shared == "on", 
+        ds3_gather_for_generation=strategy != "zero3_ungathered",
     )  # fmt: skip
-    trainer = OmniGRPOTrainer(args.checkpoint, letters, config, lazily(rows))
+    return OmniGRPOTrainer(checkpoint, letters, config, lazily(rows))
+
+
+def train(strategy: str, shared: str, checkpoint: str, pictures: list[str], output: Path) -> None:
+    """The two steps; `output` gets what they left."""
+    is_zero3 = strategy.startswith("zero3")
+    trainer = make_trainer(strategy, shared, checkpoint, pictures, output)
     assert trainer.accelerator.num_processes == 2
-    assert trainer._shares_rollout == (args.shared_prefix == "on")
+    assert trainer._shares_rollout == (shared == "on")
     parameters = list(trainer.model.parameters())
     with gathered(parameters, is_zero3):
         start = torch.cat([parameter.detach().flatten().clone() for parameter in parameters])
@@ -54,10 +75,28 @@ def main() -> None:
         moved = torch.cat([parameter.detach().flatten() for parameter in parameters]) - start
     if trainer.accelerator.is_main_process:
         log = [line for line in trainer.state.log_history if "loss" in line]
-        (args.output / "log.json").write_text(json.dumps([[line["loss"], line.get("kl")] for line in log]))
-        torch.save(moved, args.output / "moved.pt")
+        (output / "log.json").write_text(json.dumps([[line["loss"], line.get("kl")] for line in log]))
+        torch.save(moved, output / "moved.pt")
     trainer.accelerator.wait_for_everyone()
-    torch.distributed.destroy_process_group()  # gloo aborts a process that ends while the other still talks to it
+
+
+def go_blind(strategy: str, checkpoint: str, pictures: list[str], output: Path) -> None:
+    """The second process loses the pixels of its image while it trains; `output` gets what each process was told."""
+    trainer = make_trainer(strategy, "off", checkpoint, pictures, output / "blind")
+    rank = trainer.accelerator.process_index
+    if rank == 1:
+        plain = GRPOTrainer._get_per_token_logps_and_entropies
+
+        def without(self, *args, **fields):
+            kept = {name: value for name, value in fields.items() if name not in PIXELS}
+            return plain(self, *args, **(kept if torch.is_grad_enabled() else fields))
+
+        GRPOTrainer._get_per_token_logps_and_entropies = without
+    try:
+        trainer.train()
+    except ImageMismatchError as error:
+        (output / f"blind{rank}.txt").write_text(str(error))
+    trainer.accelerator.wait_for_everyone()
 
 
 if __name__ == "__main__":

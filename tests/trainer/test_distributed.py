@@ -26,13 +26,19 @@ OTHER = {
         "TIIT", "zero3_offload", 2, settings={"rollout": True, "learning_rate": 0.0, "max_grad_norm": 1e6}
     ),
 }
-RANDOM = [random_layout(seed) for seed in range(20)]
+RANDOM = [random_layout(seed) for seed in range(8)]
+MORE = [random_layout(seed) for seed in range(8, 20)]
 
 
 @pytest.fixture(scope="module")
 def faults(tiny_checkpoint, pictures, tmp_path_factory) -> dict[Layout, str]:
     layouts = [*SAME.values(), *OTHER.values(), *RANDOM]
     return verdicts(layouts, tiny_checkpoint, pictures, tmp_path_factory.mktemp("layouts"), timeout_s=1500)
+
+
+@pytest.fixture(scope="module")
+def more_faults(tiny_checkpoint, pictures, tmp_path_factory) -> dict[Layout, str]:
+    return verdicts(MORE, tiny_checkpoint, pictures, tmp_path_factory.mktemp("more"), timeout_s=1500)
 
 
 @pytest.mark.slow
@@ -63,3 +69,11 @@ def test_zero3_in_its_other_forms(faults, name):
 @pytest.mark.parametrize("layout", RANDOM, ids=str)
 def test_random_layouts(faults, layout):
     assert faults[layout] == ""
+
+
+@pytest.mark.slow
+@pytest.mark.repeat
+@pytest.mark.timeout(1600)
+@pytest.mark.parametrize("layout", MORE, ids=str)
+def test_more_random_layouts(more_faults, layout):
+    assert more_faults[layout] == ""

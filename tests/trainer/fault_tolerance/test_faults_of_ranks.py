@@ -1,14 +1,13 @@
 """One of two ranks fails, stalls or is told to stop: the job ends everywhere, and says which rank, on what rows."""
 
 import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import environment, python
 
 from omnirl_core.shapes import write_dataset
 from omnirl_core.trainer.fault_tolerance.checkpoint_storage import newest_checkpoint
@@ -54,15 +53,12 @@ def job(data, tmp_path):
             **SETTINGS, "dataset_name": str(data / "train.json"), "rewards": str(data / "rewards.yaml"), **settings,
         }  # fmt: skip
         command = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(SCRIPT), fault,
+            python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(SCRIPT), fault,
             str(tmp_path / folder), *(part for key, value in given.items() for part in (f"--{key}", value)),
         ]  # fmt: skip
-        environment = {
-            **os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "FAULT": fault,
-        }  # fmt: skip
         done = subprocess.run(
             command,
-            env=environment,
+            env=environment(ACCELERATE_USE_CPU="true", FAULT=fault),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -88,6 +84,9 @@ def test_a_rank_that_raises_in_its_reward_ends_all_with_the_row_and_the_tracebac
     assert (line["rank"], line["row_ids"]) == (1, [told[1]])
     same = r"reward 'later' raised TimeoutError: the judge's server did not answer on row '.*, rank 1$"
     assert len(re.findall(same, printed, re.MULTILINE)) >= 2, "both ranks say so"
+    assert not re.search(r"[Cc]onnection (closed|reset|was)|[Bb]roken pipe", printed), (
+        "both have ended by themselves"
+    )
     assert len(re.findall(r"^rank [01]: ", printed, re.MULTILINE)) >= 2, "each rank's last stage"
     said = re.search(r"Runs your own code: (\S+scores\.py:score) \(SHA-256 (\w{12})\)", printed)
     files = json.loads((tmp_path / "run" / "run.json").read_text())["reward_files"]

@@ -35,7 +35,7 @@ def wait_for_steps(metrics: Path, steps: int, limit_s: float = 240) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", ["ddp", "zero3"])
+@pytest.mark.parametrize("config", ["ddp", pytest.param("zero3", marks=pytest.mark.repeat)])
 def test_kill_9_of_one_process_ends_the_run(config, tmp_path):
     launcher = start(command(config, tmp_path, "--eval_rows", "1"))
     wait_for_steps(tmp_path / "run" / "metrics.jsonl", 2)

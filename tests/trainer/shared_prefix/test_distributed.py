@@ -1,17 +1,17 @@
 """Shared prefixes on two processes, text on one and pictures on the other: the plain path's completions and weights."""
 
 import json
-import os
-import socket
+import re
 import subprocess
-import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from forked import environment, python
 
 SCRIPT = Path(__file__).parents[1] / "shared_prefix_steps.py"
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
 
 ZERO3 = """
 compute_environment: LOCAL_MACHINE
@@ -24,57 +24,79 @@ use_cpu: true
 """
 
 
-def launch(strategy: str, folder: Path) -> tuple[list[str], dict[str, str]]:
+STRATEGIES = {"ddp": ("ddp", "ddp_split"), "zero3": ("zero3", "zero3_ungathered")}
+"""Of each engine; `ddp_split` has half of a group on each process, the others whole groups."""
+
+
+def launch(engine: str, folder: Path) -> tuple[list[str], dict[str, str]]:
     """Command and environment; a DeepSpeed launch must not find ACCELERATE_USE_CPU, which DDP on the CPU needs."""
-    python = [sys.executable, "-m"]
-    if strategy == "ddp":
-        run = [*python, "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-        return run, {**ENV, "ACCELERATE_USE_CPU": "true"}
+    if engine == "ddp":
+        run = [python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        return run, environment(ACCELERATE_USE_CPU="true")
     config = folder / "zero3.yaml"
     config.write_text(ZERO3)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    run = [*python, "accelerate.commands.launch", "--main_process_port", port, "--config_file", str(config)]
-    return run, {name: value for name, value in ENV.items() if name != "ACCELERATE_USE_CPU"}
+    run = [
+        python(),
+        "-m",
+        "accelerate.commands.launch",
+        "--main_process_port",
+        "0",
+        "--config_file",
+        str(config),
+    ]
+    given = environment(DS_ACCELERATOR="cpu")
+    given.pop("ACCELERATE_USE_CPU", None)
+    return run, given
+
+
+@pytest.fixture(scope="module")
+def output(tiny_checkpoint, pictures, tmp_path_factory) -> Callable[[str], Path]:
+    """The folder of an engine, which is launched once for all of its strategies."""
+
+    @cache
+    def launched(engine: str) -> Path:
+        folder = tmp_path_factory.mktemp(engine)
+        run_it, given = launch(engine, folder)
+        command = [
+            *run_it, str(SCRIPT), "--checkpoint", tiny_checkpoint, "--output", str(folder),
+            "--strategies", *STRATEGIES[engine], "--pictures", *pictures,
+        ]  # fmt: skip
+        done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=600)  # the watchdog
+        assert done.returncode == 0, done.stderr[-3000:]
+        return folder
+
+    return launched
 
 
 @pytest.fixture
-def steps(tiny_checkpoint, pictures, tmp_path):
-    def run(shared: str, *arguments: str) -> tuple[list[list[float]], torch.Tensor, list[str]]:
-        output = tmp_path / shared
-        run_it, environment = launch(arguments[1], tmp_path)
-        command = [
-            *run_it, str(SCRIPT), "--checkpoint", tiny_checkpoint, "--output", str(output),
-            "--shared-prefix", shared, "--pictures", *pictures, *arguments,
-        ]  # fmt: skip
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=400
-        )  # the watchdog
-        assert done.returncode == 0, done.stderr[-3000:]
-        lines = [json.loads(line) for line in (output / "completions.jsonl").read_text().splitlines()]
-        completions = sorted(f"{line['row_id']} {line['completion']}" for line in lines)
-        return json.loads((output / "log.json").read_text()), torch.load(output / "moved.pt"), completions
+def left(output):
+    """What the steps of a strategy left, shared ("on") or plain ("off")."""
 
-    return run
+    def read(strategy: str, shared: str) -> tuple[list[list[float]], torch.Tensor, list[str]]:
+        folder = output(strategy.partition("_")[0]) / f"{strategy}_{shared}"
+        lines = [json.loads(line) for line in (folder / "completions.jsonl").read_text().splitlines()]
+        completions = sorted(f"{line['row_id']} {line['completion']}" for line in lines)
+        return json.loads((folder / "log.json").read_text()), torch.load(folder / "moved.pt"), completions
+
+    return read
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("--strategy", "ddp"),
-        ("--strategy", "ddp", "--local-group", "2"),
-        ("--strategy", "zero3"),
-        ("--strategy", "zero3_ungathered"),
-    ],
-    ids=" ".join,
-)
-def test_two_processes_equal_the_plain_path(steps, arguments):
-    (log, moved, completions), (plain_log, plain_moved, plain_completions) = (
-        steps(shared, *arguments) for shared in ("on", "off")
-    )
+@pytest.mark.timeout(700)
+@pytest.mark.parametrize("strategy", [strategy for both in STRATEGIES.values() for strategy in both])
+def test_two_processes_equal_the_plain_path(left, strategy):
+    log, moved, completions = left(strategy, "on")
+    plain_log, plain_moved, plain_completions = left(strategy, "off")
     assert completions == plain_completions
     assert log == [pytest.approx(line, abs=1e-5) for line in plain_log]
     assert plain_moved.norm() > 0
     assert (moved - plain_moved).norm() <= 1e-5 * plain_moved.norm()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(700)
+@pytest.mark.parametrize("engine", STRATEGIES)
+def test_a_process_that_loses_its_images_stops_both(output, engine):
+    told = [(output(engine) / f"blind{rank}.txt").read_text() for rank in (0, 1)]
+    assert told[0] == told[1]
+    assert re.search(r"log-probabilities: .* 0 images where the samples have 4 \(rank 1; samples 1", told[0])
