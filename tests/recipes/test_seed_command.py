@@ -7,12 +7,12 @@ of eight (the fewest whose batch of 1, accumulated twice, holds a group of 8), t
 
 import json
 import shlex
-import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 from forked import environment, python
+from launching import free_port
 
 from omnirl_core.shapes import tiny_policy, write_dataset
 
@@ -58,14 +58,11 @@ ZERO3 = {
 
 
 def seed_command(folder: Path) -> list[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     changes = {
         "src/open_r1/grpo_rec.py": str(ROOT / "recipes" / "grpo.py"),
         "<your_image_root>": "images",
         "$RUN_NAME": "rec",
-        "8\" ": "4\" ", "12346": str(port),
+        "8\" ": "4\" ", "12346": str(free_port()),
         "Qwen/Qwen2.5-VL-3B-Instruct": tiny_policy(),
         "wandb": "none",
     }  # fmt: skip

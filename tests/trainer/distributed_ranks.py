@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -28,6 +27,7 @@ from accelerate.commands import launch
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from accelerate.utils import launch as environments
+from launching import free_port
 
 CONFIGS = Path(__file__).parents[2] / "accelerate_configs"
 HUNG, FAILED = "hung", "failed"
@@ -180,12 +180,6 @@ def shard_on_the_cpu() -> None:
     """PyTorch's fully_shard runs over gloo; accelerate 1.15 asks for it on accelerators only, and trains DDP else."""
     PartialState._prepare_backend = lambda self, *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
     os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return free.getsockname()[1]
 
 
 if __name__ == "__main__":
