@@ -25,7 +25,7 @@ demo: setup  ## train the tiny policy on mixed rows on the CPU (two to five minu
 	code=$$?; case $$code in 75|130) exit 0;; *) exit $$code;; esac  # stopped by Ctrl-C: it has said how to go on
 
 test: setup lint  ## lint, types, import rules, then every test and every notebook
-	$(PYTEST) -m 'not repeat' $(NBVAL) notebooks tests omnirl_core
+	$(PYTEST) -m 'not repeat' $(NBVAL) notebooks tests omnirl_core omnirl_tools
 
 test-all: test test-repeat  ## the same, then what repeats a check with other draws and engines
 

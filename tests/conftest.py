@@ -51,13 +51,14 @@ TEMPLATE = (
 )
 PATCH = 8
 LONGEST = (
-    "trainer/test_distributed.py", "test_kill_points.py", "accelerate_configs/test_launches.py",
-    "trainer/test_faults_of_ranks.py", "recipes/test_demo.py", "trainer/test_drop_in.py",
-    "trainer/test_shared_prefix_distributed.py", "recipes/test_seed_command.py", "test_long_run.py",
-    "memory/test_measured.py", "trainer/test_shared_prefix_precision.py", "trainer/test_families.py",
-    "trainer/test_steps.py", "recipes/test_real_configs.py", "report/test_browser.py", "trainer/test_saving.py",
-    "trainer/test_killed_rank.py", "trainer/test_shared_prefix_trainer.py", "trainer/test_resume.py",
-    "accelerate_configs/test_multi_node.py", "trainer/test_matrix.py", "fuzz/test_fuzz.py",
+    "trainer/test_distributed.py", "trainer/fault_tolerance/test_killed_rank.py",
+    "accelerate_configs/test_launches.py", "recipes/test_demo.py", "trainer/test_drop_in.py",
+    "trainer/shared_prefix/test_distributed.py", "trainer/fault_tolerance/test_faults_of_ranks.py",
+    "recipes/test_seed_command.py", "test_kill_points.py", "test_long_run.py", "memory/test_measured.py",
+    "trainer/shared_prefix/test_precision.py", "trainer/test_families.py", "trainer/test_steps.py",
+    "recipes/test_real_configs.py", "report/test_browser.py", "trainer/fault_tolerance/test_checkpoint_storage.py",
+    "accelerate_configs/test_multi_node.py", "trainer/shared_prefix/test_runtime.py",
+    "trainer/fault_tolerance/test_resume.py", "trainer/test_matrix.py", "fuzz/test_fuzz.py",
 )  # fmt: skip
 """Test files by the seconds that they take, from the most."""
 
@@ -163,6 +164,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Before them the notebooks, whose kernels get the environment as no test has changed it.
     """
     places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    if missing := [str(path) for path in places if not path.exists()]:
+        raise pytest.UsageError(f"tests/conftest.py: LONGEST names files that are not there: {missing}")
     items.sort(key=lambda item: -1 if item.path.suffix == ".ipynb" else places.get(item.path, len(places)))
 
 

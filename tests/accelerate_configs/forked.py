@@ -24,7 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 
 IMPORTED = (
-    "omnirl_core.run", "omnirl_core.evaluate", "omnirl_core.sft", "deepspeed", "accelerate.commands.launch",
+    "omnirl_tools.run", "omnirl_tools.evaluate", "omnirl_tools.sft", "deepspeed", "accelerate.commands.launch",
     "torch.distributed.run",
 )  # fmt: skip
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -243,7 +243,7 @@ def serve(path: Path, modules: list[str]) -> None:
     """Import all; then fork at each request, and end where no pytest process is left."""
     from importlib import import_module
 
-    from omnirl_core.quiet_imports import silence_imports
+    from omnirl_core.log_filters import silence_imports
 
     silence_imports()
     for module in modules:

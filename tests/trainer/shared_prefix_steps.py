@@ -12,8 +12,8 @@ import torch
 from conftest import lazily, letters, row
 from trl import GRPOTrainer
 
-from omnirl_core.image_guard import ImageMismatchError
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
+from omnirl_core.trainer.fault_tolerance.image_guard import ImageMismatchError
 
 STRATEGIES = ("ddp", "ddp_split", "zero3", "zero3_ungathered")
 PIXELS = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
