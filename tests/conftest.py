@@ -13,8 +13,10 @@ os.environ.setdefault("OMNIRL_FORKED", f"{tempfile.gettempdir()}/omnirl_forked_{
 os.environ.setdefault("TORCH_EXTENSIONS_DIR", f"{sys.prefix}/torch_extensions")
 os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="omnirl_trackio_")  # read when TRL imports it
 
+from functools import cache
 from pathlib import Path
 
+import accelerate.utils.imports
 import numpy as np
 import pytest
 import torch
@@ -61,6 +63,10 @@ LONGEST = (
     "trainer/fault_tolerance/test_resume.py", "trainer/test_matrix.py", "fuzz/test_fuzz.py",
 )  # fmt: skip
 """Test files by the seconds that they take, from the most."""
+_frozen = 0
+"""Modules that were imported when garbage was last frozen."""
+# accelerate 1.15 reads the metadata of packages at each step, which is an eighth of a test's training
+accelerate.utils.imports._is_package_available = cache(accelerate.utils.imports._is_package_available)
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -169,10 +175,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -1 if item.path.suffix == ".ipynb" else places.get(item.path, len(places)))
 
 
-def pytest_collection_finish() -> None:
-    """What was imported stays: accelerate collects garbage at each start of training, and that took .6 s a time."""
-    gc.collect()
-    gc.freeze()
+def pytest_runtest_setup() -> None:
+    """What was imported stays: accelerate collects garbage at each start of training, which took .6 s a time."""
+    global _frozen
+    if len(sys.modules) > _frozen + 200:
+        _frozen = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True)
