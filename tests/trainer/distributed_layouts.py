@@ -32,8 +32,7 @@ class Layout:
     """Completions per forward on each process."""
     accumulation: int = 1
     settings: dict[str, Any] = field(default_factory=dict)
-    """Of OmniGRPOConfig; besides, `lora` trains an adapter, `rollout` generates before completions are fixed,
-    `evaluates` has an evaluation come first."""
+    """Of OmniGRPOConfig; besides, `lora` trains an adapter, `rollout` generates before completions are fixed."""
 
     @property
     def prompts_per_step(self) -> int:
@@ -93,7 +92,6 @@ def train(layout: Layout, checkpoint: str, pictures: list[str], folder: Path) ->
     """Train it; what the first process returns is to be compared, the others return None."""
     settings = dict(layout.settings)
     peft = LoraConfig(target_modules="all-linear", r=4) if settings.pop("lora", False) else None
-    evaluates = settings.pop("evaluates", False)
     kind = RolloutTrainer if settings.pop("rollout", False) else ScriptedTrainer
     config = OmniGRPOConfig(**{
         **dict(
@@ -109,8 +107,6 @@ def train(layout: Layout, checkpoint: str, pictures: list[str], folder: Path) ->
     trainer = kind(checkpoint, letters, config, lazily(_rows(layout, pictures)), peft_config=peft)
     assert trainer.accelerator.num_processes == layout.processes, "world size"
     assert trainer.engine == layout.engine
-    if evaluates:
-        trainer.evaluate(lazily(_rows(layout, pictures)))
     trainer.generated, drawn = [], []
     _remember_rows(trainer, drawn)
     start = weights(trainer)
