@@ -25,7 +25,7 @@ RESULTS = ROOT / "recipes" / "results"
 PICTURES = ROOT / "docs" / "pictures"
 KEPT_CONFIG = ("model_name_or_path", "max_steps", "learning_rate", "seed")
 HEAD = (
-    "| run | n | score before → after | 95 % interval | accuracy before → after | 95 % interval | minutes "
+    "| run | n | score before → after | 95 % interval | accuracy before → after | 95 % interval | CPU minutes "
     "| peak memory |\n|---|---|---|---|---|---|---|---|"
 )
 BLOCK = re.compile(r"(<!-- results: (\S+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
@@ -63,7 +63,7 @@ def _row(name: str, result: dict[str, Any]) -> str:
         str(score.n),
         *_cells(score),
         *_cells(accuracy),
-        f"{result['minutes']:.1f}",
+        f"{result.get('cpu_minutes', result['minutes']):.1f}",
         _memory(result),
     ]
     return f"| {' | '.join(cells)} |"
