@@ -31,8 +31,8 @@ from nltk.translate.meteor_score import meteor_score
 from rouge_score.rouge_scorer import RougeScorer
 
 from omnirl_core.rewards import Reward, bleu, meteor, rouge, words
+from omnirl_core.rewards.overlap.wordnet import wordnet
 from omnirl_core.rewards.registry import SCORERS, scorer_named
-from omnirl_core.rewards.synonyms import wordnet
 from omnirl_core.text import tokens
 
 PROMPTS, COMPLETIONS = 64, 8

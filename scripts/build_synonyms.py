@@ -1,4 +1,4 @@
-"""Rebuild omnirl_core/rewards/wordnet30_synonyms.gz from the files of WordNet 3.0, so that nobody has to trust it.
+"""Rebuild omnirl_core/rewards/overlap/wordnet30_synonyms.gz from the files of WordNet 3.0: nobody has to trust it.
 
     apt-get install wordnet-base
     python scripts/build_synonyms.py /usr/share/wordnet            # writes the table
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-TABLE = Path(__file__).parents[1] / "omnirl_core" / "rewards" / "wordnet30_synonyms.gz"
+TABLE = Path(__file__).parents[1] / "omnirl_core" / "rewards" / "overlap" / "wordnet30_synonyms.gz"
 FILES = {"a": "adj", "n": "noun", "r": "adv", "v": "verb"}
 
 

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
-from omnirl_core.rewards.answers import ORDER, answer, choice, edit_similarity, exact, math, number, yes_no
+from omnirl_core.rewards.answers.answers import (
+    ORDER,
+    answer,
+    choice,
+    edit_similarity,
+    exact,
+    math,
+    number,
+    yes_no,
+)
 from omnirl_core.rewards.reward import Reward
 
 SCORERS = (exact, choice, yes_no, number, math, edit_similarity, answer)

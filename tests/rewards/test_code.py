@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from omnirl_core.rewards.code import code, fenced_blocks, program_text
-from omnirl_core.rewards.exercise import read_exercise, same_text, same_value
-from omnirl_core.rewards.isolation import isolation_level
+from omnirl_core.rewards.code.code import code, fenced_blocks, program_text
+from omnirl_core.rewards.code.isolation import isolation_level
+from omnirl_core.rewards.code.sandbox import Outcome, SandboxError
+from omnirl_core.rewards.code.test_cases import read_exercise, same_text, same_value
 from omnirl_core.rewards.reward import Reward
-from omnirl_core.rewards.sandbox import Outcome, SandboxError
 
 pytestmark = pytest.mark.timeout(120)  # the watchdog
 SUM = {
@@ -168,7 +168,7 @@ def test_expected_values_never_leave_the_judge():
 
 
 def test_a_provider_by_name_and_a_wrong_one():
-    assert code("", SUM, provider="omnirl_core.rewards.sandbox:LocalSandbox") == 0.0
+    assert code("", SUM, provider="omnirl_core.rewards.code.sandbox:LocalSandbox") == 0.0
     with pytest.raises(TypeError, match="no method run"):
         code("", SUM, provider="json:dumps")
 

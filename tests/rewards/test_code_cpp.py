@@ -2,9 +2,9 @@
 
 import pytest
 
-from omnirl_core.rewards.code import code
-from omnirl_core.rewards.isolation import isolation_level
-from omnirl_core.rewards.sandbox import Limits, LocalSandbox, SandboxError, cpp_compiler
+from omnirl_core.rewards.code.code import code
+from omnirl_core.rewards.code.isolation import isolation_level
+from omnirl_core.rewards.code.sandbox import Limits, LocalSandbox, SandboxError, cpp_compiler
 
 pytestmark = pytest.mark.timeout(180)  # the watchdog
 TESTS = {"tests": [{"stdin": "1 2", "stdout": "3"}, {"stdin": "20 22", "stdout": "42"}]}

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import pytest
 
-from omnirl_core.rewards.code import code
-from omnirl_core.rewards.isolation import isolation_level
-from omnirl_core.rewards.sandbox import Limits, LocalSandbox, SandboxError
+from omnirl_core.rewards.code.code import code
+from omnirl_core.rewards.code.isolation import isolation_level
+from omnirl_core.rewards.code.sandbox import Limits, LocalSandbox, SandboxError
 
 pytestmark = pytest.mark.timeout(60)  # the watchdog
 REPOSITORY = Path(__file__).parents[2]

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from omnirl_core.rewards.code import code
-from omnirl_core.rewards.isolation import isolation_level
+from omnirl_core.rewards.code.code import code
+from omnirl_core.rewards.code.isolation import isolation_level
+from omnirl_core.rewards.code.sandbox import Limits, LocalSandbox, SandboxError
 from omnirl_core.rewards.reward import Reward
-from omnirl_core.rewards.sandbox import Limits, LocalSandbox, SandboxError
 
 from .programs.honest import HONEST
 from .programs.hostile import HOSTILE, SETUP, STARVE

@@ -14,7 +14,7 @@ from omnirl_core.rewards.load import RewardsError
 pytestmark = pytest.mark.timeout(60)  # the watchdog
 CLIENT = """
 import json, urllib.request
-from omnirl_core.rewards.sandbox import Outcome, SandboxError
+from omnirl_core.rewards.code.sandbox import Outcome, SandboxError
 
 class Remote:
     def run(self, source, language, stdins, limits):

@@ -4,8 +4,8 @@ import pytest
 from sympy import latex
 from sympy.parsing.tests import test_latex as sympy_latex
 
-from omnirl_core.rewards.answers import answer, math, number
-from omnirl_core.rewards.evaluated import in_evaluated_form
+from omnirl_core.rewards.answers.answers import answer, math, number
+from omnirl_core.rewards.answers.evaluated import in_evaluated_form
 
 # (answer, reference): answers as the keys of MATH, GSM8K and AIME write them. None may lose its mark.
 WORKED_OUT = [

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from omnirl_core.rewards import math_judge
-from omnirl_core.rewards.answers import math
+from omnirl_core.rewards.answers import math_verifier
+from omnirl_core.rewards.answers.answers import math
 from omnirl_core.rewards.reward import Reward
 
 
@@ -67,19 +67,19 @@ def test_math_ends_an_answer_that_would_keep_sympy_busy_and_goes_on():
 def test_runaway_answers_of_a_batch_share_one_limit(monkeypatch):
     asked = []
 
-    class Judge(math_judge.MathJudge):
+    class Judge(math_verifier.MathJudge):
         def same(self, gold, answer, timeout_s=2.0):
             asked.append(timeout_s)
-            return math_judge.OVER if "y" in answer else answer == gold
+            return math_verifier.OVER if "y" in answer else answer == gold
 
-    monkeypatch.setattr(math_judge, "_judges", {os.getpid(): Judge()})
-    math_judge._remembered.cache_clear()
+    monkeypatch.setattr(math_verifier, "_judges", {os.getpid(): Judge()})
+    math_verifier._remembered.cache_clear()
     endless = [f"<answer>{n}y</answer>" for n in range(64)]
     answers = [*endless[:3], "<answer>x^2</answer>", *endless[:3], *endless[3:], "<answer>x^2</answer>"]
     scores = Reward("math", math)(completions=answers, solution=["x^2"] * len(answers))
-    math_judge._remembered.cache_clear()
+    math_verifier._remembered.cache_clear()
     assert [place for place, score in enumerate(scores) if score] == [3, len(answers) - 1]
-    assert sum(asked) <= math_judge.MOST_RUNAWAY_S + 64 * math_judge.LATE_S < 64 * 2.0
+    assert sum(asked) <= math_verifier.MOST_RUNAWAY_S + 64 * math_verifier.LATE_S < 64 * 2.0
     assert asked.count(2.0) == 6  # five runaways and x^2, which is asked once; those that repeat cost nothing
 
 
@@ -94,7 +94,7 @@ def test_math_works_off_the_main_thread_and_after_a_fork():
 
 
 def test_a_judge_that_was_killed_is_started_again():
-    judge = math_judge.MathJudge()
+    judge = math_verifier.MathJudge()
     assert judge.same("$2x$", "$x + x$") is True
     first = judge._child
     assert first is not None
@@ -105,6 +105,6 @@ def test_a_judge_that_was_killed_is_started_again():
 
 
 def test_without_math_verify_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(math_judge, "find_spec", lambda name: None)
+    monkeypatch.setattr(math_verifier, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"needs math-verify: pip install -e '\.\[math\]'"):
-        math_judge.MathJudge().same("$x$", "$y$")
+        math_verifier.MathJudge().same("$x$", "$y$")

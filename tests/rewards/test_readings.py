@@ -2,8 +2,8 @@
 
 import pytest
 
-from omnirl_core.rewards.answers import answer, choice, edit_similarity, number, yes_no
-from omnirl_core.rewards.exercise import same_value
+from omnirl_core.rewards.answers.answers import answer, choice, edit_similarity, number, yes_no
+from omnirl_core.rewards.code.test_cases import same_value
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from omnirl_core.rewards import isolation
-from omnirl_core.rewards import sandbox as module
-from omnirl_core.rewards.isolation import LEVELS, isolation_level, probe
-from omnirl_core.rewards.jail import kernel, seccomp
-from omnirl_core.rewards.jail.launch import thread_limit
-from omnirl_core.rewards.jail.start import interpreter
-from omnirl_core.rewards.sandbox import Limits, LocalSandbox, SandboxError
+from omnirl_core.rewards.code import isolation
+from omnirl_core.rewards.code import sandbox as module
+from omnirl_core.rewards.code.isolation import LEVELS, isolation_level, probe
+from omnirl_core.rewards.code.jail import kernel, seccomp
+from omnirl_core.rewards.code.jail.launch import thread_limit
+from omnirl_core.rewards.code.jail.start import interpreter
+from omnirl_core.rewards.code.sandbox import Limits, LocalSandbox, SandboxError
 
 pytestmark = pytest.mark.timeout(60)  # the watchdog
 LIMITS = Limits(cpu_s=2, wall_s=5.0)
@@ -220,7 +220,7 @@ def test_a_dead_caller_takes_its_programs_along():
     """SIGKILL to the trainer must not leave an answer running."""
     for level in available():
         script = (
-            "from omnirl_core.rewards.sandbox import *\n"
+            "from omnirl_core.rewards.code.sandbox import *\n"
             f"s = LocalSandbox(True, 'limits', {level!r}, workers=1); s.isolation(); print('up', flush=True)\n"
             "list(s.run('import time; time.sleep(50)', 'python', [''], Limits(wall_s=60)))"
         )
@@ -241,7 +241,7 @@ def test_a_dead_caller_takes_its_programs_along():
 def test_isolation_is_stated_once(caplog):
     for level in available()[:1]:
         module.announce.cache_clear()
-        with caplog.at_level(logging.WARNING, logger="omnirl_core.rewards.sandbox"):
+        with caplog.at_level(logging.WARNING, logger="omnirl_core.rewards.code.sandbox"):
             run("print(1)", level)
             run("print(1)", level)
         assert [str(isolation_level(level)) in record.getMessage() for record in caplog.records] == [True]

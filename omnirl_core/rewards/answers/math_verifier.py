@@ -19,8 +19,8 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import IO, Any
 
+from omnirl_core.rewards.answers.numbers import half_width
 from omnirl_core.rewards.batch import runaways
-from omnirl_core.rewards.numbers import half_width
 
 MAX_CHARACTERS = 500  # of an expression; the grammar takes seconds on longer ones
 MAX_DEPTH = 20  # of nested brackets; each level doubles what the grammar tries

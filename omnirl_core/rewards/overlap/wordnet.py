@@ -90,5 +90,5 @@ def wordnet() -> Synonyms:
 
 @cache
 def _read() -> Synonyms:
-    packed = files("omnirl_core.rewards").joinpath(TABLE).read_bytes()
+    packed = files("omnirl_core.rewards.overlap").joinpath(TABLE).read_bytes()
     return Synonyms(gzip.decompress(packed).decode().splitlines())

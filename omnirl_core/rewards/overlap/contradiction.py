@@ -9,10 +9,10 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from omnirl_core.rewards.content import alternatives
-from omnirl_core.rewards.function_words import languages_of
-from omnirl_core.rewards.number_words import CHINESE, value_of_word
-from omnirl_core.rewards.words import numbered
+from omnirl_core.rewards.answers.number_words import CHINESE, value_of_word
+from omnirl_core.rewards.overlap.content import alternatives
+from omnirl_core.rewards.overlap.function_words import languages_of
+from omnirl_core.rewards.overlap.words import numbered
 
 _NEGATION = {
     "en": r"\b(?:not|no|never|none|nobody|nothing|neither|nor|without|cannot)\b|n['’]t\b",

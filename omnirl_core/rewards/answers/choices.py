@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
-from omnirl_core.rewards.numbers import half_width
+from omnirl_core.rewards.answers.numbers import half_width
 
 Options = Sequence[str] | Mapping[str, str] | str | None
 """Texts in order or by letter, or either as JSON."""

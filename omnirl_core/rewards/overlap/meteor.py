@@ -7,10 +7,10 @@ from itertools import chain
 from operator import sub
 from typing import Any, Literal
 
-from omnirl_core.rewards.content import LIGHT_WEIGHT, Weighing, asked, weigh
+from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, Weighing, asked, weigh
+from omnirl_core.rewards.overlap.wordnet import Synonyms, wordnet
+from omnirl_core.rewards.overlap.words import Places, Words, cut_by, places_of, read_words
 from omnirl_core.rewards.reward import on_answer
-from omnirl_core.rewards.synonyms import Synonyms, wordnet
-from omnirl_core.rewards.words import Places, Words, cut_by, places_of, read_words
 from omnirl_core.text import references
 from omnirl_core.type_checks import check_choice
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from omnirl_core.rewards.synonyms import Synonyms, wordnet
+from omnirl_core.rewards.overlap.wordnet import Synonyms, wordnet
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,7 +59,7 @@ def test_threads_and_forked_workers_share_one_table():
     """nltk's reader fails here: a shared file handle, and lazy loading without a lock (nltk#2335)."""
     words = random.Random(0).sample(sorted(wordnet().lemmas()), 1_000)
     lines = gzip.decompress(
-        files("omnirl_core.rewards").joinpath("wordnet30_synonyms.gz").read_bytes()
+        files("omnirl_core.rewards.overlap").joinpath("wordnet30_synonyms.gz").read_bytes()
     ).decode()
     fresh = Synonyms(lines.splitlines())
     wanted = [wordnet()[word] for word in words]
@@ -77,7 +77,7 @@ def test_the_memo_of_a_table_stays_small():
 
 
 def test_the_licence_goes_where_the_table_goes():
-    licence = files("omnirl_core.rewards").joinpath("WORDNET-LICENSE.txt").read_text(encoding="utf-8")
+    licence = files("omnirl_core.rewards.overlap").joinpath("WORDNET-LICENSE.txt").read_text(encoding="utf-8")
     assert "WordNet 3.0 Copyright 2006 by Princeton University" in licence
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
-from omnirl_core.rewards.stems import StemTable
+from omnirl_core.rewards.overlap.stems import StemTable
 from omnirl_core.text import tokens
 
 STEMS = StemTable()

@@ -12,12 +12,18 @@ from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
-from omnirl_core.rewards import math_judge
-from omnirl_core.rewards.choices import Options, gold_choice, read_choice, read_yes_no, reference_yes_no
-from omnirl_core.rewards.content import LIGHT_WEIGHT, weigh
-from omnirl_core.rewards.evaluated import in_evaluated_form, question_text
-from omnirl_core.rewards.numbers import half_width, pick_quantity, read_quantity, same_quantity
-from omnirl_core.rewards.question import question_of
+from omnirl_core.rewards.answers import math_verifier
+from omnirl_core.rewards.answers.choices import (
+    Options,
+    gold_choice,
+    read_choice,
+    read_yes_no,
+    reference_yes_no,
+)
+from omnirl_core.rewards.answers.evaluated import in_evaluated_form, question_text
+from omnirl_core.rewards.answers.numbers import half_width, pick_quantity, read_quantity, same_quantity
+from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, weigh
+from omnirl_core.rewards.overlap.question import question_of
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.rewards.settings import reads_columns
 from omnirl_core.text import references, tokens
@@ -234,21 +240,21 @@ def _normal(text: str, case_sensitive: bool) -> str:
 
 
 def _same_mathematics(prediction: str, gold: str, timeout_s: float, question: str) -> float | None:
-    wanted = math_judge.expression(gold)
+    wanted = math_verifier.expression(gold)
     if wanted is None:
         return None
-    found = math_judge.expression(prediction)
-    if found is None or math_judge.hedges(wanted, found):
+    found = math_verifier.expression(prediction)
+    if found is None or math_verifier.hedges(wanted, found):
         return 0.0
     if not in_evaluated_form(found, wanted, question):
-        return None if math_judge.same_mathematics(wanted, wanted, timeout_s) is None else 0.0
+        return None if math_verifier.same_mathematics(wanted, wanted, timeout_s) is None else 0.0
     a, b = read_quantity(found), read_quantity(wanted)
     if a is not None and b is not None:
         if same_quantity(a, b, None, 0.0):
             return 1.0
         if a.unit and b.unit:  # math-verify drops units
             return 0.0
-    same = math_judge.same_mathematics(wanted, found, timeout_s)
+    same = math_verifier.same_mathematics(wanted, found, timeout_s)
     return None if same is None else float(same)
 
 

@@ -2,15 +2,15 @@
 
 import re
 
-from omnirl_core.rewards.number_words import (
+from omnirl_core.rewards.answers.number_words import (
     CHINESE_PATTERN,
     ENGLISH_PATTERN,
     OF_OTHERS,
     chinese_value,
     english_value,
 )
-from omnirl_core.rewards.synonyms import wordnet
-from omnirl_core.rewards.words import STEMS
+from omnirl_core.rewards.overlap.wordnet import wordnet
+from omnirl_core.rewards.overlap.words import STEMS
 
 MEASURES = "个只条头匹名位本辆台张把朵棵座件块杯瓶次岁人年天枚支双对层"
 _NOT_ONE = (

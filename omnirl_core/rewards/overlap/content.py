@@ -18,11 +18,11 @@ from functools import lru_cache
 from itertools import compress
 from typing import Any, NamedTuple
 
-from omnirl_core.rewards.function_words import FUNCTION_WORDS, languages_of
-from omnirl_core.rewards.number_words import NUMBERS
-from omnirl_core.rewards.question import question_of
-from omnirl_core.rewards.synonyms import wordnet
-from omnirl_core.rewards.words import STEMS, Words, numbered, plain, read_words
+from omnirl_core.rewards.answers.number_words import NUMBERS
+from omnirl_core.rewards.overlap.function_words import FUNCTION_WORDS, languages_of
+from omnirl_core.rewards.overlap.question import question_of
+from omnirl_core.rewards.overlap.wordnet import wordnet
+from omnirl_core.rewards.overlap.words import STEMS, Words, numbered, plain, read_words
 
 OR = {"or", "oder", "ou", "o", "или", "أو", "또는", "아니면"}
 _ARTICLES = {"a", "an", "the", "ein", "eine", "der", "die", "das", "un", "une", "le", "la", "el", "los"}

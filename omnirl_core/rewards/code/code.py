@@ -15,9 +15,9 @@ from typing import Any
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.type_checks import check_choice
 
-from .exercise import Exercise, Test, read_exercise
 from .jail import shim
 from .sandbox import Limits, LocalSandbox, Outcome, Sandbox, cpp_compiler
+from .test_cases import Exercise, Test, read_exercise
 
 LABELS = {
     "python": "python", "python3": "python", "py": "python",

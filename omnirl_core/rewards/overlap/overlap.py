@@ -2,19 +2,19 @@
 
 Rb, BLEU: local wording. Rr, ROUGE: coverage of key information. Rm, METEOR: the same words, stems and
 synonyms in the same order. No mix of n-grams sees a negation or a swapped fact; where an answer has one right
-form, use a scorer of omnirl_core.rewards.answers.
+form, use a scorer of omnirl_core.rewards.answers.answers.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from omnirl_core.rewards.content import LIGHT_WEIGHT, asked, weigh
-from omnirl_core.rewards.contradiction import contradictions
-from omnirl_core.rewards.overlap_bleu import bleu, nltk_bleu, smoothed_bleu, weighted_bleu
-from omnirl_core.rewards.overlap_meteor import aligned_score, meteor, synonym_table, weighted_meteor
-from omnirl_core.rewards.overlap_rouge import ORDER, Variant, rouge, rouge_f, weighted_rouge
+from omnirl_core.rewards.overlap.bleu import bleu, nltk_bleu, smoothed_bleu, weighted_bleu
+from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, asked, weigh
+from omnirl_core.rewards.overlap.contradiction import contradictions
+from omnirl_core.rewards.overlap.meteor import aligned_score, meteor, synonym_table, weighted_meteor
+from omnirl_core.rewards.overlap.rouge import ORDER, Variant, rouge, rouge_f, weighted_rouge
+from omnirl_core.rewards.overlap.words import cut_by, read_words, rouge_score_words, seed_words
 from omnirl_core.rewards.reward import on_answer
-from omnirl_core.rewards.words import cut_by, read_words, rouge_score_words, seed_words
 from omnirl_core.text import references
 from omnirl_core.type_checks import check_choice
 

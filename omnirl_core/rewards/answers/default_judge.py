@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from omnirl_core.rewards.answers import answer
-from omnirl_core.rewards.overlap import overlap
+from omnirl_core.rewards.answers.answers import answer
+from omnirl_core.rewards.overlap.overlap import overlap
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.text import references, tokens
 

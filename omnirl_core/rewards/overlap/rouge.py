@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 from rapidfuzz.distance import LCSseq
 
-from omnirl_core.rewards.content import LIGHT_WEIGHT, Weighing, asked, weigh
+from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, Weighing, asked, weigh
+from omnirl_core.rewards.overlap.words import Words, cut_by, read_words, rouge_score_words
 from omnirl_core.rewards.reward import on_answer
-from omnirl_core.rewards.words import Words, cut_by, read_words, rouge_score_words
 from omnirl_core.text import references
 from omnirl_core.type_checks import check_choice
 

@@ -1,0 +1,1 @@
+"""Answers that are right or wrong: choices, numbers, mathematics, exact text."""
