@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 TESTS = Path(__file__).parents[1] / "tests"
-sys.path.insert(0, str(TESTS / "trainer"))
+sys.path[:0] = [str(TESTS / "trainer"), str(TESTS / "accelerate_configs")]
 from distributed_layouts import ENGINES, Layout, random_layout  # noqa: E402
 from distributed_verdicts import verdicts  # noqa: E402
 

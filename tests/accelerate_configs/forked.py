@@ -35,8 +35,9 @@ _held: list[socket.socket] = []
 
 
 def python() -> str:
-    """Path of the program; a real Python where there is no pidfd, or OMNIRL_REAL_PROCESSES is set."""
-    if not hasattr(os, "pidfd_open") or os.environ.get("OMNIRL_REAL_PROCESSES"):
+    """Path of the program; a real Python where there is no pidfd, outside pytest, and where one is asked for."""
+    is_forked = hasattr(os, "pidfd_open") and "OMNIRL_FORKED" in os.environ
+    if not is_forked or os.environ.get("OMNIRL_REAL_PROCESSES"):
         return sys.executable
     folder = Path(os.environ["OMNIRL_FORKED"])
     if not _held:

@@ -1,12 +1,9 @@
 """Real launches of a recipe on the CPU: the command of the documents, with what the CPU needs besides."""
 
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from forked import python
@@ -31,15 +28,6 @@ def environment(**more: str) -> dict[str, str]:
         "PATH": path,
         **more,
     }
-
-
-def free_port() -> int:
-    """Below those that the kernel gives to connections, of which one may come before it is used."""
-    while True:
-        port = random.SystemRandom().randint(20_000, 30_000)
-        with socket.socket() as free, suppress(OSError):
-            free.bind(("127.0.0.1", port))
-            return port
 
 
 def recipe(folder: Path, *more: str) -> list[str]:

@@ -47,16 +47,11 @@ def _at_the_root(monkeypatch):
 
 @pytest.fixture(scope="module")
 def whole(settings, tmp_path_factory) -> tuple[Path, str]:
-    """The folder of one evaluation as a user starts it, and everything that it printed."""
+    """The folder of one evaluation, started as a user does but for forks, and everything that it printed."""
     folder = tmp_path_factory.mktemp("whole")
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        "accelerate_configs/cpu.yaml",
-    ]
-    command = [*launch, "recipes/evaluate.py", *settings, "--output_dir", str(folder)]
+    launch = [python(), "-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu.yaml"]
+    program = ["--no_python", python(), "recipes/evaluate.py"]
+    command = [*launch, *program, *settings, "--output_dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "evaluation" / "tiny_policy", done.stdout

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from forked import environment, python
-from launching import free_port
+from ports import free_port
 
 from omnirl_core.shapes import tiny_policy, write_dataset
 
