@@ -14,6 +14,8 @@ import sys
 from collections.abc import Sequence
 
 from omnirl_core.log_filters import silence_imports
+from omnirl_core.type_checks import nearest_file
+from omnirl_core.yaml_loader import YamlFault, read_yaml
 
 DEBUG = "OMNIRL_DEBUG"
 """Environment variable that `--debug` sets: errors are shown with their traceback."""
@@ -81,12 +83,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     from accelerate.commands.launch import launch_command, launch_command_parser
 
     arguments = launch_command_parser().parse_args(argv)
+    if wrong := _config_file_error(arguments.config_file):
+        print(
+            f"--config_file {arguments.config_file}: {wrong}; give one of accelerate_configs/",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
     # the run gets the signal too, and decides; a handler, since a run would inherit an ignored signal
     signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
         launch_command(arguments)
     except subprocess.CalledProcessError as error:
         raise SystemExit(error.returncode if error.returncode >= 0 else 128 - error.returncode) from None
+
+
+def _config_file_error(path: str | None) -> str | None:
+    """Why accelerate cannot read the file, which it would say with a traceback."""
+    if path is None:
+        return None
+    if not os.path.isfile(path):
+        return f"no such file{nearest_file(path)}"
+    try:
+        settings = read_yaml(path).data
+    except (YamlFault, OSError) as error:
+        return str(error)
+    return None if isinstance(settings, dict) else "no `name: value` lines"
 
 
 if __name__ == "__main__":

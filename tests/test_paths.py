@@ -1,17 +1,27 @@
 """Every command, with a wrong path in each of its path arguments in turn: no byte of what was there changes."""
 
+import argparse
 import hashlib
 import json
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from omnirl_core import launch
 from omnirl_core.yaml_loader import ConfigError
 from omnirl_tools import evaluate, run, sft
 from omnirl_tools.cli import main
+from omnirl_tools.commands import COMMANDS
 from recipes.text_only import prepare_facts as facts
 from recipes.text_only import prepare_smollm2 as smollm2
+from scripts import build_tiny_policy
 
+ROOT = Path(__file__).parents[1]
 ROWS = [{"problem": "Color?", "solution": "red"}, {"problem": "Sum?", "solution": 3}]
 RECIPE = """\
 output_dir: outputs/demo
@@ -39,7 +49,7 @@ RUNS = {
     "config": ["recipe.yml", FOLDER], "dataset_name": [TYPO, FOLDER], "eval_dataset_name": [TYPO, FOLDER],
     "rewards": ["reward.yaml", FILE], "image_root": ["mydata/imgs", FILE],
     "model_name_or_path": ["./tiny", FOLDER, FILE], "output_dir": [FILE, FOLDER],
-    "resume_from_checkpoint": ["outputs/nothing", FOLDER],
+    "resume_from_checkpoint": ["outputs/nothing", FOLDER], "deepspeed": ["zero3.jsn"],
 }  # fmt: skip
 """Path argument of recipes/*.py -> wrong paths."""
 
@@ -57,6 +67,11 @@ CASES = [
     *of_a_run(run.main),
     *of_a_run(sft.main, "config", "dataset_name", "image_root", "model_name_or_path", "output_dir"),
     *of_a_run(evaluate.main, "config", "eval_dataset_name", "rewards", "image_root"),
+    *[
+        (evaluate.main, [*CONFIG, *OWN[2:], "--model_name_or_path", wrong])
+        for wrong in ("./tiny", FOLDER, FILE)
+    ],
+    *[(evaluate.main, [*CONFIG, *OWN[2:], "--evaluation_dir", wrong]) for wrong in (FILE, FOLDER)],
     (evaluate.main, [*CONFIG, *OWN[2:], "--completions", "answer.jsonl"]),
     (evaluate.main, [*CONFIG, *OWN[2:], "--protocol", "vlmr1", "--annotations", TYPO]),
     (main, ["check-data", "recipe.yml"]),
@@ -85,7 +100,74 @@ CASES = [
     (facts.main, ["--out", FOLDER]),
     (facts.main, ["--out", FILE]),
     (smollm2.main, ["--out", FOLDER]),
+    (build_tiny_policy.main, ["--out", FOLDER]),
+    (launch.main, ["--config_file", "cpu.yml", "grpo.py", *CONFIG]),
+    (launch.main, ["--config_file", FILE, "grpo.py", *CONFIG]),
 ]
+COMMAND = re.compile(
+    rf"(?:omnirl (?:{'|'.join(COMMANDS)})(?!-)|accelerate launch|python -m omnirl_core|recipes/[\w/]+\.py)"
+    r"[^`\n\"#]*"
+)
+
+
+def name_of(start, argv: list[str]) -> str:
+    """The subcommand of `omnirl`, or the module that starts."""
+    return argv[0] if start is main else start.__module__.split(".")[-1]
+
+
+def in_documents() -> Iterator[tuple[str, str]]:
+    """(command, option) of every argument in a document that looks like a path."""
+    listed = ["git", "ls-files", "*.md", "*.ipynb"]
+    files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for file in files:
+        for command in COMMAND.findall((ROOT / file).read_text("utf-8").replace("\\\n", " ")):
+            yield from path_arguments(shlex.split(command.replace("'", "")))
+
+
+def path_arguments(words: list[str]) -> Iterator[tuple[str, str]]:
+    name = "launch" if words[0] == "accelerate" else ""
+    option = ""
+    for word in words:
+        if word in COMMANDS:
+            name = word
+        if word.startswith("--"):
+            option = word.partition("=")[0]
+            continue
+        if found := re.fullmatch(r"(?:[\w.]+/)+(\w+)\.py|omnirl_core\.(\w+)", word):
+            name, option = (found[1] or found[2]).replace("grpo", "run"), ""
+        elif name and re.search(r"/|\.(ya?ml|jsonl?|html|txt)$", word):
+            yield name, option
+        option = option if option == "--annotations" else ""
+
+
+def declared() -> Iterator[tuple[str, str]]:
+    """(subcommand, option) of everything that a subcommand of `omnirl` declares as a path, or as its subject."""
+    for name, (module, _) in COMMANDS.items():
+        parser = argparse.ArgumentParser()
+        import_module(module).add_arguments(parser)
+        for action in parser._actions:
+            is_path = action.type is Path or action.metavar in ("FILE", "FOLDER") or not action.option_strings
+            if is_path and action.default != argparse.SUPPRESS:
+                yield name, action.option_strings[0] if action.option_strings else ""
+
+
+def tried() -> set[tuple[str, str]]:
+    """(command, option) of every case; the last option is the wrong one, or what it is given for."""
+    options = {
+        (name_of(start, argv), word) for start, argv in CASES for word in argv if word.startswith("--")
+    }
+    return options | {(argv[0], "") for start, argv in CASES if start is main}
+
+
+def test_every_path_argument_of_the_documents_and_of_each_subcommand_is_tried():
+    named = {*in_documents(), *declared()}
+    assert {
+        ("run", "--config"),
+        ("launch", "--config_file"),
+        ("compare", ""),
+        ("check-data", "--report"),
+    } <= named
+    assert not named - tried()
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,8 @@ _OF_A_RUN = (
     "bad_rows.txt",
 )  # fmt: skip
 """Files that only a run leaves in its folder."""
+_OF_AN_EVALUATION = {"metrics.json", "predictions.jsonl"}
+"""Files that an evaluation leaves in its folder, both."""
 _WRITTEN = (".json", ".jsonl", ".safetensors", ".bin", ".jinja", ".model", ".html", ".png")
 
 
@@ -53,6 +55,7 @@ def evaluation_file_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
                 yield name, f"{name}: no file {path}{nearest_file(path)}"
     yield from template_faults(values.get("templates"))
     yield from _folder_faults(values)
+    yield from _evaluation_folder_faults(values.get("evaluation_dir"))
 
 
 def own_code(rewards: Iterable[Reward]) -> dict[str, str]:
@@ -87,6 +90,24 @@ def _folder_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
         yield (
             "output_dir",
             f"output_dir: {output} holds {shown}, and no run wrote it; a run could replace them: name a new folder",
+        )
+
+
+def _evaluation_folder_faults(path: Any) -> Iterator[Fault]:
+    """An evaluation writes into a folder that is new, an earlier evaluation's or a run's."""
+    if not isinstance(path, str) or not os.path.exists(path):
+        return
+    if not os.path.isdir(path):
+        yield "evaluation_dir", f"evaluation_dir: {path} is a file; name a folder"
+        return
+    names = sorted(os.listdir(path))
+    is_known = any(name in _OF_A_RUN for name in names) or {*names} >= _OF_AN_EVALUATION
+    begun = "generations.jsonl" in names or any(name.startswith("generations.rank") for name in names)
+    if not (is_known or begun) and (mine := [name for name in names if Path(name).suffix in _WRITTEN]):
+        shown = ", ".join(mine[:3]) + ", ..." * (len(mine) > 3)
+        yield (
+            "evaluation_dir",
+            f"evaluation_dir: {path} holds {shown}, and no evaluation wrote it; name a new folder",
         )
 
 

@@ -3,15 +3,20 @@
 import html
 import json
 import re
+import shutil
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
+import yaml
 
+from omnirl_core.shapes import write_dataset
+from omnirl_core.yaml_loader import read_config
 from omnirl_tools.evaluation.intervals import bootstrap_interval
 from omnirl_tools.report import plot_curves, write_completions
+from omnirl_tools.run import main
 
 FORM = ("think_format", "length_band")
 TILE = re.compile(
@@ -272,3 +277,68 @@ def test_a_rec_run_without_held_out_rows_shows_its_scores_and_boxes(tmp_path, pi
     (answer,) = group["answers"]
     assert answer["score"] == pytest.approx(0.1 / 1.1)
     assert (answer["boxes"], group["boxes"]) == ([[10, 10, 50, 40]], [[10, 10, 50, 40]])
+
+
+# -- real runs ---------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+REWARDS = {
+    "boxes": "- {name: think_format, weight: 0.1}\n- {name: box_iou, settings: {space: resized}}",
+    "one": "- {name: exact}",
+    "penalty": "- {name: think_format, weight: 0.2}\n- {name: answer_or_overlap}\n- {name: repetition, weight: -0.5}",
+}
+SHORT = {
+    "per_device_train_batch_size": 8, "num_generations": 4, "per_device_eval_batch_size": 8, "logging_steps": 1,
+    "max_completion_length": 32, "eval_rows": 4,
+}  # fmt: skip
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Run a recipe's demo in this process for a few steps, on its data and under these rewards."""
+    monkeypatch.chdir(ROOT)
+
+    def run(recipe: str, rewards: str, held_out: bool = True, **more: Any) -> Path:
+        data = tmp_path / "data"
+        if not data.exists():
+            write_dataset(data, recipe, 24, 0)
+        (tmp_path / "rewards.yaml").write_text(f"rewards:\n{REWARDS[rewards]}\n")
+        settings = read_config(f"recipes/{recipe}/demo.yaml") | SHORT | more
+        settings |= {"dataset_name": str(data / "train.json"), "rewards": str(tmp_path / "rewards.yaml")}
+        settings |= {"eval_dataset_name": settings["dataset_name"], "output_dir": str(tmp_path / "run")}
+        left_out = {"draw_shapes"} if held_out else {"draw_shapes", "eval_dataset_name", "eval_rows"}
+        kept = {key: value for key, value in settings.items() if key not in left_out}
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(kept))
+        main(["--config", str(tmp_path / "run.yaml")])
+        return tmp_path / "run"
+
+    return run
+
+
+def test_a_real_run_without_held_out_rows_of_boxes(start):
+    folder = start("rec", "boxes", held_out=False, max_steps=2)
+    data = check_page(folder)
+    assert len(raw(folder, "completions.jsonl")) == 16
+    assert any(answer["boxes"] for group in data["groups"] for answer in group["answers"])
+
+
+def test_a_real_run_of_one_reward_resumed(start):
+    saved = {"save_strategy": "steps", "save_steps": 1}
+    check_page(start("text_only", "one", max_steps=1, **saved))
+    folder = start("text_only", "one", max_steps=3, resume_from_checkpoint="auto", **saved)
+    check_page(folder)
+    metrics = raw(folder, "metrics.jsonl")
+    assert [line["step"] for line in metrics if "reward" in line] == [1, 2, 3]
+    assert [line["resumed"]["step"] for line in metrics if "resumed" in line] == [1]
+
+
+def test_a_real_run_with_a_penalty_and_what_a_kill_leaves_of_it(start, tmp_path):
+    folder = start("mixed", "penalty", max_steps=3)
+    check_page(folder)
+    lines = raw(folder, "completions.jsonl", "after.jsonl")
+    assert any(line["rewards"]["repetition"] for line in lines)
+    killed = shutil.copytree(folder, tmp_path / "killed")
+    for name in ("metrics.jsonl", "completions.jsonl", "after.jsonl"):  # cut in the middle of the last line
+        text = (killed / name).read_bytes()
+        (killed / name).write_bytes(text[: -len(text.splitlines()[-1]) // 2])
+    check_page(killed)
