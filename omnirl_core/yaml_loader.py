@@ -1,8 +1,4 @@
-"""YAML that people wrote, read safely: keys with their lines, keys given twice, and a run's config with its includes.
-
-include: [qwen2_5_vl_3b.yaml, ../hardware/one_24gb_lora.yaml]  # paths from this file's folder; later ones win
-output_dir: outputs/rec_lora                                   # the file's own keys win over all of them
-"""
+"""YAML that people wrote, read safely: keys with their lines, keys given twice, and the settings of a run."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,6 +11,7 @@ import yaml
 from omnirl_core.type_checks import nearest
 
 INCLUDE = "include"
+"""A key of earlier versions, which is refused."""
 
 MOST_NODES = 100_000
 """Values in a file, those that aliases repeat counted each time: ten lines of aliases can stand for billions."""
@@ -149,14 +146,16 @@ class Given(NamedTuple):
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """Every setting that the file and its includes give; ConfigError for what is no mapping of unlike names.
+    """Every setting that the file gives.
+
+    Raises:
+        ConfigError: the file is no mapping, gives a key twice, or has an `include`.
 
     >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> _ = (folder / "small.yaml").write_text("bf16: true\\nmax_steps: 10")
-    >>> _ = (folder / "run.yaml").write_text("include: small.yaml\\nmax_steps: 50")
-    >>> read_config(folder / "run.yaml")
-    {'bf16': True, 'max_steps': 50}
+    >>> path = Path(tempfile.mkdtemp(), "run.yaml")
+    >>> _ = path.write_text("bf16: true\\nmax_steps: 10")
+    >>> read_config(path)
+    {'bf16': True, 'max_steps': 10}
     """
     faults: list[str] = []
     given = read_given(path, faults)
@@ -165,44 +164,32 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return {one.name: one.value for one in given}
 
 
-def read_given(path: str | Path, faults: list[str], _open: tuple[Path, ...] = ()) -> list[Given]:
-    """The settings of the file's includes, then its own: later ones win. What cannot be read goes to `faults`."""
-    path = Path(path)
-    if path.resolve() in _open:
-        circle = " -> ".join(file.name for file in (*_open, path))
-        faults.append(f"{path}: includes itself: {circle}")
-        return []
-    settings: list[Given] = []
-    for one in _own(path, faults):
-        if one.name != INCLUDE:
-            settings.append(one)
-            continue
-        included: list[Given] = []
-        for name in one.value if isinstance(one.value, list) else [one.value]:
-            if (file := path.parent / str(name)).is_file():
-                included += read_given(file, faults, (*_open, path.resolve()))
-            elif name is not None:
-                hint = nearest(name, [other.name for other in sorted(file.parent.glob("*.yaml"))])
-                faults.append(f"{one.place}: {INCLUDE} names {name!r}, but there is no {file}{hint}")
-        settings = included + settings
-    return settings
-
-
-def _own(path: Path, faults: list[str]) -> list[Given]:
+def read_given(path: str | Path, faults: list[str]) -> list[Given]:
+    """The settings of the file, each with its place. What cannot be read goes to `faults`."""
     try:
         text = read_yaml(path)
     except YamlFault as error:
         faults.append(error.at(path))
         return []
     except OSError as error:
-        faults.append(f"{path}: {_why_unreadable(path, error)}")
+        faults.append(f"{path}: {_why_unreadable(Path(path), error)}")
         return []
     if not isinstance(text.data, dict) or text.root is None:
         faults.append(f"{path}:1: expected lines of `name: value`")
         return []
     faults += [f"{path}:{line}: {key!r} appears twice; keep one" for line, key in text.given_twice()]
     lines = key_lines(text.root)
-    return [Given(str(key), value, f"{path}:{lines.get(str(key), 1)}") for key, value in text.data.items()]
+    given = [Given(str(key), value, f"{path}:{lines.get(str(key), 1)}") for key, value in text.data.items()]
+    faults += [f"{one.place}: {_no_include(one.value)}" for one in given if one.name == INCLUDE]
+    return [one for one in given if one.name != INCLUDE]
+
+
+def _no_include(value: Any) -> str:
+    names = ", ".join(str(name) for name in (value if isinstance(value, list) else [value]))
+    return (
+        f"`include` is not supported: a config holds all of its settings. Copy those of {names} into this file, above "
+        "the file's own, and remove the line"
+    )
 
 
 def _why_unreadable(path: Path, error: OSError) -> str:

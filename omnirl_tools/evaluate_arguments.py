@@ -119,7 +119,7 @@ class EvaluationArguments(DataArguments):
 def parse_evaluation(
     argv: Sequence[str] | None = None, check_files: bool = False
 ) -> tuple[EvaluationArguments, ModelConfig]:
-    """Read `--config FILE`, its includes, and what overrides them; with `check_files` look the files up as well.
+    """Read `--config FILE` and what overrides them; with `check_files` look the files up as well.
 
     A YAML's keys that only training or a warm start knows are left alone; on the command line they are refused, as
     are names that nothing knows.

@@ -88,14 +88,6 @@ def test_a_yaml_that_kept_draw_shapes_draws_nothing_among_other_files(mine):
     assert tree(mine) == before
 
 
-def test_an_including_file_that_names_its_own_rows_draws_none(mine):
-    Path("own.yaml").write_text("include: demo.yaml\ndataset_name: mydata/trian.json\n")
-    with pytest.raises(
-        ConfigError, match=r"own\.yaml:2: dataset_name: mydata/trian\.json: no such data file"
-    ):
-        parse(["--config", "own.yaml"], check_files=True)
-
-
 def test_the_demo_draws_its_own_names_once(mine):
     Path("demo.yaml").write_text(DEMO.replace("train.json", "rows.json").replace("text_only", "mixed"))
     data, *_ = parse(["--config", "demo.yaml"], check_files=True)

@@ -58,14 +58,8 @@ def code(name: str) -> str:
 
 
 def config(name: str) -> dict[str, Any]:
-    """A recipe's settings, those of the files that it includes among them."""
-    path = ROOT / name
-    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    included = settings.pop("include", [])
-    found: dict[str, Any] = {}
-    for other in [included] if isinstance(included, str) else included:
-        found |= config(str((path.parent / other).resolve().relative_to(ROOT)))
-    return found | settings
+    """A recipe's settings."""
+    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
 
 
 def weights_said() -> Iterator[tuple[Path, str, float]]:

@@ -16,7 +16,7 @@ __all__ = ["DataArguments", "parse"]
 def parse(
     argv: Sequence[str] | None = None, check_files: bool = False, checks: Iterable[Check] = ()
 ) -> tuple[DataArguments, OmniGRPOConfig, ModelConfig]:
-    """Read `--config FILE`, its includes, and what overrides them; `argv` is the command line by default.
+    """Read `--config FILE` and what overrides them; `argv` is the command line by default.
 
     ConfigError tells all that is wrong at once; with `check_files` also of the files that the settings name; `checks`
     are checks besides.

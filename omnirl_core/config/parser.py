@@ -204,7 +204,7 @@ def _split(words: list[str], faults: list[str]) -> tuple[str | None, list[str]]:
         return None, words[:at] + words[at + 1 :]
     rest = words[:at] + words[at + 2 :]
     if "--config" in rest:
-        faults.append(f"{COMMAND_LINE}: --config is given twice; one file can include others")
+        faults.append(f"{COMMAND_LINE}: --config is given twice; one file holds all settings")
     return words[at + 1], [word for word in rest if word != "--config"]
 
 

@@ -7,7 +7,7 @@ from omnirl_tools.commands import CannotRun
 
 
 def read_settings(path: str) -> dict[str, Any]:
-    """The YAML's keys and values, those that it includes among them; CannotRun says what is wrong with the file."""
+    """The YAML's keys and values; CannotRun says what is wrong with the file."""
     try:
         return read_config(path)
     except ConfigError as error:

@@ -17,7 +17,7 @@ CONTEXT = GIB
 TIGHT = 0.9
 """From this share of a GPU on, fragments of the allocator may end a run that fits by its figures."""
 LORA = {"use_peft": True, "lora_r": 64, "lora_alpha": 128, "lora_target_modules": "all-linear"}
-"""Of recipes/hardware/one_24gb_lora.yaml; a ModelConfig keeps a list of one name as the name."""
+"""Of recipes/mixed/qwen2_5_vl_3b_lora.yaml; a ModelConfig keeps a list of one name as the name."""
 LEAST_PIXELS = 28 * 28 * 64
 
 

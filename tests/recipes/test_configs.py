@@ -11,17 +11,16 @@ from omnirl_core.config.arguments import DataArguments, parse
 from omnirl_core.data import load_records
 from omnirl_core.rewards import load_rewards
 from omnirl_core.trainer import OmniGRPOConfig
-from omnirl_core.yaml_loader import ConfigError, read_config
+from omnirl_core.yaml_loader import ConfigError
 from omnirl_tools.sft import parse_sft
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ("text_only", "image_text", "multi_image", "mixed", "rec")
 YAMLS = sorted(path for path in ROOT.glob("recipes/*/*.yaml") if path.parent.name != "rewards")
-PARTS = [path for path in YAMLS if path.parent.name == "hardware"]
 REWARDS = [path for path in YAMLS if path.name.endswith("rewards.yaml")]
 MIXTURES = [path for path in YAMLS if path.name == "rec.yaml"]
 STARTS = [path for path in YAMLS if path.name.startswith("sft")]
-RUNS = [path for path in YAMLS if path not in PARTS + MIXTURES + REWARDS + STARTS]
+RUNS = [path for path in YAMLS if path not in MIXTURES + REWARDS + STARTS]
 DEFAULTS = {f.name: f.default for part in (DataArguments, OmniGRPOConfig, ModelConfig) for f in fields(part)}
 
 
@@ -55,38 +54,46 @@ def test_warm_starts_parse(path, monkeypatch, tmp_path):
     assert model.model_name_or_path
 
 
-@pytest.mark.parametrize("path", [*RUNS, *PARTS], ids=ids)
-def test_a_config_says_only_what_differs(path):
+@pytest.mark.parametrize("path", [*RUNS, *STARTS], ids=ids)
+def test_a_config_is_whole_and_says_only_what_differs(path):
     own = yaml.safe_load(path.read_text())
-    included = own.pop("include", [])
-    included = [included] if isinstance(included, str) else included
-    below = dict(DEFAULTS)
-    for name in included:
-        below |= read_config(path.parent / name)
-    assert set(own) <= set(DEFAULTS), "every key is a setting"
-    idle = [key for key, value in own.items() if key != "seed" and below[key] == value]
+    assert set(own) <= set(DEFAULTS) | {"response_template"}, "every key is a setting"
+    assert {"model_name_or_path", "dataset_name", "rewards", "output_dir"} <= set(own)
+    idle = [key for key, value in own.items() if key != "seed" and DEFAULTS.get(key) == value]
     assert not idle, f"{path.name} repeats what holds without it: {idle}"
 
 
-def test_every_part_is_used():
-    used = {
-        (path.parent / name).resolve()
-        for path in RUNS
-        for name in _names(yaml.safe_load(path.read_text()).get("include", []))
-    }
-    assert set(PARTS) <= used
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_variants_of_a_recipe_differ_where_their_machines_do(recipe):
+    """What the same data wants of every machine is the same in each of the files that spell it out."""
+    machine = {
+        "output_dir", "use_peft", "lora_r", "lora_alpha", "lora_target_modules", "freeze_vision_tower", "load_in_4bit",
+        "use_bnb_nested_quant", "max_pixels", "gradient_accumulation_steps", "learning_rate", "use_vllm", "vllm_mode",
+        "vllm_enable_sleep_mode", "gradient_checkpointing",
+    }  # fmt: skip
+    folder = ROOT / "recipes" / recipe
+    names = [*folder.glob("qwen2_5_vl_3b*.yaml"), *folder.glob("vllm_*.yaml")]
+    configs = [yaml.safe_load(path.read_text()) for path in names]
+    seven = yaml.safe_load((folder / "qwen2_5_vl_7b.yaml").read_text())
+    configs.append(seven | {"model_name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct"})
+    shared = [{key: value for key, value in one.items() if key not in machine} for one in configs]
+    assert all(one == shared[0] for one in shared)
 
 
-def _names(included: str | list[str]) -> list[str]:
-    return [included] if isinstance(included, str) else included
+@pytest.mark.parametrize("path", [*RUNS, *STARTS], ids=ids)
+def test_the_command_at_the_top_starts_the_file(path):
+    command = path.read_text().splitlines()[1]
+    assert command.endswith(f"--config {path.relative_to(ROOT)}")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("max_steps: 1\nmax_steps: 2", ":2: 'max_steps' appears twice"),
-        ("include: [other.yaml]", "include names 'other.yaml', but there is no"),
-        ("include: run.yaml", "includes itself: run.yaml -> run.yaml"),
+        (
+            "include: other.yaml",
+            ":1: `include` is not supported: a config holds all of its settings. Copy those of",
+        ),
         ("- max_steps", "expected lines of `name: value`"),
         ("max_stepz: 1", ":1: unknown setting 'max_stepz'; did you mean 'max_steps'?"),
         ("a: [", "not YAML"),
