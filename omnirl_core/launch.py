@@ -6,12 +6,14 @@ is `accelerate launch` whose Ctrl-C is the run's own: the launcher waits until t
 with the run's exit code, and adds no traceback of its own.
 """
 
-import importlib
+import functools
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 from omnirl_core.log_filters import silence_imports
 from omnirl_core.type_checks import nearest_file
@@ -32,20 +34,60 @@ TOLD = (
 """Names of our errors, whose messages say what is wrong and what to do; by name, so that nothing is imported."""
 
 
-def start(module: str) -> None:
-    """Run the `main` of a recipe's module; what recipes/*.py do. Ends the process where it fails."""
+Run = TypeVar("Run", bound=Callable[..., Any])
+
+
+def before_imports() -> None:
+    """What a recipe calls before its imports, which take seconds: they print nothing, and Ctrl-C is one line."""
     take_debug(sys.argv)
     silence_imports()
-    # libgomp's threads spin while they wait, which starves them on cores that other processes use; read with torch
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    show = sys.excepthook
+
+    def in_one_line(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            interrupted()
+        else:
+            show(kind, error, traceback)
+
+    sys.excepthook = in_one_line
+
+
+def start(main: Callable[[], Any]) -> None:
+    """Run the `main` of a recipe; where it fails, end the process with a message that a person can act on."""
+    take_debug(sys.argv)
     try:
-        importlib.import_module(module).main()
+        main()
     except KeyboardInterrupt:
         raise SystemExit(interrupted()) from None
     except Exception as error:
         if not tell(error):
             raise
         raise SystemExit(1) from None
+
+
+def ending_all_ranks(run: Run) -> Run:
+    """Decorate a recipe's `main`: in a job of several ranks an error ends its process at once.
+
+    A process that lingers, for a communicator to close, keeps the launcher from ending the others. The launcher reads
+    the error from the file that torch's `record` writes.
+    """
+
+    @functools.wraps(run)
+    def main(*args: Any, **kwargs: Any) -> Any:
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return run(*args, **kwargs)
+        from torch.distributed.elastic.multiprocessing.errors import record
+
+        try:
+            return record(run)(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001  printed as it is
+            if not tell(error):
+                traceback.print_exc()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
+
+    return cast(Run, main)
 
 
 def take_debug(argv: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""What an evaluation does, in order: parse -> read rows -> answer (or read answers) -> judge -> write."""
+"""The parts of recipes/evaluate.py: rows, answers (made or read), judging and writing, each a function."""
 
 import json
 import os
@@ -16,7 +16,6 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
 from transformers import AutoConfig
-from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig
 
 from omnirl_core.boxes import default_space
@@ -31,7 +30,7 @@ from omnirl_core.shapes import tiny_policy
 from omnirl_core.shapes.drawing import draw_missing
 from omnirl_core.trainer.callbacks import prompt_text
 from omnirl_core.trainer.fault_tolerance.reward_guard import guarded_scores
-from omnirl_tools.evaluate_arguments import EvaluationArguments, parse_evaluation
+from omnirl_tools.evaluate_arguments import EvaluationArguments
 from omnirl_tools.evaluation.generate import Generation, generate_batches, longest_first
 from omnirl_tools.evaluation.generations import GenerationLog, prompt_hash, row_keys
 from omnirl_tools.evaluation.grounding import PROTOCOLS, RecResult, choose_rows, judge, load_rec, rec_table
@@ -76,21 +75,6 @@ class Evaluation:
         name = arguments.completions or self.model_config.model_name_or_path
         parts = [_short_name(str(name)), *([arguments.protocol] if arguments.protocol else [])]
         return Path(arguments.output_dir) / "evaluation" / "--".join(parts)
-
-
-def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Run the evaluation that `argv` (default: the command line) names; return what metrics.json holds."""
-    arguments, model_config = parse_evaluation(argv, check_files=True)
-    disable_progress_bar()
-    evaluation = Evaluation(arguments, model_config, start(arguments))
-    read_rows(evaluation)
-    generations = answers(evaluation)
-    lines, results = judged(evaluation, generations)
-    found: dict[str, Any] = {}
-    if evaluation.state.is_main_process:
-        found = write(evaluation, lines, results)
-    evaluation.state.wait_for_everyone()
-    return found
 
 
 def start(arguments: EvaluationArguments) -> PartialState:

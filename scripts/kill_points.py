@@ -36,8 +36,12 @@ import yaml
 from omnirl_core.trainer.fault_tolerance.checkpoint_storage import ASIDE
 from omnirl_core.trainer.fault_tolerance.watchdog import RANKS
 from omnirl_core.trainer.shared_prefix.packing import Prompt
-from omnirl_tools import run
 from omnirl_tools.evaluation.lines import read_lines
+from omnirl_tools.run import RESUMABLE
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+from recipes import grpo  # noqa: E402
 
 SETTINGS = {
     "model_name_or_path": "tiny_policy", "templates": '{"default": "plain"}', "bf16": "false", "use_cpu": "true",
@@ -78,7 +82,7 @@ class Runs:
     def over(cls, folder: Path, ranks: int = 1, engine: str = "ddp", **settings: str) -> "Runs":
         data = folder / "data" / "train.json"
         draw = {"task": "mixed", "train": 20, "test": 4, "seed": 0}
-        rewards = Path(run.__file__).parents[1] / "recipes" / "mixed" / "rewards.yaml"
+        rewards = ROOT / "recipes" / "mixed" / "rewards.yaml"
         given = {**SETTINGS, "draw_shapes": json.dumps(draw), "rewards": str(rewards)}
         given |= {**(SETTINGS_OF_RANKS if ranks > 1 else {}), **settings}
         return cls(
@@ -103,7 +107,7 @@ class Runs:
             if self.ranks > 1:
                 os.environ |= environment(self.engine, rank, self.ranks, port)
             arguments = ["--output_dir", str(folder), "--dataset_name", str(self.data)]
-            run.main([*arguments, *self.settings, "--resume_from_checkpoint", "auto"])
+            grpo.main([*arguments, *self.settings, "--resume_from_checkpoint", "auto"])
             if self.ranks > 1:  # gloo aborts a process that ends while another still talks to it
                 torch.distributed.barrier()
                 torch.distributed.destroy_process_group()
@@ -330,10 +334,8 @@ def stop_once(runs: Runs, folder: Path, number: signal.Signals, chance: random.R
     job.until(lambda: len(read_lines(folder / "metrics.jsonl")) >= steps)
     os.kill(chance.choice(job.running()), number)
     code = job.wait()
-    if code != run.RESUMABLE:
-        raise RuntimeError(
-            f"{number.name} in {folder}: the run ended with {code} in place of {run.RESUMABLE}"
-        )
+    if code != RESUMABLE:
+        raise RuntimeError(f"{number.name} in {folder}: the run ended with {code} in place of {RESUMABLE}")
     return f"{number.name}, stopped after {len(read_lines(folder / 'metrics.jsonl')) - 1} steps"
 
 

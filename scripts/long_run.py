@@ -20,7 +20,11 @@ from transformers import TrainerCallback
 
 from omnirl_core.config.arguments import parse
 from omnirl_core.shapes.drawing import draw_missing
-from omnirl_tools import run
+from omnirl_tools.run import start_quietly
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+from recipes import grpo  # noqa: E402
 
 SETTINGS = {
     "model_name_or_path": "tiny_policy", "templates": '{"default": "plain"}', "bf16": "false", "use_cpu": "true",
@@ -65,7 +69,7 @@ class Meter(TrainerCallback):
 def train(steps: int, folder: Path, temporary: Path, **settings: str) -> list[dict[str, float]]:
     """Run it; the samples."""
     draw = {"task": "mixed", "train": 200, "test": 4, "seed": 0}
-    rewards = Path(run.__file__).parents[1] / "recipes" / "mixed" / "rewards.yaml"
+    rewards = ROOT / "recipes" / "mixed" / "rewards.yaml"
     given = {
         **SETTINGS, "output_dir": str(folder / "run"), "dataset_name": str(folder / "data" / "train.json"),
         "draw_shapes": json.dumps(draw), "rewards": str(rewards), "max_steps": str(steps),
@@ -74,9 +78,9 @@ def train(steps: int, folder: Path, temporary: Path, **settings: str) -> list[di
     data, training, model_config = parse(
         [part for key, value in given.items() for part in (f"--{key}", value)]
     )
-    run.start_quietly(training)
+    start_quietly(training)
     draw_missing(data)
-    trainer, _, _ = run.build(data, training, model_config)
+    trainer, _, _ = grpo.build(data, training, model_config)
     meter = Meter(folder / "run", temporary, max(steps // 100, 1))
     trainer.add_callback(meter)
     trainer.train()

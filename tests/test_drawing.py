@@ -12,9 +12,9 @@ from omnirl_core.shapes import write_dataset
 from omnirl_core.shapes.drawing import OWNER, draw_missing, drawn_aside
 from omnirl_core.yaml_loader import ConfigError
 from omnirl_tools.cli import main
-from omnirl_tools.evaluate import main as evaluate
-from omnirl_tools.run import main as grpo
 from omnirl_tools.sft import parse_sft
+from recipes.evaluate import main as evaluate
+from recipes.grpo import main as grpo
 from recipes.text_only import prepare_facts as facts
 from recipes.text_only import prepare_smollm2 as smollm2
 

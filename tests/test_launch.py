@@ -13,9 +13,9 @@ from PIL import Image
 
 from omnirl_core import __version__, launch
 from omnirl_core.yaml_loader import ConfigError
-from omnirl_tools import run
 from omnirl_tools.cli import main
 from omnirl_tools.commands import compare
+from recipes import grpo
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +29,7 @@ def told(monkeypatch, capsys, *argv: str, code: int = 1) -> str:
     """What `recipes/grpo.py` prints on stderr with these arguments."""
     monkeypatch.setattr(sys, "argv", ["grpo.py", *argv])
     with pytest.raises(SystemExit) as end:
-        launch.start("omnirl_tools.run")
+        launch.start(grpo.main)
     assert end.value.code == code
     return capsys.readouterr().err
 
@@ -59,14 +59,14 @@ def test_a_language_model_that_is_given_images_is_one_message(
     assert "Traceback" not in err
     monkeypatch.setattr(sys, "argv", ["grpo.py", *given, "--debug"])
     with pytest.raises(ValueError, match="language model"):
-        launch.start("omnirl_tools.run")
+        launch.start(grpo.main)
 
 
 def test_an_unknown_architecture_is_told_before_anything_is_loaded(with_image, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "qwen9_vl"}')
     with pytest.raises(ConfigError) as error:
-        run.main(options(with_image, str(tmp_path / "model"), tmp_path))
+        grpo.main(options(with_image, str(tmp_path / "model"), tmp_path))
     [fault] = error.value.faults
     assert "config.json says model_type 'qwen9_vl', which transformers" in fault
     assert "does not know; did you mean 'qwen" in fault
@@ -91,7 +91,7 @@ def test_ctrl_c_before_training_says_how_to_go_on(monkeypatch, capsys):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "main", interrupted)
+    monkeypatch.setattr(grpo, "main", interrupted)
     err = told(monkeypatch, capsys, code=130)
     assert "Stopped by Ctrl-C" in err
     assert "--resume_from_checkpoint auto" in err

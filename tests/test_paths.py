@@ -14,9 +14,9 @@ import pytest
 
 from omnirl_core import launch
 from omnirl_core.yaml_loader import ConfigError
-from omnirl_tools import evaluate, run, sft
 from omnirl_tools.cli import main
 from omnirl_tools.commands import COMMANDS
+from recipes import evaluate, grpo, sft
 from recipes.text_only import prepare_facts as facts
 from recipes.text_only import prepare_smollm2 as smollm2
 from scripts import build_tiny_policy
@@ -64,7 +64,7 @@ def of_a_run(start, *names: str) -> list:
 
 
 CASES = [
-    *of_a_run(run.main),
+    *of_a_run(grpo.main),
     *of_a_run(sft.main, "config", "dataset_name", "image_root", "model_name_or_path", "output_dir"),
     *of_a_run(evaluate.main, "config", "eval_dataset_name", "rewards", "image_root"),
     *[
@@ -134,7 +134,7 @@ def path_arguments(words: list[str]) -> Iterator[tuple[str, str]]:
             option = word.partition("=")[0]
             continue
         if found := re.fullmatch(r"(?:[\w.]+/)+(\w+)\.py|omnirl_core\.(\w+)", word):
-            name, option = (found[1] or found[2]).replace("grpo", "run"), ""
+            name, option = (found[1] or found[2]), ""
         elif name and re.search(r"/|\.(ya?ml|jsonl?|html|txt)$", word):
             yield name, option
         option = option if option == "--annotations" else ""
@@ -162,7 +162,7 @@ def tried() -> set[tuple[str, str]]:
 def test_every_path_argument_of_the_documents_and_of_each_subcommand_is_tried():
     named = {*in_documents(), *declared()}
     assert {
-        ("run", "--config"),
+        ("grpo", "--config"),
         ("launch", "--config_file"),
         ("compare", ""),
         ("check-data", "--report"),

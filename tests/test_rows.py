@@ -15,7 +15,7 @@ from omnirl_core.config.arguments import DataArguments
 from omnirl_core.config.rows import agreed_bad_rows, read_rows
 from omnirl_core.data import DataError
 from omnirl_core.shapes import tiny_policy, write_dataset
-from omnirl_tools.run import main
+from recipes.grpo import main
 
 ROOT = Path(__file__).parents[1]
 TWO_PROCESSES = """

@@ -15,7 +15,7 @@ from omnirl_core.config.arguments import parse
 from omnirl_core.config.parser import making_faults
 from omnirl_core.config.setting_values import TRL_CHOICES, read_value
 from omnirl_core.yaml_loader import ConfigError
-from omnirl_tools.run import main
+from recipes.grpo import main
 
 ROOT = Path(__file__).parents[2]
 WHOLE = "dataset_name: d.json\nrewards: r.yaml\nuse_cpu: true\nbf16: false\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from omnirl_core.shapes import GROUPS
-from omnirl_tools.run import main
+from recipes.grpo import main
 
 ROOT = Path(__file__).parents[2]
 MODALITY = {"text_only": "text", "image_text": "image", "multi_image": "multi-image", "rec": "image"}

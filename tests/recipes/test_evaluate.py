@@ -17,9 +17,9 @@ from peft import LoraConfig, get_peft_model
 from omnirl_core.models import load_policy, load_processor
 from omnirl_core.shapes import tiny_policy, write_dataset
 from omnirl_core.yaml_loader import read_config
-from omnirl_tools.evaluate import main
 from omnirl_tools.evaluate_arguments import parse_evaluation
 from omnirl_tools.evaluation.lines import read_lines, write_lines
+from recipes.evaluate import main
 
 ROOT = Path(__file__).parents[2]
 ENV = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}

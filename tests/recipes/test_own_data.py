@@ -9,7 +9,7 @@ from PIL import Image
 from omnirl_core.data import DataError
 from omnirl_core.rewards.coverage import accuracy_rewards
 from omnirl_tools.evaluation.lines import read_lines
-from omnirl_tools.run import main
+from recipes.grpo import main
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

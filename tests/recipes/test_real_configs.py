@@ -15,7 +15,7 @@ from omnirl_core.models import base_model, vision_tower
 from omnirl_core.rewards import load_rewards
 from omnirl_core.shapes import write_dataset
 from omnirl_core.yaml_loader import read_config
-from omnirl_tools.run import main
+from recipes.grpo import main
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(ROOT.glob("recipes/*/qwen2_5_vl_*.yaml"))

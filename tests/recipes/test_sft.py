@@ -10,8 +10,8 @@ from PIL import Image
 from omnirl_core.data import DataError, load_dataset
 from omnirl_core.data.sft import ResponseTransform
 from omnirl_core.shapes import write_dataset
-from omnirl_tools.run import main as grpo
-from omnirl_tools.sft import main as sft
+from recipes.grpo import main as grpo
+from recipes.sft import main as sft
 
 ROOT = Path(__file__).parents[2]
 

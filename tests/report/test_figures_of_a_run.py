@@ -16,7 +16,7 @@ from omnirl_core.shapes import write_dataset
 from omnirl_core.yaml_loader import read_config
 from omnirl_tools.evaluation.intervals import bootstrap_interval
 from omnirl_tools.report import plot_curves, write_completions
-from omnirl_tools.run import main
+from recipes.grpo import main
 
 FORM = ("think_format", "length_band")
 TILE = re.compile(

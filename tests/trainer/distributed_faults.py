@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 
 from omnirl_core.trainer.shared_prefix.runtime import SharedPrefixTrainer
-from omnirl_tools import run
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from recipes import grpo
 
 
 def nan_loss(plain):
@@ -53,9 +55,9 @@ def main() -> None:
     if rank == 1 and fault in ("nan_loss", "signal_to_itself", "raise_in_its_step"):
         SharedPrefixTrainer._compute_loss = globals()[fault](SharedPrefixTrainer._compute_loss)
     if fault == "raise":
-        load_rewards = run.load_rewards
-        run.load_rewards = lambda path: [*load_rewards(path), later]
-    result = run.main(["--output_dir", str(folder), *sys.argv[3:]])
+        load_rewards = grpo.load_rewards
+        grpo.load_rewards = lambda path: [*load_rewards(path), later]
+    result = grpo.main(["--output_dir", str(folder), *sys.argv[3:]])
     assert result.trainer.accelerator.num_processes == 2
     weights = [parameter.detach().flatten() for parameter in result.trainer.model.parameters()]
     torch.save(torch.cat(weights), folder / f"rank{rank}.pt")

@@ -15,7 +15,7 @@ from omnirl_core.rewards import load_rewards
 from omnirl_core.rewards.coverage import Sample, accuracy_rewards, coverage_error
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_core.trainer.reward_setup import fit_rewards
-from omnirl_tools import run
+from recipes import grpo
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -57,7 +57,7 @@ def by_recipe(data: str, rewards: Path, model: str, folder: Path, **more) -> Omn
         "output_dir": folder,
     }
     argv = [part for key, value in (given | more).items() for part in (f"--{key}", str(value))]
-    return run.build(*parse(argv))[0]
+    return grpo.build(*parse(argv))[0]
 
 
 def by_api(data: str, rewards: Path, model: str, folder: Path, **more) -> OmniGRPOTrainer:
