@@ -19,7 +19,7 @@ from omnirl_core.config.data_files import (
     template_faults,
 )
 from omnirl_core.rewards import Reward, RewardsError, load_rewards
-from omnirl_core.rewards.file_function import FileFunction
+from omnirl_core.rewards.registry import FileFunction
 from omnirl_core.trainer.checkpoints import pickled_weights
 from omnirl_core.type_checks import nearest, nearest_file
 

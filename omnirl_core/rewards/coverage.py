@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from omnirl_core.rewards.file_function import FileFunction
+from omnirl_core.rewards.registry import FileFunction
 from omnirl_core.rewards.reward import Reward
 
 FORM = ("think_format", "length_band", "repetition")

@@ -25,7 +25,7 @@ from omnirl_core.config.default_rewards import default_rewards
 from omnirl_core.data import DataError, Record
 from omnirl_core.data.sources import Source, checked_rows, find_sources
 from omnirl_core.rewards import load_rewards
-from omnirl_core.rewards.entries import RewardsError
+from omnirl_core.rewards.load import RewardsError
 from omnirl_core.rewards.reward import Reward
 from omnirl_core.shapes.drawing import drawn_aside
 from omnirl_tools.checks.gold import box_setting, gold_answers, reads_boxes

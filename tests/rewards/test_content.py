@@ -8,7 +8,7 @@ import pytest
 
 from omnirl_core.rewards import bleu, load_rewards, meteor, overlap, rouge
 from omnirl_core.rewards.answers.answers import edit_similarity
-from omnirl_core.rewards.overlap.question import question_of
+from omnirl_core.rewards.overlap.content import question_of
 from omnirl_tools.checks.hacks import BLIND, THOUGHT, Sample, formed
 
 TABLES = Path(__file__).parent / "tables"

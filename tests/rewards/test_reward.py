@@ -18,8 +18,7 @@ from omnirl_core.rewards import (
     rouge,
     think_format,
 )
-from omnirl_core.rewards.file_function import FileFunction
-from omnirl_core.rewards.registry import SCORERS, scorer_named
+from omnirl_core.rewards.registry import SCORERS, FileFunction, scorer_named
 from omnirl_core.rewards.settings import signature_of
 
 GOOD = "<think>a</think><answer>{}</answer>"

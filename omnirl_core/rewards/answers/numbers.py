@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from math import gcd
 
-from omnirl_core.rewards.answers.counted import number_in_words, same_things, words_after
 from omnirl_core.rewards.answers.number_words import (
     CHINESE_PATTERN,
     ENGLISH_PATTERN,
@@ -16,7 +15,7 @@ from omnirl_core.rewards.answers.number_words import (
     english_value,
     value_of_word,
 )
-from omnirl_core.rewards.answers.units import Unit, unit_at
+from omnirl_core.rewards.answers.units import Unit, number_in_words, same_things, unit_at, words_after
 
 MAX_DIGITS = 100  # longer literals are refused: no answer needs them, and converting them is quadratic
 MAX_CHARACTERS = 4000  # of an answer that are searched, from the end that `pick` asks for

@@ -1,10 +1,12 @@
 """Running an answer's program on given inputs: the interface for any sandbox, and the local one."""
 
+import contextlib
 import functools
 import logging
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +17,37 @@ from typing import Protocol, runtime_checkable
 from .isolation import LEVELS, Isolation, isolation_level, private_folder, python_command, remove_box
 from .jail.launch import WALL_TIMEOUT
 from .jail.start import Ended, SandboxError, run_jailed
-from .slots import slots_of
+
+
+class Slots:
+    """Places for runs. A run of an answer that was slow before waits for those of answers that were not."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._quick_waiting = 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, slow: bool = False) -> Iterator[None]:
+        """Hold a place, waiting for one."""
+        with self._changed:
+            self._quick_waiting += not slow
+            self._changed.wait_for(lambda: self._free > 0 and not (slow and self._quick_waiting))
+            self._quick_waiting -= not slow
+            self._free -= 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += 1
+                self._changed.notify_all()
+
+
+@functools.cache
+def slots_of(pid: int, count: int) -> Slots:
+    """The places of a process: a fork starts with places of its own, whatever was held at that moment."""
+    return Slots(count)
+
 
 __all__ = ["Limits", "LocalSandbox", "Outcome", "Sandbox", "SandboxError", "isolation_level"]
 
