@@ -106,7 +106,7 @@ def make_trainer(which: str, folder: str, cell: Cell, preset: str, seed: int) ->
     trainer = kind(folder, reward, config, rows(cell))
     trainer.remove_callback(PrinterCallback)
     if which != "trl":
-        trainer.remove_callback(trainer.run_files)
+        trainer.remove_callback(trainer.jsonl_logger)
     return trainer
 
 

@@ -133,7 +133,7 @@ def train(folder: str, training: OmniGRPOConfig, model: ModelConfig, data: Datas
         folder, reward, training, data, peft_config=get_peft_config(model),
         quantization_config=quantization_settings(model),
     )  # fmt: skip
-    trainer.remove_callback(trainer.run_files)
+    trainer.remove_callback(trainer.jsonl_logger)
     trainer.train()
 
 

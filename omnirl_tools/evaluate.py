@@ -28,7 +28,7 @@ from omnirl_core.rewards.coverage import Sample, coverage_error
 from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.shapes import tiny_policy
 from omnirl_core.shapes.drawing import draw_missing
-from omnirl_core.trainer.callbacks import prompt_text
+from omnirl_core.trainer.completion_logging import prompt_text
 from omnirl_core.trainer.fault_tolerance.reward_guard import guarded_scores
 from omnirl_tools.evaluate_arguments import EvaluationArguments
 from omnirl_tools.evaluation.generate import Generation, generate_batches, longest_first

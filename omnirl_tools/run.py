@@ -29,7 +29,7 @@ from omnirl_core.rewards import Reward
 from omnirl_core.rewards.coverage import Sample, coverage_error, used_rewards
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_core.trainer.fault_tolerance.checkpoint_storage import resume_path
-from omnirl_core.trainer.fault_tolerance.graceful_shutdown import Interrupts
+from omnirl_core.trainer.fault_tolerance.graceful_shutdown import GracefulShutdown
 from omnirl_core.trainer.fault_tolerance.reward_guard import guarded_scores
 from omnirl_tools.evaluation.compare import Change, table
 from omnirl_tools.evaluation.lines import read_lines, write_lines
@@ -74,7 +74,7 @@ def checkpoint_to_resume(training: OmniGRPOConfig) -> str | None:
     return checkpoint
 
 
-def leave(trainer: OmniGRPOTrainer, interrupts: Interrupts) -> None:
+def leave(trainer: OmniGRPOTrainer, interrupts: GracefulShutdown) -> None:
     """End a run that a signal stopped: the checkpoint is written, what comes after training is left to the resume."""
     if trainer.accelerator.is_main_process and interrupts.signal is not None:
         print(

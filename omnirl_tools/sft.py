@@ -20,7 +20,7 @@ from omnirl_core.data.sft import ResponseTransform
 from omnirl_core.shapes.drawing import only_own_names
 from omnirl_core.trainer import OmniGRPOConfig
 from omnirl_core.trainer.callbacks import in_place_of
-from omnirl_core.trainer.dummy_image import add_vision_anchor
+from omnirl_core.trainer.dummy_image import add_dummy_image
 from omnirl_core.trainer.fault_tolerance.image_guard import ImageCounter, ImageMismatchError
 from omnirl_core.trainer.prompt_length import prompt_images
 from omnirl_tools.evaluation.ready import qwen_resize
@@ -65,7 +65,7 @@ class SeeingSFTTrainer(SFTTrainer):
         plugin = self.args.deepspeed_plugin
         is_sharded = self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
         model: Any = self.model
-        add_vision_anchor(model, processor, is_sharded)
+        add_dummy_image(model, processor, is_sharded)
         self.count_images()
 
     def count_images(self) -> None:

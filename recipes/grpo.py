@@ -30,8 +30,8 @@ from omnirl_core.config.rows import read_rows
 from omnirl_core.rewards import Reward, load_rewards
 from omnirl_core.shapes.drawing import draw_missing
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
-from omnirl_core.trainer.fault_tolerance.graceful_shutdown import Interrupts
-from omnirl_core.trainer.reward_setup import reweighted
+from omnirl_core.trainer.fault_tolerance.graceful_shutdown import GracefulShutdown
+from omnirl_core.trainer.reward_functions import reweighted
 from omnirl_tools.evaluation.compare import Change, compare
 from omnirl_tools.report.result import write_result
 from omnirl_tools.run import (
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> Result:
     before = before or grade(trainer, rewards, held_out, "before")
 
     # Train; a signal ends it after the step at hand, with a checkpoint
-    interrupts = Interrupts()
+    interrupts = GracefulShutdown()
     trainer.add_callback(interrupts)
     trainer.train(resume_from_checkpoint=checkpoint)
     if interrupts.signal is not None:

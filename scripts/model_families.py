@@ -312,7 +312,7 @@ def run_family(family: str, folder: Path) -> Outcome:
         trainer = make_trainer(checkpoint, rows, str(folder / "run"))
         before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
         trainer.train()
-        shares = trainer._shares
+        shares = trainer.shared_prefix is not None
         changed = {
             name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])
         }

@@ -66,7 +66,7 @@ def test_a_python_example_runs(document, number, block, stood_in, trained, monke
         assert trainer.state.global_step == 2
         assert trainer.args.bf16  # TRL's defaults, as is float32
         assert trainer.model.dtype == torch.float32
-        assert trainer._shares
+        assert trainer.shared_prefix is not None
     assert len(trained) == block.count("trainer.train()")
 
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from omnirl_core.rewards import load_rewards, overlap
 from omnirl_core.rewards.registry import SCORERS
 from omnirl_core.shapes import GROUPS, tiny_policy
-from omnirl_core.trainer.reward_stats import ScaleDoctor
+from omnirl_core.trainer.reward_stats import RewardScaleCallback
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (
@@ -132,7 +132,7 @@ def python() -> str:
 # document, what it says (one group a number), what the numbers are
 SAID = [
     ("README.md", r"the (\w+) notebooks|The \[(\w+) notebooks", notebooks),
-    ("README.md", r"above (\d+) % there is a warning", lambda: round(100 * ScaleDoctor().clipped)),
+    ("README.md", r"above (\d+) % there is a warning", lambda: round(100 * RewardScaleCallback().clipped)),
     ("README.md", r"one reward file for (\w+) tasks", lambda: len(GROUPS["mixed"])),
     ("README.md", r"Python (\d\.\d+) or later", python),
     ("notebooks/README.md", r"^(\w+) tutorials", notebooks),

@@ -9,7 +9,7 @@ from policy import DEVICE, make_policy, make_processor
 from presets import Preset
 from training import median_seconds
 
-from omnirl_core.trainer.dummy_image import add_vision_anchor
+from omnirl_core.trainer.dummy_image import add_dummy_image
 
 TOKENS = 512
 
@@ -28,10 +28,10 @@ def times(preset: Preset) -> dict[str, Any]:
         model(input_ids=ids, logits_to_keep=64).logits.float().sum().backward()
 
     seconds = {"no anchor": median_seconds(run, 5)}
-    found = add_vision_anchor(model, make_processor(), sharded=False, runs_tower=False)
+    found = add_dummy_image(model, make_processor(), sharded=False, runs_tower=False)
     if found is None:
         raise ValueError("the policy has no vision tower")
     seconds["zero gradients (one process, DDP)"] = median_seconds(run, 5)
-    model.model._vision_anchor = replace(found, runs_tower=True)
+    model.model._dummy_image = replace(found, runs_tower=True)
     seconds["the tower on its smallest image (DeepSpeed, FSDP)"] = median_seconds(run, 5)
     return {"status": "measured", "tokens": TOKENS, "samples": preset.group, "seconds": seconds}

@@ -127,7 +127,7 @@ def make_trainer(run: Run, preset: Preset) -> GRPOTrainer:
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     if run.ours:
-        trainer.remove_callback(trainer.run_files)
+        trainer.remove_callback(trainer.jsonl_logger)
     return trainer
 
 

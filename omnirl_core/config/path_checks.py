@@ -20,7 +20,7 @@ from omnirl_core.config.data_files import (
 )
 from omnirl_core.rewards import Reward, RewardsError, load_rewards
 from omnirl_core.rewards.registry import FileFunction
-from omnirl_core.trainer.checkpoints import pickled_weights
+from omnirl_core.trainer.fault_tolerance.checkpoint_storage import pickled_weights
 from omnirl_core.type_checks import nearest, nearest_file
 
 _OF_A_RUN = (

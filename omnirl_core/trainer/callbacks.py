@@ -1,32 +1,28 @@
-"""What a run writes while it trains, `metrics.jsonl` and `completions.jsonl`, and its progress bar."""
+"""Callbacks of a run: `metrics.jsonl` and `completions.jsonl`, the progress bar, and the time of a step by phase."""
 
 import json
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import count
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-from omnirl_core.text import completion_text
 from omnirl_core.trainer.fault_tolerance.checkpoint_storage import write_error
-from omnirl_core.trainer.multimodal import row_images
-from omnirl_core.types import Completion, Message
 
 METRICS, COMPLETIONS, FAULTS = "metrics.jsonl", "completions.jsonl", "faults.jsonl"
 EVAL_METRICS, EVAL_COMPLETIONS = "eval_metrics.jsonl", "eval_completions.jsonl"
 """What `evaluate()` without `train()` writes in place of the first two: those are a run's, which may be resumed."""
-LONGEST_PATH = 4096
-"""Characters of a path that Linux takes; image strings above it are the image itself."""
 MOST_FAULTS = 1000
 """Lines that faults.jsonl gets from one process: a reward that fails on every row says nothing new after that."""
 
 
-class RunFiles(TrainerCallback):
+class JsonlLogger(TrainerCallback):
     """Appends what TRL logs, and every completion with its rewards, to the run's folder line by line.
 
     A new run puts the files of an earlier one aside (`metrics.old.jsonl`); a resumed one continues them, less
@@ -61,7 +57,7 @@ class RunFiles(TrainerCallback):
             self._append(COMPLETIONS if self._started else EVAL_COMPLETIONS, lines)
 
     def write_faults(self, lines: Sequence[Mapping[str, Any]], state: Any) -> None:
-        """What went wrong: lines with a `kind`, the rows, and what they hold."""
+        """Errors of a step: lines with a `kind`, the samples, and what they hold."""
         lines = lines[: MOST_FAULTS - self._n_faults]
         self._n_faults += len(lines)
         if lines and state.is_world_process_zero:
@@ -156,78 +152,6 @@ def in_place_of(callback: type[TrainerCallback], taught: bool = False) -> type[T
     return None
 
 
-def completion_lines(
-    rows: Sequence[Mapping[str, Any]],
-    completions: Sequence[Completion],
-    rewards: Mapping[str, Sequence[float]],
-    advantages: Sequence[float],
-    step: int,
-    phase: str,
-    details: Sequence[Mapping[str, Any]] | None = None,
-) -> list[dict[str, Any]]:
-    """One line for each completion: the row as it is in the data set, and what the completion earned.
-
-    `details` is what else is known of each: its tokens, the sizes of its pictures, how its boxes are read.
-    """
-    return [
-        {
-            "step": step,
-            "phase": phase,
-            "row_id": row.get("row_id"),
-            "task": row.get("task"),
-            "images": [_image_path(image) for image in row_images(row)],
-            "problem": row.get("problem"),
-            "prompt": prompt_text(row.get("prompt", "")),
-            "solution": row.get("solution"),
-            "completion": completion_text(completion),
-            "rewards": {name: round(values[i], 6) for name, values in rewards.items()},
-            "advantage": round(advantages[i], 6),
-            **(details[i] if details else {}),
-        }
-        for i, (row, completion) in enumerate(zip(rows, completions, strict=True))
-    ]
-
-
-def prompt_text(prompt: str | Sequence[Message]) -> str:
-    """A prompt as one reads it: `<image>` for a picture; roles only where there are several turns.
-
-    >>> prompt_text([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}])
-    '<image>What is it?'
-    """
-    if isinstance(prompt, str):
-        return prompt
-    turns = [(message["role"], _content_text(message.get("content") or "")) for message in prompt]
-    return turns[0][1] if len(turns) == 1 else "\n".join(f"{role}: {text}" for role, text in turns)
-
-
-def _content_text(content: str | Sequence[Mapping[str, Any]]) -> str:
-    if isinstance(content, str):
-        return content
-    return "".join(
-        "<image>" if block.get("type") == "image" else block.get("text") or "" for block in content
-    )
-
-
-def distinct_names(names: Sequence[str]) -> list[str]:
-    """Each name once: a second reward of one name is `name_2`.
-
-    >>> distinct_names(["exact", "format", "exact"])
-    ['exact', 'format', 'exact_2']
-    """
-    found: list[str] = []
-    for name in names:
-        candidates = (name if n == 1 else f"{name}_{n}" for n in count(1))
-        found.append(next(one for one in candidates if one not in found))
-    return found
-
-
-def _image_path(image: Any) -> str | None:
-    if isinstance(image, str | os.PathLike):
-        path = os.fspath(image)
-        return path if len(path) <= LONGEST_PATH else None  # pixels in base64, not a path
-    return getattr(image, "filename", None) or None  # a PIL image knows its file if it was opened from one
-
-
 def _part_before(path: Path) -> Path:
     return path.with_suffix(".1.jsonl")
 
@@ -282,3 +206,45 @@ def _evaluation(logs: Mapping[str, Any], names: Sequence[tuple[str, str]], state
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
+
+
+ROLLOUT, SCORE, PREPARE, TRAIN = PHASES = ("rollout", "score", "prepare", "train")
+"""Where the time of a step goes."""
+
+
+class StepTimer(TrainerCallback):
+    """Seconds of each optimizer step by phase, into the log as `time/rollout` and so on; their sum is the step.
+
+    `rollout` is generation, `score` the rewards, `prepare` the rest of making a batch (pictures opened, log-probs
+    of the old policy and the reference), `train` forward, backward and the optimizer. Each process times itself;
+    the log is the first one's. A phase that a step does without (`num_iterations` above 1) counts 0.
+    """
+
+    def __init__(self, metrics: MutableMapping[str, list[float]]):
+        self._metrics = metrics
+        self._spent: defaultdict[str, float] = defaultdict(float)
+        self._inner = 0.0
+        self._begun: float | None = None
+
+    @contextmanager
+    def measure(self, phase: str) -> Iterator[None]:
+        """Count the time of the block under this phase, less what phases within it count."""
+        begun, outer, self._inner = time.perf_counter(), self._inner, 0.0
+        try:
+            yield
+        finally:
+            whole = time.perf_counter() - begun
+            self._spent[phase] += whole - self._inner
+            self._inner = outer + whole
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._begun = time.perf_counter()
+        self._spent.clear()  # of an evaluation since the last step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._begun is None:
+            return
+        whole = time.perf_counter() - self._begun
+        self._spent[TRAIN] = whole - sum(self._spent.values())
+        for phase in PHASES:
+            self._metrics[f"time/{phase}"].append(self._spent[phase])

@@ -1,26 +1,169 @@
-"""Completions with their pictures where TRL 1.16 does not show them: on TensorBoard, and wandb's pictures.
+"""Completions of a run: the lines of completions.jsonl, the trackers, and the model card.
 
-TRL gives its table of completions to wandb and trackio. trackio shows the pictures in it; wandb 0.31 keeps of a list
-of pictures in a cell only the word Image.
+TRL 1.16 gives its table of completions to wandb and trackio. trackio shows the images in it; wandb 0.31 keeps of a list
+of images in a cell only the word Image, and TensorBoard gets nothing.
 """
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
-from transformers import TrainerCallback
+from torch import Tensor
+from transformers import PreTrainedConfig, TrainerCallback
 from transformers.integrations import TensorBoardCallback, WandbCallback
+from trl.trainer.utils import get_config_model_id
 
 from omnirl_core.data.images import open_image
+from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.text import completion_text
-from omnirl_core.trainer.callbacks import prompt_text
+from omnirl_core.trainer.multimodal import row_images
+from omnirl_core.types import Completion, Message
 
 MOST_COMPLETIONS = 8
 """A page of them; the report has them all."""
 SIDE = 256
-"""Pixels of a side: trackers keep each picture as PNG."""
+"""Pixels of a side: trackers keep each image as PNG."""
+LONGEST_PATH = 4096
+"""Characters of a path that Linux takes; image strings above it are the image itself."""
+
+
+def completion_lines(
+    rows: Sequence[Mapping[str, Any]],
+    completions: Sequence[Completion],
+    rewards: Mapping[str, Sequence[float]],
+    advantages: Sequence[float],
+    step: int,
+    phase: str,
+    details: Sequence[Mapping[str, Any]] | None = None,
+) -> list[dict[str, Any]]:
+    """One line for each completion: the row as it is in the data set, and what the completion earned.
+
+    `details` is what else is known of each: its tokens, the sizes of its pictures, how its boxes are read.
+    """
+    return [
+        {
+            "step": step,
+            "phase": phase,
+            "row_id": row.get("row_id"),
+            "task": row.get("task"),
+            "images": [_image_path(image) for image in row_images(row)],
+            "problem": row.get("problem"),
+            "prompt": prompt_text(row.get("prompt", "")),
+            "solution": row.get("solution"),
+            "completion": completion_text(completion),
+            "rewards": {name: round(values[i], 6) for name, values in rewards.items()},
+            "advantage": round(advantages[i], 6),
+            **(details[i] if details else {}),
+        }
+        for i, (row, completion) in enumerate(zip(rows, completions, strict=True))
+    ]
+
+
+def prompt_text(prompt: str | Sequence[Message]) -> str:
+    """A prompt as one reads it: `<image>` for a picture; roles only where there are several turns.
+
+    >>> prompt_text([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}])
+    '<image>What is it?'
+    """
+    if isinstance(prompt, str):
+        return prompt
+    turns = [(message["role"], _content_text(message.get("content") or "")) for message in prompt]
+    return turns[0][1] if len(turns) == 1 else "\n".join(f"{role}: {text}" for role, text in turns)
+
+
+def _content_text(content: str | Sequence[Mapping[str, Any]]) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(
+        "<image>" if block.get("type") == "image" else block.get("text") or "" for block in content
+    )
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """Each name once: a second reward of one name is `name_2`.
+
+    >>> distinct_names(["exact", "format", "exact"])
+    ['exact', 'format', 'exact_2']
+    """
+    found: list[str] = []
+    for name in names:
+        candidates = (name if n == 1 else f"{name}_{n}" for n in count(1))
+        found.append(next(one for one in candidates if one not in found))
+    return found
+
+
+def _image_path(image: Any) -> str | None:
+    if isinstance(image, str | os.PathLike):
+        path = os.fspath(image)
+        return path if len(path) <= LONGEST_PATH else None  # pixels in base64, not a path
+    return getattr(image, "filename", None) or None  # a PIL image knows its file if it was opened from one
+
+
+def batch_lines(
+    trainer: Any, samples: Sequence[Mapping[str, Any]], advantages: Tensor
+) -> list[dict[str, Any]]:
+    """The lines of a trainer's generation batch on this rank: `samples` as they came, `advantages` (B*G,)."""
+    first = trainer.accelerator.process_index * len(samples)
+    own = trainer._rewards[first : first + len(samples)].tolist()  # (B*G, K)
+    names = distinct_names(trainer.reward_func_names)
+    values = zip(names, trainer.reward_weights.tolist(), strict=True)
+    weights = {name: round(weight, 6) for name, weight in values}
+    ends = (*trainer.eos_token_ids, trainer._tokenizer.pad_token_id)
+    training = trainer.model.training
+    return completion_lines(
+        samples,
+        trainer._completions,
+        {name: [rewards[k] for rewards in own] for k, name in enumerate(names)},
+        advantages.tolist(),
+        step=trainer.state.global_step + training,  # the step that learns from them
+        phase="train" if training else "eval",
+        details=details_of(
+            trainer._samples, trainer._completion_ids, trainer.reward_funcs, own, weights, ends
+        ),
+    )
+
+
+def as_text(logged: Mapping[str, Any]) -> None:
+    """Prompts and completions of TRL's table, in place."""
+    for name, read in (("prompt", prompt_text), ("completion", completion_text)):
+        texts = [read(item) for item in logged[name]]
+        logged[name].clear()
+        logged[name].extend(texts)
+
+
+def details_of(
+    samples: Sequence[Mapping[str, Any]],
+    completion_ids: Sequence[Sequence[int]],
+    reward_funcs: Sequence[Any],
+    rewards: Sequence[Sequence[float]],
+    weights: Mapping[str, float],
+    end_ids: Sequence[int | None],
+) -> list[dict[str, Any]]:
+    """Of each completion: the rewards' weights, its length, sizes of its images, how a reward reads boxes in it.
+
+    Args:
+        samples: B*G, as the trainer has them.
+        completion_ids: B*G lists of token ids.
+        reward_funcs: K of them.
+        rewards: (B*G, K), NaN where a reward abstains.
+        weights: by the name of the reward; reports of runs without held-out samples score completions by them.
+        end_ids: tokens that end a completion; one without is clipped, as TRL counts it.
+    """
+    details = []
+    for sample, ids, own in zip(samples, completion_ids, rewards, strict=True):
+        detail: dict[str, Any] = {"weights": weights, "n_tokens": len(ids)}
+        detail["clipped"] = not ids or ids[-1] not in end_ids
+        if row_images(sample):
+            detail |= {name: sample.get(name) for name in ("image_sizes", "resized_sizes")}
+        judging = [reward for reward, value in zip(reward_funcs, own, strict=True) if value == value]
+        boxes = next((reading for reward in judging if (reading := box_reading(reward))), None)
+        details.append(detail | ({"boxes": boxes} if boxes else {}))
+    return details
 
 
 def show_completions(callbacks: Iterable[TrainerCallback], logged: Mapping[str, Any], step: int) -> None:
@@ -82,3 +225,14 @@ def _pixels(picture: Any) -> np.ndarray:
     image = picture if isinstance(picture, Image.Image) else open_image(picture)
     # of one size, as wandb shows pictures that belong together
     return np.asarray(ImageOps.pad(image.convert("RGB"), (SIDE, SIDE), color="white"))
+
+
+def mend_model_card(folder: str | os.PathLike[str], config: PreTrainedConfig) -> None:
+    """Say in `folder`/README.md what TRL 1.16 leaves as None: the policy that was trained, and where to load it."""
+    card = Path(folder) / "README.md"
+    policy = Path(get_config_model_id(config) or "").name
+    before = f"a checkpoint from a folder (`{policy}`)" if policy else "a model that was made in the run"
+    text = card.read_text(encoding="utf-8")
+    text = text.replace("[None](https://huggingface.co/None)", before)
+    text = text.replace('model="None"', f'model="{os.fspath(folder)}"')
+    card.write_text(text, encoding="utf-8")

@@ -38,7 +38,7 @@ def settle_constant_groups(trainer: Any, output: dict[str, Any], rewards: Tensor
     In `output`, which the step learns from, and in the log of completions. With a plain GRPOConfig, TRL 1.16's numbers
     stay: rounding gives such a group a deviation of 1e-7, and its completions advantages of .001.
     """
-    sets_zero = getattr(trainer.args, "zero_constant_groups", None)
+    sets_zero = trainer.settings.zero_constant_groups
     if sets_zero is None:
         return
     training = trainer.model.training

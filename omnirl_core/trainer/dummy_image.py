@@ -30,7 +30,7 @@ CACHE_NAMES = ("cache", "past_key_values")
 
 
 @dataclass(frozen=True)
-class VisionAnchor:
+class DummyImage:
     """The smallest picture's inputs, and when it has to run."""
 
     tower: str
@@ -83,9 +83,9 @@ class _Zero(torch.autograd.Function):
         return tuple(torch.zeros_like(parameter) for parameter in ctx.parameters)
 
 
-def add_vision_anchor(
+def add_dummy_image(
     model: nn.Module, processor: Any, sharded: bool, runs_tower: bool = True
-) -> VisionAnchor | None:
+) -> DummyImage | None:
     """Patch the backbone's forward (`model.model`); None, and nothing done, where it has no vision tower.
 
     A backbone that has an anchor already, from an earlier trainer, is not patched again; it gets this one.
@@ -96,9 +96,9 @@ def add_vision_anchor(
     tower = vision_tower_name(backbone)
     if tower is None or not hasattr(backbone, "get_image_features"):
         return None
-    anchor = VisionAnchor(tower, _smallest_picture(backbone, processor), sharded, sharded or runs_tower)
-    is_patched = "_vision_anchor" in vars(backbone)
-    backbone._vision_anchor = anchor
+    anchor = DummyImage(tower, _smallest_picture(backbone, processor), sharded, sharded or runs_tower)
+    is_patched = "_dummy_image" in vars(backbone)
+    backbone._dummy_image = anchor
     vars(backbone).pop("_anchored_parameters", None)  # other parameters may be trained now
     if is_patched:
         return anchor
@@ -110,20 +110,39 @@ def add_vision_anchor(
         return _anchored(self, kwargs)
 
     # attributes of the instance, bound methods both: copy.deepcopy of the model binds them to the copy
-    backbone._forward_without_anchor = backbone.forward
+    backbone._forward_without_dummy = backbone.forward
     backbone.forward = MethodType(forward, backbone)
     return anchor
 
 
-def remove_vision_anchor(model: nn.Module) -> None:
+WHOLE_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+"""Families whose trainable parameters all take part in every forward with the dummy image."""
+
+
+def takes_part_whole(model: nn.Module) -> bool:
+    config: Any = base_model(model).config
+    return config.model_type in WHOLE_FAMILIES
+
+
+def add_dummy_images(trainer: Any) -> DummyImage | None:
+    """To a trainer's policy and reference model; that of the policy."""
+    sharded = trainer.is_fsdp_enabled or trainer._is_zero3
+    ordered = sharded or trainer.args.deepspeed_plugin is not None
+    how = (trainer.processing_class, sharded, ordered or not takes_part_whole(trainer.model))
+    if trainer.ref_model is not None:
+        add_dummy_image(trainer.accelerator.unwrap_model(trainer.ref_model), *how)
+    return add_dummy_image(trainer.model, *how)
+
+
+def remove_dummy_image(model: nn.Module) -> None:
     """Stop what an earlier trainer added; its patch stays, and passes everything on."""
     backbone: Any = base_model(model).base_model
-    if "_vision_anchor" in vars(backbone):
-        backbone._vision_anchor = None
+    if "_dummy_image" in vars(backbone):
+        backbone._dummy_image = None
 
 
 def _anchored(backbone: Any, kwargs: dict[str, Any]) -> Any:
-    plain, anchor = backbone._forward_without_anchor, backbone._vision_anchor
+    plain, anchor = backbone._forward_without_dummy, backbone._dummy_image
     if anchor is None or _has_pictures(kwargs):
         return plain(**kwargs)
     kwargs = _without_empty_pictures(kwargs, anchor)
@@ -154,7 +173,7 @@ def _is_padding_only(kwargs: dict[str, Any]) -> bool:
     return isinstance(mask, Tensor) and not mask.any()
 
 
-def _without_empty_pictures(kwargs: dict[str, Any], anchor: VisionAnchor) -> dict[str, Any]:
+def _without_empty_pictures(kwargs: dict[str, Any], anchor: DummyImage) -> dict[str, Any]:
     """TRL 1.16 slices a text-only micro-batch to (0, ...) tensors; vision towers cannot take zero pictures."""
     names = {*anchor.inputs, "pixel_values", "image_grid_thw", "pixel_attention_mask", "image_sizes"}
     is_empty = {n for n in names if isinstance(kwargs.get(n), Tensor) and kwargs[n].shape[0] == 0}
@@ -163,7 +182,7 @@ def _without_empty_pictures(kwargs: dict[str, Any], anchor: VisionAnchor) -> dic
 
 
 @contextmanager
-def _added_to_embeddings(backbone: Any, anchor: VisionAnchor) -> Iterator[None]:
+def _added_to_embeddings(backbone: Any, anchor: DummyImage) -> Iterator[None]:
     """Where models with pictures run the tower too: after the embeddings. Ranks must gather in one order.
 
     The model embeds the ids itself: without input_ids Qwen would reuse the last batch's rope_deltas.

@@ -1,10 +1,13 @@
 """Settings of a GRPO run: TRL's, and what a run over pictures needs besides."""
 
+import math
 import os
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from trl import GRPOConfig
+from trl.trainer.utils import get_config_model_id
 
 from omnirl_core.trainer.batch_size import BatchSizes, evaluation_faults
 
@@ -241,6 +244,34 @@ class OmniGRPOConfig(GRPOConfig):
         if self.shared_prefix not in ("auto", "on", "off"):
             return [f"shared_prefix {self.shared_prefix!r} is neither 'auto', 'on' nor 'off'"]
         return []
+
+
+OFF: Any = SimpleNamespace(
+    min_pixels=None,
+    max_pixels=None,
+    freeze_vision_tower=False,
+    max_prompt_length=None,
+    on_long_prompt="error",
+    zero_constant_groups=None,
+    shared_prefix="off",
+    verify_shared_prefix=False,
+    on_reward_error=None,
+    reward_timeout_s=None,
+    on_nonfinite=None,
+    log_file_limit_mb=math.inf,
+)
+"""What OmniGRPOConfig adds, switched off: a trainer is then TRL's."""
+
+
+def settings_of(args: GRPOConfig) -> OmniGRPOConfig:
+    """`args`; a plain GRPOConfig is taken as an OmniGRPOConfig with everything off."""
+    return args if isinstance(args, OmniGRPOConfig) else OFF
+
+
+def default_config(model: Any) -> GRPOConfig:
+    """What TRL 1.16 makes where no `args` are given."""
+    name = model if isinstance(model, str) else get_config_model_id(model.config)
+    return GRPOConfig(f"{name.split('/')[-1]}-GRPO")
 
 
 def _not_positive(name: str, value: Any) -> list[str]:

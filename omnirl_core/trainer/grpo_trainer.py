@@ -1,168 +1,237 @@
-"""TRL's GRPOTrainer for rows of any mix: text-only, one picture, many."""
+"""TRL's GRPOTrainer for samples of any mix: text-only, one image, several images."""
 
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object, is_peft_model
-from trl import GRPOConfig
+from accelerate.utils import gather_object
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from peft import PeftConfig, PeftModel
+from torch import Tensor
+from transformers import (
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    TrainerCallback,
+)
+from transformers.trainer_utils import TrainOutput
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 
 from omnirl_core.log_filters import silence_upstream_noise
-from omnirl_core.models import base_model, freeze_vision_tower, keep_4bit_trainable, vision_token_ids
-from omnirl_core.rewards.grounding import box_reading
-from omnirl_core.text import completion_text
-from omnirl_core.trainer.callbacks import (
-    RunFiles,
-    completion_lines,
-    distinct_names,
-    in_place_of,
-    prompt_text,
-)
-from omnirl_core.trainer.checkpoints import EpochSampler, has_full_weights, pickled_weights, restore_weights
-from omnirl_core.trainer.completion_logging import show_completions
+from omnirl_core.models import base_model, freeze_vision_tower, keep_4bit_trainable
+from omnirl_core.trainer.callbacks import PREPARE, ROLLOUT, SCORE, JsonlLogger, StepTimer, in_place_of
+from omnirl_core.trainer.completion_logging import as_text, batch_lines, mend_model_card, show_completions
 from omnirl_core.trainer.constant_groups import settle_constant_groups
-from omnirl_core.trainer.dummy_image import VisionAnchor, add_vision_anchor, remove_vision_anchor
+from omnirl_core.trainer.dummy_image import DummyImage, add_dummy_images, remove_dummy_image, takes_part_whole
+from omnirl_core.trainer.fault_tolerance.checkpoint_mixin import CheckpointMixin
+from omnirl_core.trainer.fault_tolerance.image_guard import (
+    SAMPLES,
+    ImageGuard,
+    refuse_blind,
+    samples_of,
+)
+from omnirl_core.trainer.fault_tolerance.nonfinite import NonFinite, NonFiniteGuard
+from omnirl_core.trainer.fault_tolerance.reward_guard import RewardFault, RewardGuard
+from omnirl_core.trainer.fault_tolerance.watchdog import Watchdog, stall_limit
 from omnirl_core.trainer.fsdp import gathered_for_generation, trainable_after_reference
-from omnirl_core.trainer.image_passes import SAMPLES, samples_of
-from omnirl_core.trainer.model_card import mend_model_card
-from omnirl_core.trainer.multimodal import Row, counted_by_row, mixed_rows, row_images, text_rows
-from omnirl_core.trainer.phases import PREPARE, ROLLOUT, SCORE, PhaseClock
-from omnirl_core.trainer.preparation import Preparation
+from omnirl_core.trainer.grpo_config import OFF, OmniGRPOConfig, default_config, settings_of
+from omnirl_core.trainer.multimodal import (
+    Row,
+    counted_by_row,
+    mixed_rows,
+    note_resized_sizes,
+    row_images,
+    suppress_vision_tokens,
+    text_rows,
+)
+from omnirl_core.trainer.preparation import Preparation, ddp_search_of, own_ddp_search
 from omnirl_core.trainer.reuse import release
 from omnirl_core.trainer.reward_columns import with_own_images
 from omnirl_core.trainer.reward_setup import fit_rewards, kept_weights, reward_weights
-from omnirl_core.trainer.reward_stats import ScaleDoctor, reward_scales, scale_metrics
-from omnirl_core.trainer.seeing import SeeingTrainer
-
-ANCHORED_WHOLE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-"""Families of whose trainable parameters every one takes part in every anchored forward."""
+from omnirl_core.trainer.reward_stats import RewardScaleCallback, reward_scales, scale_metrics
+from omnirl_core.trainer.shared_prefix.prompts import SharedRows
+from omnirl_core.trainer.shared_prefix.runtime import PROMPTS, SharedPrefix, regrouped, shared_prefix_of
 
 
-class OmniGRPOTrainer(SeeingTrainer):
+class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
     """Drop-in for `trl.GRPOTrainer`: what works there works here, unchanged.
 
-    Besides: rows with and without pictures in one batch and across ranks, pictures given as paths, pixel
+    In addition: samples with and without images in one batch and across ranks, images given as paths, pixel
     budgets, a prompt-length policy and a frozen vision tower (see OmniGRPOConfig), a resume that restores the
     weights, and a run folder with `metrics.jsonl` and `completions.jsonl`. Rewards of `load_rewards` bring their
     weights along, unless `reward_weights` is given, and between them have to judge every sample's answer.
 
-    Each override says what in TRL 1.16 it is about; tests/trainer/test_seams.py holds the signatures.
+    Each method of TRL 1.16 is overridden once, in the order of a step; a collaborator is None where it is off. What
+    concerns checkpoints is in `CheckpointMixin`.
+
+    Args:
+        model: id or folder of a checkpoint, or a model, with or without an adapter.
+        reward_funcs: rewards of `load_rewards`, or what TRL takes: functions, reward models, their ids.
+        args: OmniGRPOConfig. A plain GRPOConfig leaves everything that OmniGRPOConfig adds switched off.
+        train_dataset: samples with a `prompt` and, for images, `images` or `image`: paths, PIL images, URLs or
+            base64 strings. Other columns go to the rewards.
+        eval_dataset: as `train_dataset`, or several by name.
+        processing_class: processor or tokenizer of the model; by default the checkpoint's own.
+        reward_processing_classes: tokenizers of reward models.
+        callbacks: added to the run's own.
+        optimizers: optimizer and learning-rate scheduler; by default from `args`.
+        quantization_config: for QLoRA; used where `model` is a path.
+        peft_config: adapter to train. With `freeze_vision_tower` it leaves the tower out.
+        tools: functions that the policy may call.
+        rollout_func: generates in place of the trainer.
+        environment_factory: makes the environments of a rollout.
+
+    Raises:
+        ValueError: settings, model and data do not fit; all that is wrong in one message.
+        DataError: some samples have no reward that judges their answer.
     """
 
     model: Any
     args: Any
     processing_class: Any
+    ref_model: Any
+    reward_funcs: list[Any]
     _logs: dict[str, Any]
-    # what a trainer has that was made without __init__, as some tests of TRL make theirs
+    _metrics: dict[str, Any]
+    _buffered_inputs: Any
+    # class-level defaults, for a trainer that was made without __init__, as tests of TRL make theirs
+    settings: OmniGRPOConfig = OFF
+    shared_prefix: SharedPrefix | None = None
+    image_guard: ImageGuard | None = None
+    reward_guard: RewardGuard | None = None
+    nonfinite: NonFiniteGuard | None = None
+    dummy_image: DummyImage | None = None
+    jsonl_logger: JsonlLogger | None = None
+    step_timer = StepTimer({})
     _is_mixed = False
-    _rows: Sequence[Row] = ()
+    _samples: Sequence[Row] = ()
+    """Of the generation batch at hand, on this rank, with their images opened."""
     _images: list[list[Any]] | None = None
-    _anchor: VisionAnchor | None = None
-    _clock = PhaseClock({})
-    run_files: RunFiles | None = None
+    _reference_backbone: Any = None
 
     def __init__(
         self,
-        model: Any,
-        reward_funcs: Any = None,
+        model: str | PreTrainedModel | PeftModel,
+        reward_funcs: RewardFunc | Sequence[RewardFunc] | None = None,
         args: GRPOConfig | None = None,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        processing_class: Any = None,
-        reward_processing_classes: Any = None,
-        callbacks: Any = None,
-        optimizers: Any = (None, None),
-        quantization_config: Any = None,
-        peft_config: Any = None,
-        tools: Any = None,
-        rollout_func: Any = None,
-        environment_factory: Any = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset
+        | IterableDataset
+        | DatasetDict
+        | IterableDatasetDict
+        | dict[str, Dataset | IterableDataset]
+        | None = None,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
+        reward_processing_classes: PreTrainedTokenizerBase | list[PreTrainedTokenizerBase] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (
+            None,
+            None,
+        ),
+        quantization_config: BitsAndBytesConfig | None = None,
+        peft_config: PeftConfig | None = None,
+        tools: list[Callable[..., Any]] | None = None,
+        rollout_func: RolloutFunc | None = None,
+        environment_factory: EnvironmentFactory | dict[str, EnvironmentFactory] | None = None,
     ):
-        silence_upstream_noise(use_cpu=getattr(args, "use_cpu", False))
+        args = args if args is not None else default_config(model)
+        silence_upstream_noise(use_cpu=args.use_cpu)
+        self.settings = settings_of(args)
+        ddp_search = ddp_search_of(args)
         has_environment = environment_factory is not None
-        if args is not None and getattr(args, "_is_ddp_search_ours", False):  # set by an earlier trainer
-            args.ddp_find_unused_parameters = None
-        looks_for_unused = getattr(args, "ddp_find_unused_parameters", None)
-        ready = Preparation(
+        prepared = Preparation(
             model, args, train_dataset, eval_dataset, processing_class, peft_config, tools, has_environment
         )
-        ready.settle()
-        fitted = fit_rewards(reward_funcs, ready.train_dataset, ready.eval_dataset)
-        own_weights = getattr(args, "reward_weights", None) is None
-        if args is not None and not own_weights:
-            args.reward_weights = kept_weights(reward_funcs, fitted, args.reward_weights)
+        prepared.apply()
+        fitted = fit_rewards(reward_funcs, prepared.train_dataset, prepared.eval_dataset)
+        given_weights = args.reward_weights
+        args.reward_weights = kept_weights(reward_funcs, fitted, given_weights)
         release(model)
         super().__init__(
             model=model,
             reward_funcs=fitted,
             args=args,
-            train_dataset=ready.train_dataset,
-            eval_dataset=ready.eval_dataset,
-            processing_class=ready.processing_class,
+            train_dataset=prepared.train_dataset,
+            eval_dataset=prepared.eval_dataset,
+            processing_class=prepared.processing_class,
             reward_processing_classes=reward_processing_classes,
             callbacks=callbacks,
             optimizers=optimizers,
             quantization_config=quantization_config,
-            peft_config=ready.peft_config,
+            peft_config=prepared.peft_config,
             tools=tools,
             rollout_func=rollout_func,
             environment_factory=environment_factory,
         )
-        if own_weights:  # TRL 1.16 would weigh each 1, also a `repetition` of weight -0.2
-            self.reward_weights = reward_weights(self.reward_funcs, None)
-        else:
-            reward_weights(self.reward_funcs, self.args.reward_weights)
-        # tools and environments can bring pictures into a run whose data has none
-        self._is_mixed = self._is_vlm and bool(ready.may_have_images or tools or has_environment)
+        self._add_collaborators()
+        # TRL 1.16 would weigh each 1, also a `repetition` of weight -0.2
+        weights = reward_weights(self.reward_funcs, args.reward_weights)
+        if given_weights is None:
+            self.reward_weights = weights
         self._completions: list[Any] = []
         self._completion_ids: list[list[int]] = []
         self._rewards = torch.empty(0)
-        keep_4bit_trainable(self.model)
-        if getattr(args, "freeze_vision_tower", False):
-            freeze_vision_tower(self.model)
-        self._anchor = self._add_anchors() if self._is_mixed else None
-        if self._anchor is None:
-            remove_vision_anchor(self.model)
-        if (
-            self._anchor is not None
-            and looks_for_unused is None
-            and self.model.config.model_type in ANCHORED_WHOLE
-        ):
-            # TRL 1.16 has DDP search for what a text-only batch leaves out; now nothing is, and DDP would warn so
-            self.args.ddp_find_unused_parameters = self.accelerator.ddp_handler.find_unused_parameters = False
-            self.args._is_ddp_search_ours = True
-        if self._is_vlm:
-            self._suppress_vision_tokens()
+        # tools and environments can bring images into a run whose data has none
+        self._is_mixed = self._is_vlm and bool(prepared.may_have_images or tools or has_environment)
+        self._set_up_vision(ddp_search)
         self._add_callbacks()
 
+    def _add_collaborators(self) -> None:
+        settings, folder = self.settings, self.args.output_dir
+        self.shared_prefix = shared_prefix_of(self)
+        if settings.on_reward_error is not None:
+            self.reward_guard = RewardGuard(
+                self.accelerator, settings.on_reward_error, settings.reward_timeout_s, folder
+            )
+        if settings.on_nonfinite is not None:
+            self.nonfinite = NonFiniteGuard(
+                self.accelerator, settings.on_nonfinite, settings.max_nonfinite_steps, folder
+            )
+            self.watchdog = Watchdog(folder, self.accelerator.process_index, stall_limit(settings))
+        reference = [] if self.ref_model is None else [self.accelerator.unwrap_model(self.ref_model)]
+        brings_images = bool(self.tools or self.environment_factories)
+        # TRL 1.16 leaves out the images of tools where the token limit has cut one; a plain GRPOConfig allows it
+        self.image_guard = ImageGuard(
+            self.accelerator,
+            self.model,
+            *reference,
+            tools_bring_images=brings_images,
+            allows_cut=settings is OFF,
+        )
+
+    def _set_up_vision(self, ddp_search: bool | None) -> None:
+        """Freeze the tower, keep it in every forward, and keep its tokens out of completions, as the run needs it."""
+        keep_4bit_trainable(self.model)
+        if self.settings.freeze_vision_tower:
+            freeze_vision_tower(self.model)
+        self.dummy_image = add_dummy_images(self) if self._is_mixed else None
+        if self.dummy_image is None:
+            remove_dummy_image(self.model)
+        elif ddp_search is None and takes_part_whole(self.model):
+            # TRL 1.16 has DDP search for what a text-only batch leaves out; now nothing is, and DDP would warn so
+            own_ddp_search(self.args)
+            self.accelerator.ddp_handler.find_unused_parameters = False
+        if self._is_vlm:
+            suppress_vision_tokens(self)
+
     def _add_callbacks(self) -> None:
-        self.run_files = RunFiles(self.args.output_dir, getattr(self.args, "log_file_limit_mb", math.inf))
-        self.add_callback(self.run_files)
-        self.add_callback(ScaleDoctor())
-        self._clock = PhaseClock(self._metrics["train"])
-        self.add_callback(self._clock)
+        self.jsonl_logger = JsonlLogger(self.args.output_dir, self.settings.log_file_limit_mb)
+        self.step_timer = StepTimer(self._metrics["train"])
+        for callback in (self.jsonl_logger, RewardScaleCallback(), self.step_timer):
+            self.add_callback(callback)
         for callback in list(self.callback_handler.callbacks):
             if shown := in_place_of(type(callback)):
                 self.remove_callback(callback)
                 self.add_callback(shown())
 
-    # -- the vision tower ---------------------------------------------------------------------------------------
-
-    def _add_anchors(self) -> VisionAnchor | None:
-        sharded = self.is_fsdp_enabled or self._is_zero3
-        config: Any = base_model(self.model).config
-        takes_part_whole = config.model_type in ANCHORED_WHOLE
-        ordered = sharded or self.args.deepspeed_plugin is not None
-        how = (self.processing_class, sharded, ordered or not takes_part_whole)
-        if self.ref_model is not None:
-            add_vision_anchor(self.accelerator.unwrap_model(self.ref_model), *how)
-        return add_vision_anchor(self.model, *how)
-
     @property
     def engine(self) -> str:
-        """What runs the processes, by the name of its file in accelerate_configs/; `cpu` stands for one process."""
+        """What runs the ranks, by the name of its file in accelerate_configs/; `cpu` stands for one process."""
         plugin = self.args.deepspeed_plugin
         if plugin is not None:
             offload = plugin.deepspeed_config["zero_optimization"].get("offload_param") or {}
@@ -176,60 +245,127 @@ class OmniGRPOTrainer(SeeingTrainer):
         plugin = self.args.deepspeed_plugin
         return plugin is not None and plugin.zero_stage == 3
 
-    def _suppress_vision_tokens(self) -> None:
-        """TRL 1.16 keeps one image token from being sampled, and only where transformers generates."""
-        ids = vision_token_ids(self.model.config, self._tokenizer)
-        if self.use_vllm:
-            kwargs = dict(self.vllm_generation.generation_kwargs)
-            bias = {**(kwargs.get("logit_bias") or {}), **dict.fromkeys(ids, -100)}
-            self.vllm_generation.generation_kwargs = {**kwargs, "logit_bias": bias}
-        else:
-            ids = sorted({*ids, *(self.generation_kwargs.get("suppress_tokens") or [])})
-            self.generation_kwargs["suppress_tokens"] = self.generation_config.suppress_tokens = ids
+    @property
+    def _batch(self) -> SharedRows | None:
+        """The generation batch at hand, where its prompts are shared."""
+        return None if self.shared_prefix is None else self.shared_prefix.batch
 
-    # -- one generation batch -----------------------------------------------------------------------------------
+    # -- a run --------------------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train, watched where `on_nonfinite` is set: an error carries what each rank was doing."""
+        plain = partial(super().train, resume_from_checkpoint, trial, ignore_keys_for_eval)
+        if self.watchdog is None:
+            return plain()
+        with self.watchdog.watching():
+            self._ping("start")
+            return plain()
+
+    # -- a generation batch -------------------------------------------------------------------------------------
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """Put the samples of a prompt side by side again after TRL has shuffled them; see `regrouped`."""
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        buffered = self._buffered_inputs
+        if buffered is None or buffered is before or PROMPTS not in buffered[0]:
+            return inputs
+        self._buffered_inputs = regrouped(buffered)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
-        """TRL 1.16 takes no mix of rows with and without pictures; see `mixed_rows`."""
-        self._rows = inputs
-        self._beat("rollout", inputs)
-        with self._clock.measure(PREPARE):
+        """TRL 1.16 takes no mix of samples with and without images; see `mixed_rows`."""
+        self._samples = inputs
+        self._ping("rollout", inputs)
+        with self.step_timer.measure(PREPARE):
             self._meet_images(inputs)
             if self._is_vlm and not self.environment_factories:
-                self._rows = mixed_rows(inputs) if self._is_mixed else text_rows(inputs)
-            self._expect_images(samples_of(self._rows))
+                self._samples = mixed_rows(inputs) if self._is_mixed else text_rows(inputs)
+        if self.image_guard is not None:
+            self.image_guard.expect(samples_of(self._samples))
         self._images = None
         with (
-            self._clock.measure(PREPARE),
+            self.step_timer.measure(PREPARE),
             self._without_gathering_images(),
             trainable_after_reference(self.model),
         ):
-            output = counted_by_row(super()._generate_and_score_completions(self._rows))
-        if self._passes is not None:
-            if self._passes.samples:
-                output[SAMPLES] = list(self._passes.samples)
-            self._passes.settle()
+            if self.shared_prefix is None:
+                output = super()._generate_and_score_completions(self._samples)
+            else:
+                with self.shared_prefix.generation_batch(self._samples) as batch:
+                    output = super()._generate_and_score_completions(batch.placeholder_rows)
+                    output[PROMPTS] = batch.of_rows(batch.encoded)
+            output = counted_by_row(output)
+        if self.image_guard is not None:
+            if self.image_guard.samples:
+                output[SAMPLES] = list(self.image_guard.samples)
+            self.image_guard.agree()
         settle_constant_groups(self, output, self._rewards)
         self._log_images()
-        lines = self._completion_lines(inputs, output["advantages"])
-        if self.run_files is not None and self.run_files in self.callback_handler.callbacks:
-            self.run_files.write_completions(gather_object(lines), self.state)
-        self._remember_rows(output, lines)
-        self._rows = []
+        lines = batch_lines(self, inputs, output["advantages"])
+        if self.jsonl_logger is not None and self.jsonl_logger in self.callback_handler.callbacks:
+            self.jsonl_logger.write_completions(gather_object(lines), self.state)
+        if self.nonfinite is not None and self.model.training:  # no step learns from an evaluation
+            self.nonfinite.remember(output, lines)
+        self._samples = []
         return output
 
+    def _meet_images(self, inputs: list[Row]) -> None:
+        """Prepare for images that no data set has announced (`evaluate` on another one), on all ranks or on none."""
+        if self._is_mixed:
+            return
+        has_images = any(n for _, n in samples_of(inputs))
+        if self.accelerator.num_processes > 1:
+            flag = torch.tensor([int(has_images)], device=self.accelerator.device)
+            has_images = bool(self.accelerator.gather(flag).any())
+        if has_images:
+            refuse_blind(self, inputs)
+            self._is_mixed = True
+            self.dummy_image = add_dummy_images(self)
+
+    @contextmanager
+    def _without_gathering_images(self) -> Iterator[None]:
+        """TRL 1.16 gathers images on ranks that have some, which hangs when another has none."""
+        given, self.log_multimodal = self.log_multimodal, self.log_multimodal and not self._is_vlm
+        try:
+            yield
+        finally:
+            self.log_multimodal = given
+
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, Any]:
-        """Only looks on: the grid of patches tells rewards the size at which the policy sees each picture."""
-        prompt_ids, images, fields = super()._tokenize_prompts(prompts)
-        grid = fields.get("image_grid_thw")
-        if grid is not None and len(grid) == sum(len(row_images(row)) for row in self._rows):
-            side = self.processing_class.image_processor.patch_size
-            sizes = iter([(int(width) * side, int(height) * side) for _, height, width in grid.tolist()])
-            for row in self._rows:
-                resized = [next(sizes) for _ in row_images(row)]
-                if row.get("resized_sizes", ...) is None:
-                    row["resized_sizes"] = resized
+        """Each distinct prompt once; the grid of patches tells rewards the size at which the policy sees an image."""
+        batch = self._batch
+        if self.shared_prefix is None or batch is None:
+            prompt_ids, images, fields = super()._tokenize_prompts(prompts)
+        else:
+            tokenized = super()._tokenize_prompts(batch.distinct_prompts)
+            prompt_ids, images, fields = self.shared_prefix.expand(tokenized, self._backbone(self.model))
+        note_resized_sizes(self._samples, fields, self.processing_class)
         return prompt_ids, images, fields
+
+    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
+        """TRL 1.16 gives None for a sample without images; processors need an empty list.
+
+        Replaced here, after generation: vLLM's colocate mode wants the None. Where prompts are shared there are no
+        images at the end: TRL would process them again, and gather them across ranks.
+        """
+        with self.step_timer.measure(ROLLOUT):
+            *before, images, tool_images = super()._generate(prompts)
+        if self._batch is not None:
+            images = None
+        if images is not None:
+            images = self._images = [own or [] for own in images]
+        if self.image_guard is not None and self.image_guard.tools_bring_images:
+            counts = map(len, images or [()] * len(prompts))
+            self.image_guard.expect(
+                [(name, n) for (name, _), n in zip(samples_of(self._samples), counts, strict=True)]
+            )
+        return *before, images, tool_images
 
     def _generate_single_turn(
         self,
@@ -239,57 +375,66 @@ class OmniGRPOTrainer(SeeingTrainer):
         num_generations: int,
         has_tool_images: bool = False,
     ) -> Any:
-        """Where `generate` gathers parameters module by module, ranks without pictures must encode one too.
+        """One prefill for each distinct prompt where they are shared; vLLM does the same by its own prefix cache.
 
-        A shared prefill is a forward as any other, which has the anchor in it.
+        Where `generate` gathers parameters module by module, ranks without images must encode one too. A shared prefill
+        is a forward as any other, which has the dummy image in it.
         """
+        shared, batch = self.shared_prefix, self._batch
+        prefills = shared is not None and shared.in_rollout
         if (
-            self._anchor is not None
-            and self._generates_ungathered
+            self.dummy_image is not None
+            and self._generates_by_module
+            and not prefills
             and "pixel_values" not in multimodal_fields
         ):
             backbone: Any = base_model(self.accelerator.unwrap_model(self.model)).base_model
             with torch.no_grad():
-                self._anchor.features(backbone)
+                self.dummy_image.features(backbone)
+        prefill: AbstractContextManager[None] = nullcontext()
+        if shared is not None and batch is not None:
+            if prefills:
+                multimodal_fields, prefill = batch.fields, shared.prefill(self.model)
+            else:
+                multimodal_fields = {} if self.use_vllm else batch.row_fields()
+        counted: AbstractContextManager[None] = nullcontext()
+        if self.image_guard is not None:
+            counted = self.image_guard.rollout(images, self.use_vllm, batch if prefills else None)
         gathered = nullcontext() if self.use_vllm else gathered_for_generation(self.model)
-        with gathered, self._rollout_watched(images):
+        with gathered, counted, prefill:
             return super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images=has_tool_images
             )
 
     @property
-    def _generates_ungathered(self) -> bool:
-        by_module = self._dist.fsdp_version == 1 or (
-            self._is_zero3 and not self.args.ds3_gather_for_generation
-        )
-        return by_module and not self._shares_rollout
-
-    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
-        """TRL 1.16 gives None for a row without pictures; processors need an empty list.
-
-        Mended here, after generation: vLLM's colocate mode wants the None.
-        """
-        with self._clock.measure(ROLLOUT):
-            *before, images, tool_images = super()._generate(prompts)
-        if images is not None:
-            images = self._images = [pictures or [] for pictures in images]
-        if self._passes is not None and (self.tools or self.environment_factories):  # which bring images
-            counts = map(len, images or [()] * len(prompts))
-            names = [str(row.get("row_id", f"{i} of the batch")) for i, row in enumerate(self._rows)]
-            self._expect_images(list(zip(names, counts, strict=True)))
-        return *before, images, tool_images
+    def _generates_by_module(self) -> bool:
+        is_gathered = self.args.ds3_gather_for_generation
+        return self._dist.fsdp_version == 1 or (self._is_zero3 and not is_gathered)
 
     def _calculate_rewards(
         self, inputs: list[Row], prompts: Any, completions: Any, completion_ids_list: Any
-    ) -> torch.Tensor:
-        """What each reward contributes within groups goes into the log; no reward sees what another drew."""
-        plain = self.reward_funcs
-        self.reward_funcs = [with_own_images(function) for function in plain]
-        try:
-            with self._clock.measure(SCORE):
+    ) -> Tensor:
+        """No reward sees what another drew on an image; what one does wrong is raised after all ranks have met.
+
+        What each contributes within groups goes into the log.
+        """
+        if self._batch is not None:  # with their images again
+            inputs, prompts = list(self._batch.rows), self._batch.prompts
+        given = self.reward_funcs
+        with self.step_timer.measure(SCORE):
+            self.reward_funcs = [with_own_images(function) for function in given]
+            if self.reward_guard is not None:
+                self.reward_funcs = self.reward_guard.wrap(
+                    self.reward_funcs,
+                    self.reward_func_names,
+                    lambda name: self._ping(f"reward '{name}'", inputs),
+                )
+            try:
                 rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        finally:
-            self.reward_funcs = plain
+            finally:
+                self.reward_funcs = given
+            if self.reward_guard is not None:
+                rewards = self._checked(rewards, inputs, self.reward_guard)
         self._completions, self._rewards = completions, rewards  # rewards: (ranks*B*G, K)
         self._completion_ids = completion_ids_list
         if self.model.training:
@@ -299,90 +444,144 @@ class OmniGRPOTrainer(SeeingTrainer):
                 self._metrics["train"][name].append(value)
         return rewards
 
+    def _checked(self, rewards: Tensor, samples: Sequence[Row], guard: RewardGuard) -> Tensor:
+        """The rewards, NaN where they are not finite; raises, or counts and records, what went wrong on any rank."""
+        training, names = self.model.training, self.reward_func_names
+        faults = guard.errors(rewards, self.reward_funcs, names, samples, needs_one=training)
+        for name in names:
+            n_failed = sum(len(fault.row_ids) for fault in faults if fault.reward == name)
+            if n_failed:
+                mode = "train" if training else "eval"
+                self._metrics[mode][f"rewards/{name}/errors"].append(float(n_failed))
+        self._record(faults)
+        guard.raise_unless_abstaining(faults)
+        return torch.where(rewards.isfinite(), rewards, torch.nan)
+
+    # -- a micro-batch ------------------------------------------------------------------------------------------
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """With DeepSpeed, whose backward pass also takes the step, and in evaluation, ranks agree here."""
+        if self.image_guard is not None:
+            self.image_guard.expect(inputs.get(SAMPLES, ()))
+        nonfinite = self.nonfinite if model.training else None
+        if nonfinite is not None:
+            nonfinite.begin(inputs)
+            self._ping("training", nonfinite.micro_batch)
+        shared = self.shared_prefix
+        with nullcontext() if shared is None else shared.pass_of(inputs.get(PROMPTS)):
+            loss = super()._compute_loss(model, inputs)
+        if nonfinite is not None:
+            nonfinite.check("loss", loss)
+            if self.is_deepspeed_enabled:
+                self._stop_or_skip(nonfinite)
+        if self.image_guard is not None and (self.is_deepspeed_enabled or not model.training):
+            self.image_guard.agree()
+        return loss
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **fields: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Packs where the samples' prompts are known; counts the images and looks for non-finite values."""
+        plain = partial(
+            super()._get_per_token_logps_and_entropies,
+            model, input_ids, attention_mask, logits_to_keep, batch_size=batch_size,
+        )  # fmt: skip
+        mask = attention_mask[:, -logits_to_keep:]  # (B, C)
+        shared = self.shared_prefix
+        counted: AbstractContextManager[None] = nullcontext()
+        if self.image_guard is not None:
+            where = "reference's log-probabilities" if model is self.ref_model else "log-probabilities"
+            counted = self.image_guard.log_probs(where, len(input_ids), batch_size, shared)
+        with counted:
+            if shared is None or shared.prompts is None:
+                values, entropies, aux_loss = plain(
+                    compute_entropy=compute_entropy,
+                    compute_aux_loss=compute_aux_loss,
+                    **counted_by_row(fields),
+                )
+            else:
+                backbone, aux_loss = self._backbone(model), None
+                values, entropies = shared.log_probs(
+                    model, backbone, input_ids[:, -logits_to_keep:], mask, batch_size
+                )
+                if shared.to_verify:
+                    shared.to_verify = False
+                    is_half = self.args.bf16 or self.args.fp16 or self.model.dtype != torch.float32
+                    limit = 0.1 if is_half else 1e-4
+                    shared.verify(model, backbone, plain, input_ids, mask, batch_size, limit)
+                entropies = entropies if compute_entropy else None
+        if self.nonfinite is not None and values.requires_grad:
+            self.nonfinite.check("log-probability", values, mask)
+        return values, entropies, aux_loss
+
+    def _backbone(self, model: Any) -> Any:
+        """Of the policy, which `self.model` holds unwrapped, or of the reference model.
+
+        Accelerate's `unwrap_model` walks through all modules, which takes as long as a decoding step.
+        """
+        if self.ref_model is None or model is not self.ref_model:
+            return base_model(self.model).base_model
+        if self._reference_backbone is None:
+            self._reference_backbone = base_model(self.accelerator.unwrap_model(model)).base_model
+        return self._reference_backbone
+
+    # -- an optimizer step --------------------------------------------------------------------------------------
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Called once a step, between the last backward pass and the optimizer: all ranks meet here."""
+        if self.image_guard is not None and not self.is_deepspeed_enabled:
+            self.image_guard.agree()
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if self.nonfinite is not None:
+            self.nonfinite.check_gradient(norm)
+            self._stop_or_skip(self.nonfinite)
+        return norm
+
+    def _stop_or_skip(self, nonfinite: NonFiniteGuard) -> None:
+        """Stop, or leave the step out, on every rank or on none."""
+        found = nonfinite.agreed()
+        if not found:
+            return
+        self._record(found)
+        nonfinite.count(found)
+        self._metrics["train"]["nonfinite_steps"].append(float(nonfinite.skipped))
+        for parameter in self.model.parameters():
+            parameter.grad = None  # optimizers pass over it: no step, no decay, no momentum
+
     # -- what a run leaves behind -------------------------------------------------------------------------------
-
-    @contextmanager
-    def _without_gathering_images(self) -> Iterator[None]:
-        """TRL 1.16 gathers pictures on ranks that have some, which hangs when another has none."""
-        given, self.log_multimodal = self.log_multimodal, self.log_multimodal and not self._is_vlm
-        try:
-            yield
-        finally:
-            self.log_multimodal = given
-
-    def _log_images(self) -> None:
-        if self._is_mixed and self.log_multimodal and self.log_completions:
-            self._logs["images"].extend(
-                gather_object(self._images or [row_images(row) for row in self._rows])
-            )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """What TRL 1.16 logs of completions, as text, and what it does not show of them.
 
-        wandb 0.31 ends a run whose table has content blocks, pictures in some prompts and none in others.
+        wandb 0.31 ends a run whose table has content blocks, images in some prompts and none in others.
         """
         if self._is_mixed and self.log_completions:
-            for name, read in (("prompt", prompt_text), ("completion", completion_text)):
-                texts = [read(item) for item in self._logs[name]]
-                self._logs[name].clear()
-                self._logs[name].extend(texts)
+            as_text(self._logs)
         super().log(logs, start_time)
         if self.accelerator.is_main_process and self.log_completions:
             show_completions(self.callback_handler.callbacks, self._logs, self.state.global_step)
 
-    def _completion_lines(self, inputs: list[Row], advantages: torch.Tensor) -> list[dict[str, Any]]:
-        first = self.accelerator.process_index * len(inputs)
-        own = self._rewards[first : first + len(inputs)].tolist()
-        names = distinct_names(self.reward_func_names)
-        # the report scores a completion by them: no other file of a run without held-out rows has them
-        weights = {
-            name: round(weight, 6) for name, weight in zip(names, self.reward_weights.tolist(), strict=True)
-        }
-        rewards = {name: [row[k] for row in own] for k, name in enumerate(names)}
-        training = self.model.training
-        return completion_lines(
-            inputs,
-            self._completions,
-            rewards,
-            advantages.tolist(),
-            step=self.state.global_step + training,  # the step that learns from them
-            phase="train" if training else "eval",
-            details=[{"weights": weights} | self._detail(place, own[place]) for place in range(len(inputs))],
-        )
+    def _log_images(self) -> None:
+        if self._is_mixed and self.log_multimodal and self.log_completions:
+            images = self._images or [row_images(sample) for sample in self._samples]
+            self._logs["images"].extend(gather_object(images))
 
-    def _detail(self, place: int, rewards: list[float]) -> dict[str, Any]:
-        """Of one completion: its length, the sizes of its pictures, and how a reward that judges it reads boxes."""
-        ids, row = self._completion_ids[place], self._rows[place]
-        ends = (*self.eos_token_ids, self._tokenizer.pad_token_id)  # as TRL counts clipped completions
-        detail: dict[str, Any] = {"n_tokens": len(ids), "clipped": not ids or ids[-1] not in ends}
-        if row_images(row):
-            detail |= {name: row.get(name) for name in ("image_sizes", "resized_sizes")}
-        judging = [reward for reward, value in zip(self.reward_funcs, rewards, strict=True) if value == value]
-        boxes = next((reading for reward in judging if (reading := box_reading(reward))), None)
-        return detail | ({"boxes": boxes} if boxes else {})
-
-    # -- checkpoints --------------------------------------------------------------------------------------------
-
-    def _get_train_sampler(self, dataset: Any = None) -> EpochSampler:
-        """TRL 1.16's sampler forgets on resume which epoch it is in."""
-        return EpochSampler(super()._get_train_sampler(dataset))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Trainer of transformers 5.23 restores no weight of a vision-language model; see `restore_weights`."""
-        if fault := pickled_weights(resume_from_checkpoint):
-            raise ValueError(fault)
-        if self._loads_full_weights(resume_from_checkpoint):
-            restore_weights(self.model, resume_from_checkpoint)
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_best_model(self) -> None:
-        """As `_load_from_checkpoint`."""
-        best = self.state.best_model_checkpoint
-        if not self.is_deepspeed_enabled and self._loads_full_weights(best):
-            restore_weights(self.model, best)
-        else:
-            super()._load_best_model()
+    def _record(self, errors: Sequence[RewardFault | NonFinite]) -> None:
+        """Write them to faults.jsonl."""
+        step = self.state.global_step + 1
+        lines: list[Mapping[str, Any]] = [
+            {"step": step, "time": time.time(), **error.line()} for error in errors
+        ]
+        if self.jsonl_logger is not None:
+            self.jsonl_logger.write_faults(lines, self.state)
 
     def create_model_card(  # type: ignore[override]  # TRL 1.16 has its own signature
         self,
@@ -394,7 +593,3 @@ class OmniGRPOTrainer(SeeingTrainer):
         super().create_model_card(model_name, dataset_name, tags)
         if self.is_world_process_zero():
             mend_model_card(self.args.output_dir, self.model.config)
-
-    def _loads_full_weights(self, folder: str | None) -> bool:
-        plain = not is_peft_model(self.model) and not self.is_fsdp_enabled
-        return self._is_vlm and plain and has_full_weights(folder)

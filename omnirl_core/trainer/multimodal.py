@@ -13,6 +13,7 @@ from transformers.image_utils import load_image
 from trl.data_utils import prepare_multimodal_messages
 
 from omnirl_core.data import DataError, open_image
+from omnirl_core.models import vision_token_ids
 from omnirl_core.types import Message
 
 Row = dict[str, Any]
@@ -108,6 +109,31 @@ def counted_by_row(fields: Mapping[str, Any]) -> dict[str, Any]:
     """
     padded = fields.get("pixel_attention_mask") is not None and fields.get("spatial_shapes") is None
     return {**fields, "num_images": [0] * len(fields["num_images"])} if padded else dict(fields)
+
+
+def note_resized_sizes(samples: Sequence[Row], fields: Mapping[str, Any], processor: Any) -> None:
+    """Tell rewards the size at which the policy sees each image, from the processor's grid of patches."""
+    grid = fields.get("image_grid_thw")
+    if grid is None or len(grid) != sum(len(row_images(sample)) for sample in samples):
+        return
+    side = processor.image_processor.patch_size
+    sizes = iter([(int(width) * side, int(height) * side) for _, height, width in grid.tolist()])
+    for sample in samples:
+        resized = [next(sizes) for _ in row_images(sample)]
+        if sample.get("resized_sizes", ...) is None:
+            sample["resized_sizes"] = resized
+
+
+def suppress_vision_tokens(trainer: Any) -> None:
+    """TRL 1.16 keeps one image token from being sampled, and only where transformers generates."""
+    ids = vision_token_ids(trainer.model.config, trainer._tokenizer)
+    if trainer.use_vllm:
+        kwargs = dict(trainer.vllm_generation.generation_kwargs)
+        bias = {**(kwargs.get("logit_bias") or {}), **dict.fromkeys(ids, -100)}
+        trainer.vllm_generation.generation_kwargs = {**kwargs, "logit_bias": bias}
+    else:
+        ids = sorted({*ids, *(trainer.generation_kwargs.get("suppress_tokens") or [])})
+        trainer.generation_kwargs["suppress_tokens"] = trainer.generation_config.suppress_tokens = ids
 
 
 def without_none(prompt: Sequence[Message]) -> list[Message]:

@@ -12,10 +12,13 @@ from trl.trainer.utils import get_config_model_id
 
 from omnirl_core.data.dataset import for_language_model, is_of_rows
 from omnirl_core.models import has_vision, load_processor, set_pixel_budget, vision_tower, without_vision
+from omnirl_core.trainer.grpo_config import OmniGRPOConfig, settings_of
 from omnirl_core.trainer.multimodal import may_have_images
 from omnirl_core.trainer.prompt_length import PromptLength, fit_prompts
 
 logger = logging.getLogger(__name__)
+
+_DDP_SEARCH_IS_OURS = "_is_ddp_search_ours"
 
 
 @dataclass
@@ -23,7 +26,7 @@ class Preparation:
     """A trainer's arguments, as they were given and then as its settings want them."""
 
     model: Any
-    args: GRPOConfig | None
+    args: Any
     train_dataset: Any
     eval_dataset: Any
     processing_class: Any
@@ -31,15 +34,15 @@ class Preparation:
     tools: list[Any] | None
     has_environment: bool
 
-    def settle(self) -> None:
+    def apply(self) -> None:
         """Apply pixel budgets, prompt-length policy and frozen tower; one ValueError with all that is wrong.
 
         A plain GRPOConfig has none of these settings, and everything stays as it was given.
         """
-        self._settle_texts()  # the steps below would meet prompts that no template of the model can render
+        self._apply_texts()  # the steps below would meet prompts that no template of the model can render
         faults: list[str] = []
         for step in (
-            self._settle_engine, self._settle_vllm, self._settle_processor, self._settle_tower, self._settle_prompts,
+            self._apply_engine, self._apply_vllm, self._apply_processor, self._apply_tower, self._apply_prompts,
         ):  # fmt: skip
             try:
                 step()
@@ -53,10 +56,11 @@ class Preparation:
         """Whether a picture can turn up in the run, as far as every rank knows the same."""
         return may_have_images(self.train_dataset) or may_have_images(self.eval_dataset)
 
-    def _setting(self, name: str) -> Any:
-        return getattr(self.args, name, None)
+    @property
+    def _settings(self) -> OmniGRPOConfig:
+        return settings_of(self.args)
 
-    def _settle_texts(self) -> None:
+    def _apply_texts(self) -> None:
         """A language model's chat template takes plain text, where a vision-language model's takes blocks."""
         for name in ("train_dataset", "eval_dataset"):
             dataset = getattr(self, name)
@@ -66,11 +70,11 @@ class Preparation:
     @property
     def _sees(self) -> bool:
         if isinstance(self.model, str):
-            return has_vision(self.model, self._setting("trust_remote_code"))
+            return has_vision(self.model, self.args.trust_remote_code)
         return vision_tower(self.model) is not None
 
-    def _settle_engine(self) -> None:
-        state = self._setting("distributed_state")
+    def _apply_engine(self) -> None:
+        state = self.args.distributed_state
         wants_fsdp = parse_flag_from_env("ACCELERATE_USE_FSDP")
         if wants_fsdp and state is not None and state.distributed_type == DistributedType.MULTI_CPU:
             # accelerate 1.15 shards on accelerators only, and would train plain DDP without a word
@@ -79,36 +83,38 @@ class Preparation:
                 "accelerate_configs/ddp.yaml or zero3.yaml"
             )
 
-    def _settle_vllm(self) -> None:
-        if not (self._setting("use_vllm") and self._sees and self.may_have_images):
+    def _apply_vllm(self) -> None:
+        if not (self.args.use_vllm and self._sees and self.may_have_images):
             return
-        if self._setting("vllm_mode") == "colocate":
+        if self.args.vllm_mode == "colocate":
             raise ValueError(
                 "vllm_mode: colocate with pictures: TRL hands vLLM prompts whose image tokens are already expanded, "
                 "and vLLM expands them again, so that the policy answers a garbled prompt "
                 "(https://github.com/huggingface/trl/issues/6294); use vllm_mode: server, or use_vllm: false"
             )
-        budget = {name: self._setting(name) for name in ("min_pixels", "max_pixels") if self._setting(name)}
+        budget = {
+            name: value for name in ("min_pixels", "max_pixels") if (value := getattr(self._settings, name))
+        }
         if budget:
             logger.warning(
                 "use_vllm: the server has to size pictures as this run does; start it with --mm-processor-kwargs '%s'",
                 json.dumps(budget),
             )
 
-    def _settle_processor(self) -> None:
-        low, high = self._setting("min_pixels"), self._setting("max_pixels")
-        wanted = low or high or self._setting("max_prompt_length")
+    def _apply_processor(self) -> None:
+        low, high = self._settings.min_pixels, self._settings.max_pixels
+        wanted = low or high or self._settings.max_prompt_length
         if wanted and self.processing_class is None:
             # the same call as TRL 1.16 makes after loading the model
             kwargs = {
-                "revision": (self._setting("model_init_kwargs") or {}).get("revision"),
-                "trust_remote_code": self._setting("trust_remote_code"),
+                "revision": (self.args.model_init_kwargs or {}).get("revision"),
+                "trust_remote_code": self.args.trust_remote_code,
             }
             self.processing_class = load_processor(self._model_path, **kwargs)
         set_pixel_budget(self.processing_class, low, high)
 
-    def _settle_tower(self) -> None:
-        if not self._setting("freeze_vision_tower"):
+    def _apply_tower(self) -> None:
+        if not self._settings.freeze_vision_tower:
             return
         if not self._sees:
             raise ValueError(
@@ -117,20 +123,33 @@ class Preparation:
         if self.peft_config is not None:
             self.peft_config = without_vision(self.peft_config)
 
-    def _settle_prompts(self) -> None:
-        limit = self._setting("max_prompt_length")
+    def _apply_prompts(self) -> None:
+        limit = self._settings.max_prompt_length
         if limit is None or self.processing_class is None:
             return
         if self.has_environment:
             raise ValueError(
                 "max_prompt_length: prompts that an environment makes cannot be measured beforehand"
             )
-        template_kwargs = self._setting("chat_template_kwargs") or {}
+        template_kwargs = self.args.chat_template_kwargs or {}
         length = PromptLength(self.processing_class, template_kwargs, self.tools)
-        policy = self._setting("on_long_prompt")
+        policy = self._settings.on_long_prompt
         self.train_dataset = fit_prompts(self.train_dataset, length, limit, policy)
         self.eval_dataset = fit_prompts(self.eval_dataset, length, limit, policy, "eval")
 
     @property
     def _model_path(self) -> str:
         return self.model if isinstance(self.model, str) else get_config_model_id(self.model.config)
+
+
+def ddp_search_of(args: GRPOConfig) -> bool | None:
+    """The user's `ddp_find_unused_parameters`, which an earlier trainer may have set since."""
+    if _DDP_SEARCH_IS_OURS in vars(args):
+        args.ddp_find_unused_parameters = None
+    return args.ddp_find_unused_parameters
+
+
+def own_ddp_search(args: GRPOConfig) -> None:
+    """Switch the search off, until another trainer decides."""
+    args.ddp_find_unused_parameters = False
+    setattr(args, _DDP_SEARCH_IS_OURS, True)

@@ -61,7 +61,7 @@ def scale_metrics(names: Sequence[str], scales: Sequence[Scale]) -> dict[str, fl
     return metrics
 
 
-class ScaleDoctor(TrainerCallback):
+class RewardScaleCallback(TrainerCallback):
     """Warns once of each thing that keeps a run from learning, as read from its own log.
 
     A reward whose spread within groups is more than `ratio` times another's drowns it; a reward without spread

@@ -114,7 +114,7 @@ def trained(tiny_checkpoint, pictures, tmp_path_factory):
         trainer = Scripted(tiny_checkpoint, load_rewards(path), config, drawn)
         trainer.said = completions(len(rows), path.stem == "code")
         trainer.model.train()
-        trainer.run_files.on_train_begin(trainer.args, trainer.state, trainer.control)  # lines of training
+        trainer.jsonl_logger.on_train_begin(trainer.args, trainer.state, trainer.control)  # lines of training
         trainer._generate_and_score_completions([dict(row) for row in rows])
         return rows, folder / "completions.jsonl"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from omnirl_core.trainer.shared_prefix.runtime import SharedPrefixTrainer
+from trl import GRPOTrainer
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from recipes import grpo
@@ -53,7 +53,7 @@ def main() -> None:
     fault, folder = sys.argv[1], Path(sys.argv[2])
     rank = int(os.environ["RANK"])
     if rank == 1 and fault in ("nan_loss", "signal_to_itself", "raise_in_its_step"):
-        SharedPrefixTrainer._compute_loss = globals()[fault](SharedPrefixTrainer._compute_loss)
+        GRPOTrainer._compute_loss = globals()[fault](GRPOTrainer._compute_loss)
     if fault == "raise":
         load_rewards = grpo.load_rewards
         grpo.load_rewards = lambda path: [*load_rewards(path), later]

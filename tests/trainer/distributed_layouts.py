@@ -84,7 +84,7 @@ class RolloutTrainer(ScriptedTrainer):
         made, _ = OmniGRPOTrainer._generate_single_turn(
             self, prompt_ids, images, multimodal_fields, *args, **kwargs
         )
-        self.generated += [(row["row_id"], ids) for row, ids in zip(self._rows, made, strict=True)]
+        self.generated += [(row["row_id"], ids) for row, ids in zip(self._samples, made, strict=True)]
         return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args, **kwargs)
 
 

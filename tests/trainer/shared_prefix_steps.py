@@ -65,7 +65,7 @@ def train(strategy: str, shared: str, checkpoint: str, pictures: list[str], outp
     is_zero3 = strategy.startswith("zero3")
     trainer = make_trainer(strategy, shared, checkpoint, pictures, output)
     assert trainer.accelerator.num_processes == 2
-    assert trainer._shares_rollout == (shared == "on")
+    assert (trainer.shared_prefix is not None and trainer.shared_prefix.in_rollout) == (shared == "on")
     parameters = list(trainer.model.parameters())
     with gathered(parameters, is_zero3):
         start = torch.cat([parameter.detach().flatten().clone() for parameter in parameters])

@@ -9,13 +9,12 @@ from transformers import PrinterCallback, ProgressCallback
 from transformers.utils.notebook import NotebookProgressCallback
 
 from omnirl_core.trainer.callbacks import (
+    JsonlLogger,
     RewardLines,
     RewardProgress,
-    RunFiles,
-    completion_lines,
     in_place_of,
-    prompt_text,
 )
+from omnirl_core.trainer.completion_logging import completion_lines, prompt_text
 
 
 def _read(path):
@@ -64,14 +63,14 @@ def test_a_run_writes_what_it_logged_and_every_completion(trainer, rows, tmp_pat
 
 def test_files_are_left_alone_where_the_callback_is_removed(trainer, rows, tmp_path):
     worker = trainer(rows)
-    worker.remove_callback(worker.run_files)
+    worker.remove_callback(worker.jsonl_logger)
     worker.train()
     assert not list(tmp_path.glob("run/*.jsonl"))
 
 
 def test_a_new_run_puts_the_old_files_aside(tmp_path):
     for number in (1, 2):
-        files = RunFiles(tmp_path)
+        files = JsonlLogger(tmp_path)
         files.on_train_begin(None, _state(0), None)
         files.on_log(None, _state(1), None, logs={"loss": number})
     assert [line["loss"] for line in _read(tmp_path / "metrics.jsonl")] == [2]
@@ -80,7 +79,7 @@ def test_a_new_run_puts_the_old_files_aside(tmp_path):
 
 def test_a_resumed_run_drops_what_came_after_the_checkpoint(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-    files = RunFiles(tmp_path)
+    files = JsonlLogger(tmp_path)
     files.on_train_begin(None, _state(2), None)
     files.on_log(None, _state(3), None, logs={"loss": 1.0})
     assert [line["step"] for line in _read(tmp_path / "metrics.jsonl")] == [1, 2, 3]
@@ -109,7 +108,7 @@ def test_evaluations_of_a_finished_run_leave_its_files_and_a_resume_goes_on(trai
 
 
 def test_only_the_first_rank_writes(tmp_path):
-    files = RunFiles(tmp_path / "x")
+    files = JsonlLogger(tmp_path / "x")
     files.on_train_begin(None, _state(0, first=False), None)
     files.on_log(None, _state(1, first=False), None, logs={"loss": 1.0})
     files.write_completions([{"step": 1}], _state(1, first=False))
@@ -117,14 +116,14 @@ def test_only_the_first_rank_writes(tmp_path):
 
 
 def test_faults_are_a_thousand_lines_at_most(tmp_path):
-    files = RunFiles(tmp_path)
+    files = JsonlLogger(tmp_path)
     for step in range(1, 40):
         files.write_faults([{"kind": "reward", "row_ids": [f"r:{i}"]} for i in range(30)], _state(step))
     assert len(_read(tmp_path / "faults.jsonl")) == 1_000
 
 
 def test_numbers_that_json_has_not_are_null(tmp_path):
-    files = RunFiles(tmp_path)
+    files = JsonlLogger(tmp_path)
     files.on_train_begin(None, _state(0), None)
     files.on_log(None, _state(1), None, logs={"a": math.nan, "b": -math.inf, "c": {"d": [math.nan, 1.0]}})
     [line] = _read(tmp_path / "metrics.jsonl")
@@ -183,7 +182,7 @@ def test_without_a_bar_there_is_a_short_line_at_every_log(trainer, rows, capsys)
 
 def test_a_notebook_gets_lines_too():
     assert in_place_of(NotebookProgressCallback) is RewardLines
-    assert in_place_of(RunFiles) is None
+    assert in_place_of(JsonlLogger) is None
 
 
 def test_a_bar_of_ones_own_is_kept(trainer, rows):
@@ -195,7 +194,7 @@ def test_a_bar_of_ones_own_is_kept(trainer, rows):
 
 
 def test_files_are_bounded_and_a_resumed_run_cuts_both_parts(tmp_path):
-    files = RunFiles(tmp_path, most_mb=0.0003)
+    files = JsonlLogger(tmp_path, most_mb=0.0003)
     files.on_train_begin(None, _state(0), None)
     for step in range(1, 40):
         files.write_completions([{"step": step, "completion": "x" * 20}], _state(step - 1))
@@ -204,6 +203,6 @@ def test_files_are_bounded_and_a_resumed_run_cuts_both_parts(tmp_path):
     assert before.stat().st_size <= 300
     steps = [line["step"] for line in (*_read(before), *_read(path))]
     assert steps == list(range(steps[0], 40))
-    RunFiles(tmp_path, most_mb=0.0003).on_train_begin(None, _state(steps[1]), None)
+    JsonlLogger(tmp_path, most_mb=0.0003).on_train_begin(None, _state(steps[1]), None)
     assert [line["step"] for line in _read(before)] == steps[:2]
     assert _read(path) == []

@@ -6,7 +6,7 @@ from datasets import Dataset
 from trl import GRPOConfig
 
 from omnirl_core.trainer import OmniGRPOTrainer
-from omnirl_core.trainer.constant_groups import constant_groups
+from omnirl_core.trainer.reward_stats import constant_groups
 
 NAN = float("nan")
 

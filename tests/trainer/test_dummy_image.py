@@ -70,7 +70,7 @@ def test_mixed_steps_equal_steps_without_a_stale_gradient(trainer, rows):
 def _run_the_tower(worker):
     """As under DeepSpeed and FSDP, which count on the order of modules and gradients."""
     backbone = worker.model.model
-    backbone._vision_anchor = dataclasses.replace(backbone._vision_anchor, runs_tower=True)
+    backbone._dummy_image = dataclasses.replace(backbone._dummy_image, runs_tower=True)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -98,7 +98,7 @@ def test_a_decoding_step_is_left_alone_under_either_name_of_its_cache(trainer, r
     """A sharded run anchors passes without gradients too, but not one for every token that it generates."""
     worker = trainer(rows)
     backbone = worker.model.model
-    backbone._vision_anchor = dataclasses.replace(backbone._vision_anchor, sharded=True, runs_tower=True)
+    backbone._dummy_image = dataclasses.replace(backbone._dummy_image, sharded=True, runs_tower=True)
     calls = tower_calls(worker)
     with torch.no_grad():
         worker.model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=4, min_new_tokens=4, do_sample=False)
@@ -120,7 +120,7 @@ def test_decoding_steps_do_not_run_the_tower_of_a_sharded_model(trainer, rows, t
         rows, shared_prefix=shared, max_completion_length=20, generation_kwargs={"min_new_tokens": 20}
     )
     backbone = worker.model.model
-    backbone._vision_anchor = dataclasses.replace(backbone._vision_anchor, sharded=True, runs_tower=True)
+    backbone._dummy_image = dataclasses.replace(backbone._dummy_image, sharded=True, runs_tower=True)
     calls = tower_calls(worker)
     monitored = worker._generate_single_turn
     lengths = []
@@ -167,7 +167,7 @@ def test_adapters_in_the_tower_get_zero_too(trainer, rows):
 
 def test_the_reference_model_has_its_own_anchor(trainer, rows):
     worker = trainer(rows, beta=0.1)
-    assert worker.ref_model.model._vision_anchor.inputs["image_grid_thw"].tolist() == [[1, 2, 2]]
+    assert worker.ref_model.model._dummy_image.inputs["image_grid_thw"].tolist() == [[1, 2, 2]]
     assert worker.ref_model.model is not worker.model.model
 
 

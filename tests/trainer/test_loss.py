@@ -71,7 +71,7 @@ def test_loss_and_gradient_of_a_mixed_batch(trainer, rows, tiny_checkpoint, loss
         gradient_accumulation_steps=micro_batches,
         **settings,
     )
-    assert worker._anchor is not None
+    assert worker.dummy_image is not None
     if beta:  # a policy that has moved away from its reference
         generator = torch.Generator().manual_seed(5)
         for parameter in worker.model.parameters():

@@ -63,7 +63,7 @@ def gradient(tmp_path_factory, tiny_checkpoint, tiny_text_checkpoint, rows):
                 random = torch.Generator().manual_seed(zlib.crc32(name.encode()))
                 parameter.data.copy_(0.2 * torch.randn(parameter.shape, generator=random))
         worker.train()
-        assert getattr(worker, "_shares", False) == (shared == "on")
+        assert (getattr(worker, "shared_prefix", None) is not None) == (shared == "on")
         return gradients.values
 
     def make(*point):

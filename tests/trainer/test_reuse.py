@@ -11,7 +11,7 @@ from trl import GRPOConfig
 
 from omnirl_core.models import load_policy
 from omnirl_core.trainer import OmniGRPOTrainer
-from omnirl_core.trainer.reuse import release
+from omnirl_core.trainer.preparation import release
 
 LORA = LoraConfig(target_modules="all-linear", exclude_modules=["lm_head"], r=4, init_lora_weights=False)
 FOUR = {"num_generations": 2, "per_device_train_batch_size": 4, "optim": "sgd", "max_grad_norm": 0.0}
@@ -87,8 +87,8 @@ def test_text_after_images_leaves_the_tower_as_it_is(trainer, rows):
     moves = moved(trainer(text_only(rows), model=model, **settings))
     assert not any(torch.count_nonzero(move) for name, move in moves.items() if ".visual." in name)
     assert any(torch.count_nonzero(move) for move in moves.values())
-    assert model.model._vision_anchor is None
-    assert trainer(rows, model=model, **FOUR).model.model._vision_anchor is not None
+    assert model.model._dummy_image is None
+    assert trainer(rows, model=model, **FOUR).model.model._dummy_image is not None
 
 
 def test_a_tower_that_the_first_trainer_froze_trains_in_the_second(trainer, rows, tiny_checkpoint):

@@ -14,7 +14,7 @@ from omnirl_core.rewards import Reward
 from omnirl_core.trainer import multimodal
 from omnirl_core.trainer.multimodal import mixed_rows
 from omnirl_core.trainer.prompt_length import _size
-from omnirl_core.trainer.reward_columns import with_own_images
+from omnirl_core.trainer.reward_functions import with_own_images
 
 
 def columns():

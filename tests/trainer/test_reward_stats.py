@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from omnirl_core.trainer.reward_stats import ScaleDoctor, reward_scales, scale_metrics
+from omnirl_core.trainer.reward_stats import RewardScaleCallback, reward_scales, scale_metrics
 
 ARGS = SimpleNamespace(max_completion_length=64, multi_objective_aggregation="sum_then_normalize")
 
@@ -48,7 +48,7 @@ def test_weight_zero_is_for_watching():
 @pytest.fixture
 def diagnosed(caplog):
     def run(lines, patience=5, args=ARGS, start=0):
-        doctor = ScaleDoctor(patience=patience)
+        doctor = RewardScaleCallback(patience=patience)
         doctor.on_train_begin(args, SimpleNamespace(global_step=start), None)
         with caplog.at_level(logging.WARNING):
             caplog.clear()
@@ -127,7 +127,7 @@ def test_too_early_and_just_resumed_say_nothing(diagnosed):
 
 
 def test_other_lines_of_the_log_are_passed_over(diagnosed):
-    doctor = ScaleDoctor(patience=1)
+    doctor = RewardScaleCallback(patience=1)
     doctor.on_log(ARGS, SimpleNamespace(global_step=9), None, logs={"train_runtime": 3.0})
     assert doctor._window == []
 

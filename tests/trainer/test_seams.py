@@ -3,39 +3,69 @@
 import inspect
 
 import pytest
+import torch
 import transformers
 import trl
-from transformers import Qwen2_5_VLModel, Trainer
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer
+from transformers.generation import GenerationMixin
+from transformers.masking_utils import _preprocess_mask_arguments
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer import grpo_trainer
+from trl.trainer.utils import add_fused_lm_head
 
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_core.trainer.dummy_image import CACHE_NAMES
+from omnirl_core.trainer.fault_tolerance.checkpoint_mixin import CheckpointMixin
 from omnirl_core.trainer.shared_prefix.rollout import CACHE_NAME
 
-SIGNATURES = {
-    (GRPOTrainer, "_generate_and_score_completions"): ["self", "inputs"],
-    (GRPOTrainer, "_generate"): ["self", "prompts"],
-    (GRPOTrainer, "_tokenize_prompts"): ["self", "prompts"],
-    (GRPOTrainer, "_generate_single_turn"): [
+IN_TRAINER = {
+    "train": ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"],
+    "_prepare_inputs": ["self", "generation_batch"],
+    "_generate_and_score_completions": ["self", "inputs"],
+    "_tokenize_prompts": ["self", "prompts"],
+    "_generate": ["self", "prompts"],
+    "_generate_single_turn": [
         "self", "prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images",
     ],
-    (GRPOTrainer, "_calculate_rewards"): ["self", "inputs", "prompts", "completions", "completion_ids_list"],
-    (GRPOTrainer, "_get_train_sampler"): ["self", "dataset"],
-    (Trainer, "_load_from_checkpoint"): ["self", "resume_from_checkpoint", "model"],
-    (Trainer, "_load_best_model"): ["self"],
+    "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
+    "_compute_loss": ["self", "model", "inputs"],
+    "_get_grad_norm": ["self", "model", "grad_norm"],
+    "log": ["self", "logs", "start_time"],
+    "create_model_card": ["self", "model_name", "dataset_name", "tags"],
 }  # fmt: skip
+IN_MIXIN = {
+    "_save_checkpoint": ["self", "model", "trial"],
+    "_get_output_dir": ["self", "trial"],
+    "_load_optimizer_and_scheduler": ["self", "checkpoint"],
+    "_run_epoch": [
+        "self", "model", "epoch", "train_dataloader", "steps_in_epoch", "num_update_steps_per_epoch", "trial",
+        "ignore_keys_for_eval", "start_time", "resume_from_checkpoint", "epochs_trained",
+        "steps_trained_in_current_epoch",
+    ],
+    "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
+    "_load_best_model": ["self"],
+    "_get_train_sampler": ["self", "dataset"],
+}  # fmt: skip
+LOG_PROBS = "_get_per_token_logps_and_entropies"
+OVERRIDDEN = [(OmniGRPOTrainer, *item) for item in IN_TRAINER.items()]
+OVERRIDDEN += [(CheckpointMixin, *item) for item in IN_MIXIN.items()]
 
 
-@pytest.mark.parametrize(("owner", "name"), SIGNATURES)
-def test_overridden_method_has_the_signature_we_override(owner, name):
-    assert list(inspect.signature(getattr(owner, name)).parameters) == SIGNATURES[owner, name]
-    assert list(inspect.signature(getattr(OmniGRPOTrainer, name)).parameters) == SIGNATURES[owner, name]
+@pytest.mark.parametrize(("owner", "name", "expected"), OVERRIDDEN)
+def test_overridden_method_has_the_signature_we_override(owner, name, expected):
+    assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == expected
+    assert list(inspect.signature(vars(owner)[name]).parameters) == expected
 
 
-def test_every_override_of_a_private_method_is_listed():
-    inherited = {name for owner in GRPOTrainer.__mro__ for name in vars(owner)}
-    ours = {name for name in vars(OmniGRPOTrainer) if name.startswith("_") and not name.startswith("__")}
-    assert ours & inherited == {name for _, name in SIGNATURES}
+@pytest.mark.parametrize(
+    ("owner", "listed"), [(OmniGRPOTrainer, {*IN_TRAINER, LOG_PROBS}), (CheckpointMixin, set(IN_MIXIN))]
+)
+def test_every_override_is_listed_and_in_one_class(owner, listed):
+    inherited = {name for base in GRPOTrainer.__mro__ for name in vars(base)}
+    ours = {name for name in vars(owner) if not name.startswith("__")}
+    assert ours & inherited == listed
+    assert OmniGRPOTrainer.__mro__[:3] == (OmniGRPOTrainer, CheckpointMixin, GRPOTrainer)
 
 
 def test_constructor_takes_what_trl_takes():
@@ -73,3 +103,62 @@ def test_what_the_anchor_reads_of_a_backbone():
 def test_versions_these_seams_were_read_in():
     assert trl.__version__.startswith("1.16.")
     assert int(transformers.__version__.split(".")[0]) == 5
+
+
+def test_the_log_probability_pass_takes_what_we_hand_on():
+    names = list(inspect.signature(getattr(GRPOTrainer, LOG_PROBS)).parameters)
+    assert names[:8] == [
+        "self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size", "compute_entropy",
+        "compute_aux_loss",
+    ]  # fmt: skip
+    assert {"pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids"} < set(names)
+    assert list(inspect.signature(getattr(OmniGRPOTrainer, LOG_PROBS)).parameters)[:8] == names[:8]
+
+
+def test_trl_takes_pictures_from_rows_and_from_generation_only():
+    """What hiding the pictures rests on: without columns, and with None at the end of `_generate`, there are none."""
+    source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    for line in (
+        'if "images" in inputs[0]:', 'elif "image" in inputs[0]:', "images = dataset_images",
+        "elif images is not None:",
+        "gather_object(prompts)",
+    ):  # fmt: skip
+        assert line in source, line
+    shuffle = inspect.getsource(GRPOTrainer._prepare_inputs)
+    assert "self._buffered_inputs[self._step % self.args.steps_per_generation]" in shuffle
+    assert hasattr(grpo_trainer, "shuffle_sequence_dict")
+
+
+def test_the_fused_head_takes_shifted_labels_and_states_of_the_base_model():
+    source = inspect.getsource(add_fused_lm_head)
+    assert "shift_labels=None" in source
+    assert 'backbone_attr = "base_model"' in source
+    assert "backbone_outputs.last_hidden_state" in source
+
+
+def test_transformers_hands_a_ready_mask_to_scaled_dot_product_attention():
+    assert "len(attention_mask.shape) == 4" in inspect.getsource(_preprocess_mask_arguments)
+    q = torch.zeros(1, 1, 1, 1)
+
+    class Mask(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            return func
+
+    found = torch.nn.functional.scaled_dot_product_attention(q, q, q, attn_mask=q.as_subclass(Mask))
+    assert found is torch.nn.functional.scaled_dot_product_attention
+
+
+def test_what_the_rollout_calls_of_generation():
+    for owner in (GenerationMixin, Qwen2_5_VLForConditionalGeneration):
+        method = owner._prepare_position_ids_for_generation
+        assert list(inspect.signature(method).parameters) == ["self", "inputs_tensor", "model_kwargs"]
+    assert {"keys", "values"} <= set(vars(DynamicLayer()))
+    assert CacheLayerMixin.__abstractmethods__ == {
+        "lazy_initialization", "update", "get_mask_sizes", "get_seq_length", "get_max_length",
+    }  # fmt: skip
+
+
+def test_positions_of_prompts_come_from_the_model():
+    parameters = inspect.signature(Qwen2_5_VLModel.get_rope_index).parameters
+    assert {"input_ids", "mm_token_type_ids", "image_grid_thw"} <= set(parameters)

@@ -1,42 +1,57 @@
-"""A trainer that may be killed at any moment and goes on, after a resume, as if it had not been."""
+"""What a trainer overrides so that a run that is killed at any moment resumes as if it had not been."""
 
 import logging
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, is_peft_model
 from safetensors import SafetensorError
+from torch.utils.data import Sampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from trl import GRPOTrainer
 
 from omnirl_core.trainer.fault_tolerance.checkpoint_storage import (
     ASIDE,
+    REFERENCE,
     STATE,
+    has_full_weights,
+    pickled_weights,
     publish,
     put_later_aside,
+    restore_reference,
+    restore_weights,
+    save_reference,
     write_error,
 )
-from omnirl_core.trainer.reference import REFERENCE, restore_reference, save_reference
+from omnirl_core.trainer.fault_tolerance.watchdog import Watchdog
 from omnirl_core.trainer.shared_prefix.packing import Prompt
-from omnirl_core.trainer.shared_prefix.runtime import SharedPrefixTrainer
 
 logger = logging.getLogger(__name__)
 
 
-class ResumableTrainer(SharedPrefixTrainer):
-    """`OmniGRPOTrainer`'s layer for saving and resuming; what it changes for a run that nothing disturbs is nothing.
+class CheckpointMixin(GRPOTrainer):
+    """What concerns checkpoints; it changes nothing of a run that nothing disturbs."""
 
-    tests/trainer/fault_tolerance/test_checkpoint_storage.py holds the signatures of what is overridden.
-    """
-
+    args: Any
+    model: Any
+    watchdog: Watchdog | None = None
     _step: int
     _saving_in: Path | None = None
+
+    def _ping(self, doing: str, samples: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Tell the watchdog, where there is one, what begins now."""
+        if self.watchdog is not None:
+            ids = (sample.get("row_id") for sample in samples)
+            self.watchdog.ping(doing, self.state.global_step + 1, ids)
 
     # -- saving -------------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """transformers 5.23 writes in place, so that a killed run leaves half a checkpoint under its full name."""
+        self._ping("saving a checkpoint")
         run_folder = Path(self._get_output_dir(trial))
         final = run_folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         written = run_folder / ASIDE / final.name
@@ -60,6 +75,7 @@ class ResumableTrainer(SharedPrefixTrainer):
             self._delete_old(run_folder)
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(final))
+        self._ping("going on after a checkpoint")
 
     def _write_checkpoint(self, model: Any, trial: Any, written: Path, final: Path) -> None:
         """All files of a checkpoint, in the folder aside; a push waits for its name."""
@@ -229,3 +245,56 @@ class ResumableTrainer(SharedPrefixTrainer):
             epochs_trained=epochs_trained,
             steps_trained_in_current_epoch=steps_trained_in_current_epoch,
         )
+
+    # -- weights and samples ------------------------------------------------------------------------------------
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Trainer of transformers 5.23 restores no weight of a vision-language model; see `restore_weights`."""
+        if fault := pickled_weights(resume_from_checkpoint):
+            raise ValueError(fault)
+        if self._loads_full_weights(resume_from_checkpoint):
+            restore_weights(self.model, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        """As `_load_from_checkpoint`."""
+        best = self.state.best_model_checkpoint
+        if not self.is_deepspeed_enabled and self._loads_full_weights(best):
+            restore_weights(self.model, best)
+        else:
+            super()._load_best_model()
+
+    def _loads_full_weights(self, folder: str | None) -> bool:
+        plain = not is_peft_model(self.model) and not self.is_fsdp_enabled
+        return self._is_vlm and plain and has_full_weights(folder)
+
+    def _get_train_sampler(self, dataset: Any = None) -> "EpochSampler":
+        """TRL 1.16's sampler forgets on resume which epoch it is in."""
+        return EpochSampler(super()._get_train_sampler(dataset))
+
+
+class EpochSampler(Sampler[int]):
+    """TRL's RepeatSampler, which shuffles anew each epoch, told which epoch it is in.
+
+    TRL 1.16's own always begins with the first epoch's order, so that a run resumed in its second epoch would
+    draw other rows than the uninterrupted one. An uninterrupted run draws what it draws with TRL.
+    """
+
+    def __init__(self, sampler: Any):
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Trainer, through accelerate's loader, before each epoch."""
+        generator = getattr(self.sampler, "generator", None)  # none where rows are not shuffled
+        if generator is None or self.sampler.seed is None:
+            return
+        generator.manual_seed(self.sampler.seed)
+        for _ in range(epoch):
+            torch.randperm(self.sampler.num_samples, generator=generator)

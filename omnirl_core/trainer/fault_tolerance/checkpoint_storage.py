@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written aside, then renamed; and which one to resume from."""
+"""Files of checkpoints: published whole or not at all, which one to resume from, and what transformers restores not."""
 
 import errno
 import json
@@ -6,7 +6,27 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import reduce
+from importlib import import_module
 from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
+from transformers.utils import (
+    ADAPTER_SAFE_WEIGHTS_NAME,
+    ADAPTER_WEIGHTS_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -169,3 +189,115 @@ def _size(n_bytes: float) -> str:
             return f"{n_bytes:.3g} {unit}"
         n_bytes /= 1000
     return f"{n_bytes:.3g} TB"
+
+
+# -- weights -----------------------------------------------------------------------------------------------------
+
+_FULL = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+_SAFE = (*_FULL, ADAPTER_SAFE_WEIGHTS_NAME)
+_PICKLED = (WEIGHTS_NAME, WEIGHTS_INDEX_NAME, ADAPTER_WEIGHTS_NAME)
+
+
+def has_full_weights(folder: str | os.PathLike[str] | None) -> bool:
+    """Whether the folder holds a whole model, not only an adapter."""
+    return folder is not None and _first_of(_FULL, folder) is not None
+
+
+def pickled_weights(folder: str | os.PathLike[str]) -> str | None:
+    """What to say of a folder whose weights are pickles only, which are not read; None for any other folder.
+
+    A pickle can run code when it is read; safetensors cannot.
+    """
+    pickled = _first_of(_PICKLED, folder)
+    if pickled is None or _first_of(_SAFE, folder) is not None:
+        return None
+    return (
+        f"{os.fspath(folder)} has its weights in {pickled}, a pickle, which can run code when it is read; "
+        "save them as safetensors (save_pretrained does) on a machine that trusts them"
+    )
+
+
+def _first_of(names: Iterable[str], folder: str | os.PathLike[str]) -> str | None:
+    return next((name for name in names if os.path.isfile(os.path.join(folder, name))), None)
+
+
+def restore_weights(model: PreTrainedModel, folder: str | os.PathLike[str] | None) -> None:
+    """Load the checkpoint into the model, every parameter or an error.
+
+    A checkpoint stores a vision-language model under its hub names (`visual.*`), a Trainer of transformers 5.23
+    loads it under the module's names (`model.visual.*`), not strictly, and so restores nothing
+    (huggingface/transformers#43701). `from_pretrained` knows both. It takes one dtype: that which holds the values of
+    every parameter, each of which is then copied to its own (`cast_lm_head_to_fp32` leaves some in another).
+    """
+    load: Any = type(model).from_pretrained
+    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    widest = reduce(torch.promote_types, dtypes)
+    loaded, info = load(folder, config=model.config, dtype=widest, output_loading_info=True)
+    absent = sorted(info["missing_keys"])
+    if absent or info["unexpected_keys"]:
+        raise ValueError(
+            f"{folder} is not a checkpoint of this {type(model).__name__}: {len(absent)} weights missing "
+            f"{absent[:3]}, {len(info['unexpected_keys'])} unknown {sorted(info['unexpected_keys'])[:3]}"
+        )
+    model.load_state_dict(loaded.state_dict(), strict=True)
+
+
+# -- the reference model of sync_ref_model -----------------------------------------------------------------------
+
+REFERENCE = "reference.safetensors"
+"""File of a checkpoint; its parameters under the module's own names, tied ones once."""
+
+
+def save_reference(model: nn.Module, path: Path, writes: bool) -> None:
+    """Write every parameter; a collective under ZeRO-3 and FSDP2, of which the ranks that `writes` names write."""
+    values = {}
+    for name, parameter in model.named_parameters():
+        with _whole(parameter) as value:
+            if writes:
+                values[name] = value.detach().to("cpu", copy=True).contiguous()
+    if writes:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(values, path, metadata={"format": "pt"})
+
+
+def restore_reference(model: nn.Module, path: Path) -> None:
+    """Copy every parameter into the model, each rank its part; ValueError where names or shapes differ."""
+    parameters = dict(model.named_parameters())
+    with safe_open(path, framework="pt") as file:
+        names = set(file.keys())
+        if names != set(parameters):
+            raise ValueError(
+                f"{path} is not of this reference model: {sorted(names ^ set(parameters))[:3]} are in one of them only"
+            )
+        for name, parameter in parameters.items():
+            with _whole(parameter, changes=True) as value, torch.no_grad():
+                saved = file.get_tensor(name)
+                if saved.shape != value.shape:
+                    raise ValueError(
+                        f"{path}: {name} has shape {(*saved.shape,)}, the model {(*value.shape,)}"
+                    )
+                if isinstance(parameter, DTensor):
+                    saved = distribute_tensor(
+                        saved.to(parameter.device, parameter.dtype),
+                        parameter.device_mesh,
+                        parameter.placements,
+                    )
+                    parameter.copy_(saved)
+                else:
+                    value.copy_(saved)
+
+
+@contextmanager
+def _whole(parameter: nn.Parameter, changes: bool = False) -> Iterator[torch.Tensor]:
+    """The parameter with all of its values on every rank; what is written to it stays where it `changes`."""
+    if isinstance(parameter, DTensor):  # FSDP2
+        yield parameter.full_tensor()
+        return
+    is_partitioned = hasattr(parameter, "ds_id")  # ZeRO-3
+    gathered: Any = nullcontext()
+    if is_partitioned:
+        gathered = import_module("deepspeed").zero.GatheredParameters(
+            [parameter], modifier_rank=0 if changes else None
+        )
+    with gathered:
+        yield parameter

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Interrupts(TrainerCallback):
+class GracefulShutdown(TrainerCallback):
     """While it trains, the first signal asks for a checkpoint and the end; a second one ends the process at once.
 
     `enable_jit_checkpoint` of transformers 5.23 does so for SIGTERM on one process only, three seconds later, and

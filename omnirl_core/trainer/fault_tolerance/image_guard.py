@@ -5,15 +5,23 @@ evaluation and warm start is counted: the tower has to be given as many images a
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from omnirl_core.models import vision_tower
+from omnirl_core.trainer.prompt_length import prompt_images
+from omnirl_core.trainer.shared_prefix.prompts import SharedRows
+from omnirl_core.trainer.shared_prefix.runtime import SharedPrefix
 
 MOST_NAMED = 8
+SAMPLES = "images_of_samples"
+"""Key of a (name, number of images) pair a sample in what TRL buffers between rollout and training."""
 
 
 class ImageMismatchError(RuntimeError):
@@ -119,3 +127,130 @@ def images_counted(
     if counter.disagrees(given, repeats=True):
         samples = tuple(str(name) for name, n in zip(names, n_images, strict=True) if n)
         raise ImageMismatchError(str(Mismatch(where, given, counter.n_images, samples)))
+
+
+class ImageGuard:
+    """The images of each pass of a GRPO run against those of its samples; notes where they differ.
+
+    No rank raises alone: `agree` is a collective that all of them reach.
+
+    Args:
+        accelerator: of the run.
+        models: policy and, where there is one, reference model, both unwrapped.
+        tools_bring_images: tools or environments may, so that a rollout encodes what it is handed.
+        allows_cut: images of tools may be left out; passes of such a run are not counted.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        *models: nn.Module,
+        tools_bring_images: bool = False,
+        allows_cut: bool = False,
+    ):
+        self.accelerator = accelerator
+        self.counter = ImageCounter(*models)
+        self.tools_bring_images = tools_bring_images
+        self.counts_none = tools_bring_images and allows_cut
+        self.samples: Sequence[tuple[str, int]] = ()
+        """Name and number of images of each sample of the passes that follow."""
+        self._found: list[Mismatch] = []
+
+    def expect(self, samples: Sequence[tuple[str, int]]) -> None:
+        """The passes that follow are of these samples."""
+        self.samples = () if self.counts_none else samples
+
+    @property
+    def counts(self) -> list[int]:
+        return [n for _, n in self.samples]
+
+    @contextmanager
+    def watched(self, where: str, given: int, repeats: bool = False) -> Iterator[None]:
+        """A pass that has to encode `given` images."""
+        if not self.counter.sees:
+            yield
+            return
+        self.counter.restart()
+        yield
+        if self.counter.disagrees(given, repeats):
+            self.note(where, given, self.counter.n_images)
+
+    def rollout(
+        self, images: Sequence[Any] | None, by_vllm: bool, batch: SharedRows | None
+    ) -> AbstractContextManager[None]:
+        """A rollout that is handed the images of each sample; of a `batch` whose prompts are shared, each once."""
+        handed = sum(len(own or ()) for own in images or ())
+        given = sum(self.counts if batch is None else batch.first_of_each(self.counts))
+        if not by_vllm:
+            return self.watched("rollout", handed if self.tools_bring_images else given, repeats=True)
+        if handed != sum(self.counts):
+            self.note("rollout by vLLM", sum(self.counts), handed)
+        return nullcontext()
+
+    def log_probs(
+        self, where: str, n_samples: int, batch_size: int | None, shared: SharedPrefix | None
+    ) -> AbstractContextManager[None]:
+        """A log-probability pass over all of the samples; others are not counted."""
+        if len(self.samples) != n_samples:
+            return nullcontext()
+        prompts = None if shared is None else shared.prompts
+        given = images_of_pass(self.counts, prompts, batch_size)
+        if shared is not None and prompts is not None and shared.to_verify:
+            given += given + sum(self.counts)  # the pass anew and the plain one, to compare
+        return self.watched(where, given)
+
+    def note(self, where: str, given: int, encoded: int) -> None:
+        names = tuple(dict.fromkeys(name for name, n in self.samples if n))
+        self._found.append(Mismatch(where, given, encoded, names, self.accelerator.process_index))
+
+    def agree(self) -> None:
+        """ImageMismatchError on every rank where any has noted a pass."""
+        found, self._found = self._found, []
+        if self.accelerator.num_processes > 1:
+            n_found = torch.tensor([len(found)], device=self.accelerator.device)
+            if not int(self.accelerator.gather(n_found).sum()):
+                return
+            found = gather_object(found)
+        if found:
+            raise ImageMismatchError(
+                "\n".join(map(str, found[:5]))
+                + "\nThe run stops before it learns from a policy that does not see "
+                "its images; this is a defect of the data, the model or the trainer: please report it"
+            )
+
+
+def samples_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
+    """Name and number of images of each sample."""
+    return [
+        (str(row.get("row_id", f"{i} of the batch")), len(prompt_images({"prompt": "", **row})))
+        for i, row in enumerate(rows)
+    ]
+
+
+def images_of_pass(n_images: Sequence[int], prompts: Sequence[Any] | None, batch_size: int | None) -> int:
+    """Images that a log-probability pass encodes: all samples', or, in packs, those of each pack's prompts once.
+
+    >>> images_of_pass([2, 2, 2, 1], None, None), images_of_pass([2, 2, 2, 1], ["a", "a", "a", "b"], 2)
+    (7, 5)
+    """
+    if prompts is None:
+        return sum(n_images)
+    size = batch_size or len(n_images)
+    packs = (range(start, min(start + size, len(n_images))) for start in range(0, len(n_images), size))
+    return sum(sum({id(prompts[i]): n_images[i] for i in pack}.values()) for pack in packs)
+
+
+def refuse_blind(trainer: Any, inputs: Sequence[Mapping[str, Any]]) -> None:
+    """A ValueError where a batch has images and the run cannot show them to its policy."""
+    names = ", ".join(dict.fromkeys(name for name, n in samples_of(inputs) if n)) or "of another rank"
+    if not trainer._is_vlm:
+        kind = type(trainer.processing_class).__name__
+        raise ValueError(
+            f"samples {names:.200} have images, and processing_class is a {kind}, which takes none; pass the processor "
+            "of a vision-language model, or leave these samples out"
+        )
+    if trainer.use_vllm and trainer.vllm_mode == "colocate":
+        raise ValueError(
+            f"samples {names:.200} have images, which vllm_mode: colocate garbles; use vllm_mode: server, or "
+            "use_vllm: false"
+        )

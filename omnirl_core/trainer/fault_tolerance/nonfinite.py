@@ -1,14 +1,20 @@
-"""What a run does about numbers that are none: stop before they reach the weights, or leave the step out."""
+"""Non-finite losses, gradients and log-probabilities: a run stops before they reach the weights, or skips the step."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate.utils import gather, gather_object
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, gather, gather_object
 from torch import Tensor
 
+from omnirl_core.trainer.fault_tolerance.reward_guard import listed, written_to
+
 GRADIENT = "gradient norm"
+LINES = "rows_as_json"
+"""Key of the samples, a line of JSON each, in what TRL buffers between rollout and training."""
 
 
 class NonFiniteError(RuntimeError):
@@ -17,7 +23,7 @@ class NonFiniteError(RuntimeError):
 
 @dataclass(frozen=True)
 class NonFinite:
-    """One number that is none, and the rows of the micro-batch that it came from; picklable."""
+    """One non-finite value, and the samples of the micro-batch that it came from; picklable."""
 
     what: str
     """loss, gradient norm, or log-probability"""
@@ -42,39 +48,95 @@ class NonFinite:
         }
 
 
-class Divergence:
-    """Collects what is non-finite on this rank, and lets all ranks know at a place that all of them reach."""
+class NonFiniteGuard:
+    """Keeps non-finite values from the weights: every rank stops, or every rank leaves the step out.
 
-    def __init__(self, rank: int, device: torch.device):
-        self.rank = rank
-        self.device = device
+    Args:
+        accelerator: of the run.
+        on_nonfinite: `stop` or `skip`.
+        max_steps: most steps in a row that are skipped (`max_nonfinite_steps`).
+        output_dir: where faults.jsonl is; named in messages.
+
+    Raises:
+        ValueError: `skip` with DeepSpeed.
+    """
+
+    def __init__(self, accelerator: Accelerator, on_nonfinite: str, max_steps: int, output_dir: str):
+        if on_nonfinite == "skip" and accelerator.distributed_type == DistributedType.DEEPSPEED:
+            raise ValueError(
+                "on_nonfinite: skip cannot be had with DeepSpeed, which takes its step together with the gradients; "
+                "set on_nonfinite: stop"
+            )
+        self.accelerator = accelerator
+        self.on_nonfinite, self.max_steps, self.output_dir = on_nonfinite, max_steps, output_dir
         self.in_a_row = 0
         """Steps left out since the last one that was taken."""
         self.skipped = 0
+        self.micro_batch: list[dict[str, Any]] = []
+        """Samples of the micro-batch at hand, as completions.jsonl has them."""
+        self._step_samples: list[dict[str, Any]] = []
         self._found: list[NonFinite] = []
 
-    def look_at(
-        self, what: str, values: Tensor, rows: Sequence[dict[str, Any]], mask: Tensor | None = None
+    def remember(self, output: dict[str, Any], lines: Sequence[Mapping[str, Any]]) -> None:
+        """Send each sample along with its completion, through TRL's shuffle, to the step that learns from it."""
+        output[LINES] = [json.dumps(line, default=str) for line in lines]
+        self.micro_batch = [dict(line) for line in lines]
+        for key in ("old_per_token_logps", "ref_per_token_logps"):
+            if key in output:
+                self.check("log-probability", output[key], output["completion_mask"])
+
+    def begin(self, inputs: Mapping[str, Any]) -> None:
+        """A micro-batch of the step at hand."""
+        self.micro_batch = [json.loads(line) for line in inputs.get(LINES, ())]
+        self._step_samples += self.micro_batch
+
+    def check(self, what: str, values: Tensor, mask: Tensor | None = None) -> None:
+        """Note the samples of `values` (), (B,) or (B, C) that are not finite where `mask` is 1."""
+        self._check(what, values, self.micro_batch, mask)
+
+    def check_gradient(self, norm: Any) -> None:
+        """Note the step's samples where its gradient norm is not finite."""
+        # where fp16 scales the loss, gradients overflow now and then, and the scaler leaves the step out
+        if norm is not None and getattr(self.accelerator, "scaler", None) is None:
+            self._check(GRADIENT, torch.as_tensor(norm, dtype=torch.float32), self._step_samples)
+        self._step_samples = []
+
+    def _check(
+        self, what: str, values: Tensor, samples: Sequence[dict[str, Any]], mask: Tensor | None = None
     ) -> None:
-        """Note the rows of `values` (), (B,) or (B, C) that are not finite where `mask` is 1."""
         is_bad = ~values.detach().isfinite()
         if mask is not None:
             is_bad &= mask.bool()
         if not is_bad.any():
             return
         bad = values.detach()[is_bad][0].item()
-        if is_bad.ndim and len(rows) == len(is_bad):
-            rows = [
-                row for row, is_one in zip(rows, is_bad.flatten(1).any(1).tolist(), strict=True) if is_one
-            ]
-        self._found.append(NonFinite(what, str(bad), tuple(rows), self.rank))
+        if is_bad.ndim and len(samples) == len(is_bad):
+            per_sample = is_bad.flatten(1).any(1).tolist()
+            samples = [sample for sample, is_one in zip(samples, per_sample, strict=True) if is_one]
+        self._found.append(NonFinite(what, str(bad), tuple(samples), self.accelerator.process_index))
 
     def agreed(self) -> list[NonFinite]:
         """What any rank has found since the last call, on every rank; a collective that all of them must reach."""
         found, self._found = self._found, []
-        n_found = torch.tensor([len(found)], device=self.device)
+        n_found = torch.tensor([len(found)], device=self.accelerator.device)
         if not int(gather(n_found).sum()):
+            self.in_a_row = 0
             return []
         everywhere: list[NonFinite] = gather_object(found)
         causes = [one for one in everywhere if one.what != GRADIENT]
         return causes or everywhere  # a gradient that a loss has spoiled says nothing of its own
+
+    def count(self, found: Sequence[NonFinite]) -> None:
+        """Count a step that is left out; NonFiniteError where the run is to stop."""
+        self.in_a_row += 1
+        if self.on_nonfinite == "stop":
+            raise NonFiniteError(
+                f"{listed(found)}\n{written_to(self.output_dir)}; `on_nonfinite: skip` leaves out such steps and goes "
+                "on. A lower learning_rate or max_grad_norm, or bf16 in place of fp16, may avoid it"
+            )
+        if self.in_a_row > self.max_steps:
+            raise NonFiniteError(
+                f"{listed(found)}\n{self.in_a_row} steps in a row were not finite, above max_nonfinite_steps "
+                f"{self.max_steps}: the weights or the data are at fault; see faults.jsonl in {self.output_dir}"
+            )
+        self.skipped += 1

@@ -11,11 +11,14 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
-from torch import nn
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
 from trl.trainer.utils import is_async_callable
 
 from omnirl_core.text import completion_text
@@ -64,7 +67,7 @@ class RewardFault:
 
 
 @dataclass
-class RewardGuard:
+class GuardedReward:
     """Calls one function as TRL does; what is wrong goes to `faults`, and None in its place to TRL.
 
     A function that raises or runs out of time on a batch is called again for one completion at a time, to find the
@@ -172,6 +175,100 @@ class RewardGuard:
         self.faults.append(RewardFault(self.name, what, at, completion, solution, trace, self.rank))
 
 
+class RewardGuard:
+    """Holds all reward functions of a run to their contract; what one rank finds, all ranks raise.
+
+    Args:
+        accelerator: of the run.
+        on_error: `stop` or `abstain` (`on_reward_error`).
+        timeout_s: of functions without a `timeout_s` of their own (`reward_timeout_s`).
+        output_dir: where faults.jsonl is; named in messages.
+    """
+
+    def __init__(self, accelerator: Accelerator, on_error: str, timeout_s: float | None, output_dir: str):
+        self.accelerator = accelerator
+        self.on_error, self.timeout_s, self.output_dir = on_error, timeout_s, output_dir
+        self._found: list[RewardFault] = []
+
+    def wrap(
+        self, functions: Sequence[Any], names: Sequence[str], begins: Callable[[str], None]
+    ) -> list[Callable[..., Any]]:
+        """What to give TRL in place of the functions for one batch; `begins` is called with a name before each."""
+        self._found = []
+        return [
+            self._guarded(function, name, partial(begins, name))
+            for function, name in zip(functions, names, strict=True)
+        ]
+
+    def _guarded(self, function: Any, name: str, begins: Callable[[], None]) -> Callable[..., Any]:
+        seconds = getattr(function, "timeout_s", None) or self.timeout_s
+        abstains, rank = self.on_error == "abstain", self.accelerator.process_index
+        return GuardedReward(function, name, seconds, abstains, rank, self._found, begins).guarded()
+
+    def errors(
+        self,
+        rewards: Tensor,
+        functions: Sequence[Any],
+        names: Sequence[str],
+        samples: Sequence[Mapping[str, Any]],
+        needs_one: bool,
+    ) -> list[RewardFault]:
+        """What went wrong with a batch on any rank, the same list on each.
+
+        Args:
+            rewards: (ranks*B*G, K), with NaN for None.
+            functions: the K reward functions or models.
+            names: theirs.
+            samples: of this rank.
+            needs_one: a batch that no function judges is an error.
+        """
+        faults = gather_object([*self._found, *self._of_models(rewards, functions, names, samples)])
+        if not faults and needs_one and rewards.isnan().all():
+            ids = gather_object([sample.get("row_id") for sample in samples])
+            all_names = ", ".join(f"'{name}'" for name in names)
+            faults = [RewardFault(all_names, "gave None for every completion", tuple(ids))]
+        return faults
+
+    def _of_models(
+        self,
+        rewards: Tensor,
+        functions: Sequence[Any],
+        names: Sequence[str],
+        samples: Sequence[Mapping[str, Any]],
+    ) -> list[RewardFault]:
+        """Reward models cannot abstain: what they give has to be finite."""
+        rank, n = self.accelerator.process_index, len(samples)
+        own = rewards[rank * n : (rank + 1) * n]
+        found = []
+        for k, (function, name) in enumerate(zip(functions, names, strict=True)):
+            if isinstance(function, nn.Module):
+                bad = (~own[:, k].isfinite()).nonzero().flatten().tolist()
+                ids = tuple(samples[i].get("row_id", f"{i} of the batch") for i in bad)
+                if ids:
+                    found.append(RewardFault(name, f"gave {own[bad[0], k].item()}", ids, rank=rank))
+        return found
+
+    def raise_unless_abstaining(self, faults: Sequence[RewardFault]) -> None:
+        if faults and self.on_error == "stop":
+            raise RewardError(
+                f"{listed(faults)}\n{written_to(self.output_dir)}; `on_reward_error: abstain` scores None there and "
+                "goes on"
+            )
+
+
+def listed(errors: Sequence[Any]) -> str:
+    """The first few; the traceback of the first that has one."""
+    shown = [str(error) for error in errors[:MOST_SHOWN]]
+    if len(errors) > MOST_SHOWN:
+        shown.append(f"... and {len(errors) - MOST_SHOWN} more")
+    trace = next((e.trace for e in errors if isinstance(e, RewardFault) and e.trace), None)
+    return "\n".join([*shown, *([trace.rstrip()] if trace else [])])
+
+
+def written_to(output_dir: str) -> str:
+    return f"Written to {output_dir}/faults.jsonl"
+
+
 def guarded_scores(
     reward: Callable[..., Any],
     *,
@@ -188,7 +285,7 @@ def guarded_scores(
     faults: list[RewardFault] = []
     name = str(getattr(reward, "__name__", reward))
     seconds = getattr(reward, "timeout_s", None) or timeout_s
-    guard = RewardGuard(reward, name, seconds, on_error == "abstain", rank, faults)
+    guard = GuardedReward(reward, name, seconds, on_error == "abstain", rank, faults)
     scores = guard.guarded()(**columns)
     if faults:
         shown = [str(fault) for fault in faults[:MOST_SHOWN]]

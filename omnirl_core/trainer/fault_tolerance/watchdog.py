@@ -6,11 +6,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from omnirl_core.trainer.grpo_config import OmniGRPOConfig
 
 RANKS = "ranks"
 """Folder in a run's folder with one file a rank; gone after a run that ends well."""
@@ -22,7 +24,7 @@ MOST_ROWS = 16
 _WAITING = (os.path.join("torch", "distributed"), os.path.join("accelerate", "utils", "operations"))
 
 
-class Heartbeat:
+class Watchdog:
     """Told at each stage of a step; between two stages at most `stall_timeout_s` may pass.
 
     A thread of Python watches, which can say what stalls; where C code holds the interpreter's lock, so that no
@@ -33,22 +35,34 @@ class Heartbeat:
         self.path = Path(folder) / RANKS / f"rank{rank}.json"
         self.rank = rank
         self.stall_timeout_s = stall_timeout_s
-        self.is_beating = False
+        self.is_watching = False
         self._last = time.monotonic()
         self._ended = threading.Event()
 
     def start(self) -> None:
-        """Begin to watch; the caller beats from now on."""
+        """Begin to watch; the caller pings from now on."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.is_beating = True
+        self.is_watching = True
         self._ended = threading.Event()
         self._last = time.monotonic()
         if self.stall_timeout_s is not None:
-            threading.Thread(target=self._watch, args=(self._ended,), daemon=True, name="heartbeat").start()
+            threading.Thread(target=self._watch, args=(self._ended,), daemon=True, name="watchdog").start()
 
-    def beat(self, doing: str, step: int, row_ids: Iterable[Any] = ()) -> None:
-        """Say what begins now, and for which rows."""
-        if not self.is_beating:
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch the block; an error leaves the ranks' files, and carries what they say."""
+        self.start()
+        try:
+            yield
+        except BaseException as error:  # also a user's Ctrl-C in a notebook
+            error.add_note(last_seen(self.path.parent.parent))
+            self.stop(keep=True)
+            raise
+        self.stop()
+
+    def ping(self, doing: str, step: int, row_ids: Iterable[Any] = ()) -> None:
+        """Say what begins now, and for which samples."""
+        if not self.is_watching:
             return
         self._last = time.monotonic()
         rows = list(dict.fromkeys(str(row) for row in row_ids))
@@ -68,9 +82,9 @@ class Heartbeat:
 
     def stop(self, keep: bool = False) -> None:
         """End the watch; whoever is last takes the folder away, unless its files are to be kept for a look."""
-        if not self.is_beating:
+        if not self.is_watching:
             return
-        self.is_beating = False
+        self.is_watching = False
         self._ended.set()
         if self.stall_timeout_s is not None:
             faulthandler.cancel_dump_traceback_later()
@@ -111,6 +125,12 @@ def last_seen(folder: str | os.PathLike[str]) -> str:
         rows = f", rows {', '.join(state['row_ids'])}" if state["row_ids"] else ""
         lines.append(f"rank {state['rank']}: {state['doing']} of step {state['step']}{rows}, since {since}")
     return "\n".join(lines)
+
+
+def stall_limit(args: OmniGRPOConfig) -> float | None:
+    """`stall_timeout_s`; by default what torch allows a collective, or nothing for a single process."""
+    given = args.stall_timeout_s
+    return given if given is not None or args.world_size == 1 else float(args.ddp_timeout)
 
 
 def _waits_for_others() -> bool:

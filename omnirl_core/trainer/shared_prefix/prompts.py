@@ -22,7 +22,7 @@ class SharedRows:
     shown `placeholder_rows`, and the pictures wait here until the model needs them.
     """
 
-    rows: Sequence[Row]
+    rows: Sequence[Any]
     prompts: list[Any] = field(init=False)
     """Of each row, with the pictures in their blocks, as TRL gives them to rewards."""
     prompt_of_row: list[int] = field(init=False)

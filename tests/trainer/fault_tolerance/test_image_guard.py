@@ -12,9 +12,8 @@ from trl import SFTConfig
 from trl.trainer import grpo_trainer
 
 from omnirl_core.models import load_policy, load_processor
-from omnirl_core.trainer import image_passes, seeing
+from omnirl_core.trainer.fault_tolerance import image_guard
 from omnirl_core.trainer.fault_tolerance.image_guard import ImageCounter, ImageMismatchError
-from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
 from omnirl_core.trainer.shared_prefix import packing, rollout
 from omnirl_tools.evaluation.generate import generate
 from omnirl_tools.sft import CountedImages, SeeingSFTTrainer
@@ -148,16 +147,15 @@ def test_a_tokenizer_in_the_processors_place_is_refused(trainer, rows, tiny_chec
 
 def test_the_error_of_one_rank_is_raised_on_all(trainer, rows, monkeypatch):
     worker = trainer(rows[:2], max_steps=1)
-    passes = worker._passes
-    told = image_passes.Mismatch("rollout", 3, 0, ("r:9",), rank=1)
+    passes = worker.image_guard
+    told = image_guard.Mismatch("rollout", 3, 0, ("r:9",), rank=1)
     monkeypatch.setattr(type(worker.accelerator), "num_processes", 2)
     monkeypatch.setattr(worker.accelerator, "gather", lambda values: torch.cat([values, values + 1]))
-    monkeypatch.setattr(image_passes, "gather_object", lambda found: [*found, told])
+    monkeypatch.setattr(image_guard, "gather_object", lambda found: [*found, told])
     with pytest.raises(
         ImageMismatchError, match=r"rollout: .* 0 images where the samples have 3 \(rank 1; .*r:9"
     ):
-        passes.settle()
-    assert seeing.SeeingTrainer in OmniGRPOTrainer.__mro__
+        passes.agree()
 
 
 @pytest.fixture(scope="module")

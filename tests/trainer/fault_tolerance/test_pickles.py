@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from omnirl_core.trainer.checkpoints import has_full_weights, pickled_weights
+from omnirl_core.trainer.fault_tolerance.checkpoint_storage import has_full_weights, pickled_weights
 
 
 class Bomb:

@@ -12,8 +12,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from omnirl_core.models import load_policy
-from omnirl_core.trainer.checkpoints import restore_weights
-from omnirl_core.trainer.reference import REFERENCE, restore_reference, save_reference
+from omnirl_core.trainer.fault_tolerance.checkpoint_storage import (
+    REFERENCE,
+    restore_reference,
+    restore_weights,
+    save_reference,
+)
 
 
 def _parameters(worker):

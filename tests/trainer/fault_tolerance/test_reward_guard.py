@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from omnirl_core.rewards import load_rewards
-from omnirl_core.trainer.fault_tolerance.reward_guard import RewardGuard, RewardTimeout, in_time
+from omnirl_core.trainer.fault_tolerance.reward_guard import GuardedReward, RewardTimeout, in_time
 
 COLUMNS = {
     "prompts": ["p", "q", "r"], "completions": ["one", "two", "three"], "row_id": ["a:1", "a:2", "a:3"],
@@ -19,7 +19,7 @@ COLUMNS = {
 
 def judge(function, abstains=False, timeout_s=None):
     faults = []
-    guarded = RewardGuard(function, "mine", timeout_s, abstains, 0, faults).guarded()
+    guarded = GuardedReward(function, "mine", timeout_s, abstains, 0, faults).guarded()
     return guarded(**COLUMNS), faults
 
 
@@ -138,7 +138,7 @@ async def cancels_itself(completions, **columns):
 @pytest.mark.parametrize("abstains", [False, True])
 def test_asynchronous_functions(function, timeout_s, what, abstains):
     faults = []
-    guarded = RewardGuard(function, "mine", timeout_s, abstains, 0, faults).guarded()
+    guarded = GuardedReward(function, "mine", timeout_s, abstains, 0, faults).guarded()
     assert asyncio.run(guarded(**COLUMNS)) == [0.5, None, 0.5]
     assert [(fault.what, fault.row_ids) for fault in faults] == [(what, ("a:2",))]
     assert "row 'a:2' (completion 'two', solution '2')" in str(faults[0])
@@ -152,7 +152,7 @@ def test_an_asynchronous_function_that_fails_on_no_completion_alone():
         return [1.0]
 
     faults = []
-    guarded = RewardGuard(together, "mine", None, True, 0, faults).guarded()
+    guarded = GuardedReward(together, "mine", None, True, 0, faults).guarded()
     assert asyncio.run(guarded(**COLUMNS)) == [1.0, 1.0, 1.0]
     assert [(fault.what, len(fault.row_ids)) for fault in faults] == [
         ("raised TimeoutError (on no completion alone)", 3)

@@ -1,20 +1,18 @@
 """Numbers that are none never reach the weights, and what was at fault is on the record."""
 
-import inspect
 import itertools
 import json
 
 import pytest
 import torch
 from datasets import Dataset
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from omnirl_core.trainer import OmniGRPOTrainer
 from omnirl_core.trainer.fault_tolerance.nonfinite import NonFiniteError
 from omnirl_core.trainer.fault_tolerance.reward_guard import RewardError
-from omnirl_core.trainer.shared_prefix.runtime import SharedPrefixTrainer
-from omnirl_core.trainer.watched import WatchedTrainer
+from omnirl_core.trainer.shared_prefix.runtime import SharedPrefix
 
 
 def parameters(worker):
@@ -30,15 +28,15 @@ def spoil(monkeypatch):
     """Make a worker's loss, gradient or log-probability non-finite at some steps, below what watches them."""
 
     def make(worker, what, steps=(1,)):
-        name = {
-            "loss": "_compute_loss",
-            "log-probability": "_packed_pass",
-            "gradient norm": "_clip_grad_norm",
+        owner, name = {
+            "loss": (GRPOTrainer, "_compute_loss"),
+            "log-probability": (SharedPrefix, "log_probs"),
+            "gradient norm": (GRPOTrainer, "_clip_grad_norm"),
         }[what]
-        plain = getattr(SharedPrefixTrainer, name)
+        plain = getattr(owner, name)
 
         def spoiled(self, *args, **kwargs):
-            if self.state.global_step not in steps or not self.model.training:
+            if worker.state.global_step not in steps or not worker.model.training:
                 return plain(self, *args, **kwargs)
             if what == "gradient norm":
                 next(p for p in worker.model.parameters() if p.grad is not None).grad.view(-1)[0] = float(
@@ -52,7 +50,7 @@ def spoil(monkeypatch):
                 return values + nan, entropies
             return value * float("nan") if what == "loss" else value
 
-        monkeypatch.setattr(SharedPrefixTrainer, name, spoiled)
+        monkeypatch.setattr(owner, name, spoiled)
 
     return make
 
@@ -104,13 +102,13 @@ def test_skip_leaves_the_step_out_entirely_and_counts_it(trainer, rows, tmp_path
 
 @pytest.mark.parametrize("setting", ["stop", "skip"])
 def test_what_an_evaluation_meets_neither_stops_nor_skips_a_step(trainer, rows, monkeypatch, setting):
-    plain = SharedPrefixTrainer._packed_pass
+    plain = SharedPrefix.log_probs
 
     def spoiled(self, *args, **kwargs):
         values, entropies = plain(self, *args, **kwargs)
-        return (values if self.model.training else values * float("nan")), entropies
+        return (values if worker.model.training else values * float("nan")), entropies
 
-    monkeypatch.setattr(SharedPrefixTrainer, "_packed_pass", spoiled)
+    monkeypatch.setattr(SharedPrefix, "log_probs", spoiled)
     worker = trainer(
         rows, max_steps=3, beta=0.1, shared_prefix="auto", on_nonfinite=setting, eval_data=rows[:1],
         eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=2,
@@ -186,25 +184,3 @@ def test_a_plain_config_of_trl_gets_trls_behaviour(rows, tiny_checkpoint, tmp_pa
     )  # fmt: skip
     data = Dataset.from_list([{**row, "images": None} for row in rows if not row["images"]])
     assert OmniGRPOTrainer(tiny_checkpoint, [lengths, picky], plain, data).train().global_step == 1
-
-
-# -- seams --------------------------------------------------------------------------------------------------------
-
-SIGNATURES = {
-    "_calculate_rewards": (GRPOTrainer, ["self", "inputs", "prompts", "completions", "completion_ids_list"]),
-    "_compute_loss": (GRPOTrainer, ["self", "model", "inputs"]),
-    "_get_grad_norm": (Trainer, ["self", "model", "grad_norm"]),
-}
-
-
-def test_overridden_methods_have_the_signatures_we_override():
-    inherited = {name for owner in GRPOTrainer.__mro__ for name in vars(owner)}
-    ours = {name for name in vars(WatchedTrainer) if name.startswith("_") and not name.startswith("__")}
-    elsewhere = {
-        "_get_per_token_logps_and_entropies",
-        "_save_checkpoint",
-    }  # test_shared_prefix_seams, test_saving
-    assert ours & inherited == {*SIGNATURES, *elsewhere}
-    for name, (owner, expected) in SIGNATURES.items():
-        assert list(inspect.signature(getattr(owner, name)).parameters) == expected
-        assert list(inspect.signature(getattr(WatchedTrainer, name)).parameters) == expected

@@ -86,8 +86,8 @@ def test_a_run_under_autocast_is_as_near_to_float32_as_the_plain_run(trainer, ro
     worker, ours = scripted(
         trainer, data, shared_prefix="on", verify_shared_prefix=True, bf16=True, **settings
     )
-    assert worker._shares
-    assert not worker._to_verify
+    assert worker.shared_prefix is not None
+    assert not worker.shared_prefix.to_verify
     rounding = (theirs - exact).norm()
     assert 0 < rounding <= 0.2 * exact.norm()
     assert (ours - exact).norm() <= 1.5 * rounding
@@ -123,4 +123,4 @@ def test_the_defaults_of_trl_train(trainer, rows, shared, lora):
     assert worker.model.dtype == torch.float32
     worker.train()
     assert worker.state.global_step == 2
-    assert worker._shares_rollout == (shared == "auto")
+    assert (worker.shared_prefix is not None and worker.shared_prefix.in_rollout) == (shared == "auto")

@@ -58,9 +58,9 @@ def run(trainer):
 def test_a_run_equals_the_plain_run(run, rows, name):
     log, moved, worker = run(chosen(rows, "mixed"), "on", verify_shared_prefix=True, **SETTINGS[name])
     plain_log, plain_moved, plain = run(chosen(rows, "mixed"), "off", **SETTINGS[name])
-    assert worker._shares_rollout
-    assert not plain._shares
-    assert not worker._to_verify
+    assert worker.shared_prefix.in_rollout
+    assert plain.shared_prefix is None
+    assert not worker.shared_prefix.to_verify
     assert [line["reward"] for line in log if "reward" in line] == [
         line["reward"] for line in plain_log if "reward" in line
     ]

@@ -30,7 +30,7 @@ def test_auto_shares_and_says_so_once(trainer, rows, caplog):
         worker = trainer(rows, shared_prefix="auto", **EIGHT_ROWS)
         worker.train()
     assert OmniGRPOConfig.__dataclass_fields__["shared_prefix"].default == "auto"
-    assert worker._shares
+    assert worker.shared_prefix is not None
     said = [record.getMessage() for record in caplog.records if "shared_prefix" in record.getMessage()]
     assert said == [
         "shared_prefix: prompts of a group run once (rollout and log-probabilities), qwen2_5_vl is verified"
@@ -43,7 +43,7 @@ def test_a_plain_trl_config_leaves_trl_as_it_is(tiny_text_checkpoint, tmp_path):
     worker = OmniGRPOTrainer(
         tiny_text_checkpoint, lambda completions, **_: [0.0] * len(completions), config, data
     )
-    assert not worker._shares
+    assert worker.shared_prefix is None
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_an_unverified_family_runs_plainly_under_auto_and_is_named_under_on(trai
     data = Dataset.from_dict({"prompt": ["a", "b", "c", "d"]})
     with caplog.at_level(logging.INFO, "omnirl_core"):
         worker = trainer(data, model=unverified, shared_prefix="auto", **EIGHT_ROWS)
-    assert not worker._shares
+    assert worker.shared_prefix is None
     assert "because family 'gpt2' is not verified" in caplog.text
     with pytest.raises(ValueError, match="shared_prefix: on, but family 'gpt2' is not verified"):
         trainer(data, model=unverified, shared_prefix="on", **EIGHT_ROWS)
@@ -96,7 +96,7 @@ def test_what_is_not_known_to_work_of_an_adapter_takes_the_plain_path(trainer, r
     lora = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], **ADAPTERS[reason])
     with caplog.at_level(logging.INFO, "omnirl_core"):
         worker = trainer(rows, shared_prefix="auto", extra={"peft_config": lora}, **EIGHT_ROWS)
-    assert not worker._shares
+    assert worker.shared_prefix is None
     assert reason in caplog.text
     with pytest.raises(ValueError, match=f"shared_prefix: on, but {reason}"):
         trainer(rows, shared_prefix="on", extra={"peft_config": lora}, **EIGHT_ROWS)
@@ -141,7 +141,7 @@ def test_verification_passes_under_lora_dropout_and_leaves_training_on(trainer, 
         rows, shared_prefix="on", verify_shared_prefix=True, extra={"peft_config": lora}, **EIGHT_ROWS
     )
     worker.train()
-    assert not worker._to_verify
+    assert not worker.shared_prefix.to_verify
     dropouts = [module for module in worker.model.modules() if isinstance(module, torch.nn.Dropout)]
     assert dropouts
     assert all(module.training for module in dropouts)
@@ -171,7 +171,8 @@ def test_a_rollout_with_another_cache_is_plain_and_training_is_shared(trainer, r
             cache_implementation="dynamic",
             **settings,
         )
-        assert (worker._shares, worker._shares_rollout) == (shared == "on", False)
+        assert (worker.shared_prefix is not None) == (shared == "on")
+        assert worker.shared_prefix is None or not worker.shared_prefix.in_rollout
         worker.train()
         runs.append(worker.state.log_history[0])
     assert runs[0]["reward"] == runs[1]["reward"]

@@ -9,19 +9,19 @@ import pytest
 
 from omnirl_core.rewards import Reward
 from omnirl_core.rewards.grounding import box_iou
-from omnirl_core.trainer import phases
-from omnirl_core.trainer.phases import PHASES, PhaseClock
+from omnirl_core.trainer import callbacks
+from omnirl_core.trainer.callbacks import PHASES, StepTimer
 
 
 def test_phases_within_phases_add_up_to_the_step(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(phases, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     def wait(seconds):
         now[0] += seconds
 
     metrics = defaultdict(list)
-    clock = PhaseClock(metrics)
+    clock = StepTimer(metrics)
     clock.on_step_end(None, None, None)  # before any step: nothing
     with clock.measure("score"):
         wait(50)  # an evaluation before the first step
@@ -77,7 +77,7 @@ def test_lines_tell_how_boxes_are_read(trainer, rows, tmp_path):
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_an_error_within_a_phase_leaves_the_clock_whole(phase):
-    clock = PhaseClock(defaultdict(list))
+    clock = StepTimer(defaultdict(list))
 
     def fail():
         with clock.measure("prepare"), clock.measure(phase):
