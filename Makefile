@@ -35,7 +35,7 @@ test-repeat: setup
 test-oldest: setup  ## the trainer's tests with the oldest versions allowed (constraints-oldest.txt), in .venv-oldest
 	scripts/oldest_venv.sh
 	HF_HUB_OFFLINE=1 .venv-oldest/bin/python -m pytest -n auto --dist load $(addprefix tests/trainer/,test_seams.py \
-	  test_matrix.py test_dummy_image.py test_reuse.py test_multimodal.py \
+	  test_matrix.py test_dummy_image.py test_model_reuse.py test_multimodal.py \
 	  shared_prefix/test_packing.py shared_prefix/test_rollout.py shared_prefix/test_support.py)
 
 lint: setup  ## ruff, mypy and import-linter

@@ -63,6 +63,11 @@ class JsonlLogger(TrainerCallback):
         if lines and state.is_world_process_zero:
             self._append(FAULTS, lines)
 
+    def write_errors(self, errors: Sequence[Any], state: Any) -> None:
+        """To faults.jsonl: errors of the step at hand, each with a `line()`."""
+        now = {"step": state.global_step + 1, "time": time.time()}
+        self.write_faults([now | error.line() for error in errors], state)
+
     def _append(self, name: str, lines: Iterable[Mapping[str, Any]]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / name

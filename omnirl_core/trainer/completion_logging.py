@@ -5,13 +5,15 @@ of images in a cell only the word Image, and TensorBoard gets nothing.
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate.utils import gather_object
 from PIL import Image, ImageOps
 from torch import Tensor
 from transformers import PreTrainedConfig, TrainerCallback
@@ -126,6 +128,23 @@ def batch_lines(
             trainer._samples, trainer._completion_ids, trainer.reward_funcs, own, weights, ends
         ),
     )
+
+
+@contextmanager
+def no_images_gathered(trainer: Any) -> Iterator[None]:
+    """TRL 1.16 gathers images on ranks that have some, which hangs when another has none; see `log_images`."""
+    given, trainer.log_multimodal = trainer.log_multimodal, trainer.log_multimodal and not trainer._is_vlm
+    try:
+        yield
+    finally:
+        trainer.log_multimodal = given
+
+
+def log_images(trainer: Any) -> None:
+    """The images of a mixed batch, for TRL's table."""
+    if trainer._is_mixed and trainer.log_multimodal and trainer.log_completions:
+        images = trainer._images or [row_images(sample) for sample in trainer._samples]
+        trainer._logs["images"].extend(gather_object(images))
 
 
 def as_text(logged: Mapping[str, Any]) -> None:

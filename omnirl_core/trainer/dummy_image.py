@@ -12,7 +12,7 @@ are all too small to fill it.
 
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MethodType
@@ -132,6 +132,16 @@ def add_dummy_images(trainer: Any) -> DummyImage | None:
     if trainer.ref_model is not None:
         add_dummy_image(trainer.accelerator.unwrap_model(trainer.ref_model), *how)
     return add_dummy_image(trainer.model, *how)
+
+
+def encode_before_rollout(trainer: Any, fields: Mapping[str, Any]) -> None:
+    """Where `generate` gathers parameters module by module, ranks without images must encode one too."""
+    gathers = trainer.args.ds3_gather_for_generation
+    by_module = trainer._dist.fsdp_version == 1 or (trainer._is_zero3 and not gathers)
+    if trainer.dummy_image is not None and by_module and "pixel_values" not in fields:
+        backbone: Any = base_model(trainer.accelerator.unwrap_model(trainer.model)).base_model
+        with torch.no_grad():
+            trainer.dummy_image.features(backbone)
 
 
 def remove_dummy_image(model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""What FSDP2 needs in a GRPO run besides what accelerate and TRL do; nothing here touches a model without it."""
+"""Which engine runs the ranks, and what FSDP2 needs besides what accelerate and TRL do."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +9,17 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 _GATHER = "_gather_for_generation"
+
+
+def engine_of(trainer: Any) -> str:
+    """`cpu` for one process, `ddp`, `zero2`, `zero3`, `zero3_offload`, `fsdp1` or `fsdp2`."""
+    plugin = trainer.args.deepspeed_plugin
+    if plugin is not None:
+        offload = plugin.deepspeed_config["zero_optimization"].get("offload_param") or {}
+        return f"zero{plugin.zero_stage}{'_offload' if offload.get('device') == 'cpu' else ''}"
+    if trainer.is_fsdp_enabled:
+        return f"fsdp{trainer._dist.fsdp_version}"
+    return "ddp" if trainer.accelerator.num_processes > 1 else "cpu"
 
 
 @contextmanager

@@ -1,8 +1,7 @@
 """TRL's GRPOTrainer for samples of any mix: text-only, one image, several images."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -11,6 +10,8 @@ from accelerate.utils import gather_object
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from peft import PeftConfig, PeftModel
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     BitsAndBytesConfig,
     PreTrainedModel,
@@ -23,39 +24,50 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 
 from omnirl_core.log_filters import silence_upstream_noise
-from omnirl_core.models import base_model, freeze_vision_tower, keep_4bit_trainable
+from omnirl_core.models import freeze_vision_tower, keep_4bit_trainable
 from omnirl_core.trainer.callbacks import PREPARE, ROLLOUT, SCORE, JsonlLogger, StepTimer, in_place_of
-from omnirl_core.trainer.completion_logging import as_text, batch_lines, mend_model_card, show_completions
-from omnirl_core.trainer.constant_groups import settle_constant_groups
-from omnirl_core.trainer.dummy_image import DummyImage, add_dummy_images, remove_dummy_image, takes_part_whole
+from omnirl_core.trainer.completion_logging import (
+    as_text,
+    batch_lines,
+    log_images,
+    mend_model_card,
+    no_images_gathered,
+    show_completions,
+)
+from omnirl_core.trainer.dummy_image import (
+    DummyImage,
+    add_dummy_images,
+    encode_before_rollout,
+    remove_dummy_image,
+    takes_part_whole,
+)
 from omnirl_core.trainer.fault_tolerance.checkpoint_mixin import CheckpointMixin
 from omnirl_core.trainer.fault_tolerance.image_guard import (
     SAMPLES,
     ImageGuard,
-    refuse_blind,
+    images_turn_up,
     samples_of,
 )
-from omnirl_core.trainer.fault_tolerance.nonfinite import NonFinite, NonFiniteGuard
-from omnirl_core.trainer.fault_tolerance.reward_guard import RewardFault, RewardGuard
+from omnirl_core.trainer.fault_tolerance.nonfinite import NonFiniteGuard
+from omnirl_core.trainer.fault_tolerance.reward_guard import RewardGuard
 from omnirl_core.trainer.fault_tolerance.watchdog import Watchdog, stall_limit
-from omnirl_core.trainer.fsdp import gathered_for_generation, trainable_after_reference
+from omnirl_core.trainer.fsdp import engine_of, gathered_for_generation, trainable_after_reference
 from omnirl_core.trainer.grpo_config import OFF, OmniGRPOConfig, default_config, settings_of
 from omnirl_core.trainer.multimodal import (
     Row,
     counted_by_row,
     mixed_rows,
     note_resized_sizes,
-    row_images,
     suppress_vision_tokens,
     text_rows,
 )
-from omnirl_core.trainer.preparation import Preparation, ddp_search_of, own_ddp_search
-from omnirl_core.trainer.reuse import release
-from omnirl_core.trainer.reward_columns import with_own_images
-from omnirl_core.trainer.reward_setup import fit_rewards, kept_weights, reward_weights
-from omnirl_core.trainer.reward_stats import RewardScaleCallback, reward_scales, scale_metrics
+from omnirl_core.trainer.preparation import Preparation, ddp_search_of, release, stop_ddp_search
+from omnirl_core.trainer.reward_functions import fit_rewards, kept_weights, reward_weights, with_own_images
+from omnirl_core.trainer.reward_stats import RewardScaleCallback, log_scales, settle_constant_groups
 from omnirl_core.trainer.shared_prefix.prompts import SharedRows
 from omnirl_core.trainer.shared_prefix.runtime import PROMPTS, SharedPrefix, regrouped, shared_prefix_of
+
+Datasets = Dataset | IterableDataset
 
 
 class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
@@ -99,40 +111,31 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
     _logs: dict[str, Any]
     _metrics: dict[str, Any]
     _buffered_inputs: Any
+    jsonl_logger: JsonlLogger
     # class-level defaults, for a trainer that was made without __init__, as tests of TRL make theirs
     settings: OmniGRPOConfig = OFF
     shared_prefix: SharedPrefix | None = None
-    image_guard: ImageGuard | None = None
+    image_guard = ImageGuard(None)
     reward_guard: RewardGuard | None = None
     nonfinite: NonFiniteGuard | None = None
     dummy_image: DummyImage | None = None
-    jsonl_logger: JsonlLogger | None = None
     step_timer = StepTimer({})
     _is_mixed = False
     _samples: Sequence[Row] = ()
     """Of the generation batch at hand, on this rank, with their images opened."""
     _images: list[list[Any]] | None = None
-    _reference_backbone: Any = None
 
     def __init__(
         self,
         model: str | PreTrainedModel | PeftModel,
         reward_funcs: RewardFunc | Sequence[RewardFunc] | None = None,
         args: GRPOConfig | None = None,
-        train_dataset: Dataset | IterableDataset | None = None,
-        eval_dataset: Dataset
-        | IterableDataset
-        | DatasetDict
-        | IterableDatasetDict
-        | dict[str, Dataset | IterableDataset]
-        | None = None,
+        train_dataset: Datasets | None = None,
+        eval_dataset: Datasets | DatasetDict | IterableDatasetDict | dict[str, Datasets] | None = None,
         processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
         reward_processing_classes: PreTrainedTokenizerBase | list[PreTrainedTokenizerBase] | None = None,
         callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (
-            None,
-            None,
-        ),
+        optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
         quantization_config: BitsAndBytesConfig | None = None,
         peft_config: PeftConfig | None = None,
         tools: list[Callable[..., Any]] | None = None,
@@ -182,25 +185,21 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         self._add_callbacks()
 
     def _add_collaborators(self) -> None:
-        settings, folder = self.settings, self.args.output_dir
+        settings = self.settings
         self.shared_prefix = shared_prefix_of(self)
         if settings.on_reward_error is not None:
-            self.reward_guard = RewardGuard(
-                self.accelerator, settings.on_reward_error, settings.reward_timeout_s, folder
-            )
+            self.reward_guard = RewardGuard(self.accelerator, settings)
         if settings.on_nonfinite is not None:
-            self.nonfinite = NonFiniteGuard(
-                self.accelerator, settings.on_nonfinite, settings.max_nonfinite_steps, folder
-            )
-            self.watchdog = Watchdog(folder, self.accelerator.process_index, stall_limit(settings))
+            self.nonfinite = NonFiniteGuard(self.accelerator, settings)
+            limit = stall_limit(settings)
+            self.watchdog = Watchdog(self.args.output_dir, self.accelerator.process_index, limit)
         reference = [] if self.ref_model is None else [self.accelerator.unwrap_model(self.ref_model)]
-        brings_images = bool(self.tools or self.environment_factories)
-        # TRL 1.16 leaves out the images of tools where the token limit has cut one; a plain GRPOConfig allows it
         self.image_guard = ImageGuard(
             self.accelerator,
             self.model,
             *reference,
-            tools_bring_images=brings_images,
+            tools_bring_images=bool(self.tools or self.environment_factories),
+            # TRL 1.16 leaves out the images of tools where the token limit has cut one; a plain GRPOConfig allows it
             allows_cut=settings is OFF,
         )
 
@@ -213,9 +212,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         if self.dummy_image is None:
             remove_dummy_image(self.model)
         elif ddp_search is None and takes_part_whole(self.model):
-            # TRL 1.16 has DDP search for what a text-only batch leaves out; now nothing is, and DDP would warn so
-            own_ddp_search(self.args)
-            self.accelerator.ddp_handler.find_unused_parameters = False
+            stop_ddp_search(self)
         if self._is_vlm:
             suppress_vision_tokens(self)
 
@@ -232,18 +229,11 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
     @property
     def engine(self) -> str:
         """What runs the ranks, by the name of its file in accelerate_configs/; `cpu` stands for one process."""
-        plugin = self.args.deepspeed_plugin
-        if plugin is not None:
-            offload = plugin.deepspeed_config["zero_optimization"].get("offload_param") or {}
-            return f"zero{plugin.zero_stage}{'_offload' if offload.get('device') == 'cpu' else ''}"
-        if self.is_fsdp_enabled:
-            return f"fsdp{self._dist.fsdp_version}"
-        return "ddp" if self.accelerator.num_processes > 1 else "cpu"
+        return engine_of(self)
 
     @property
     def _is_zero3(self) -> bool:
-        plugin = self.args.deepspeed_plugin
-        return plugin is not None and plugin.zero_stage == 3
+        return self.engine.startswith("zero3")
 
     @property
     def _batch(self) -> SharedRows | None:
@@ -283,15 +273,15 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         self._samples = inputs
         self._ping("rollout", inputs)
         with self.step_timer.measure(PREPARE):
-            self._meet_images(inputs)
+            if not self._is_mixed and images_turn_up(self, inputs):  # in `evaluate` on another data set
+                self._is_mixed, self.dummy_image = True, add_dummy_images(self)
             if self._is_vlm and not self.environment_factories:
                 self._samples = mixed_rows(inputs) if self._is_mixed else text_rows(inputs)
-        if self.image_guard is not None:
             self.image_guard.expect(samples_of(self._samples))
         self._images = None
         with (
             self.step_timer.measure(PREPARE),
-            self._without_gathering_images(),
+            no_images_gathered(self),
             trainable_after_reference(self.model),
         ):
             if self.shared_prefix is None:
@@ -301,41 +291,18 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
                     output = super()._generate_and_score_completions(batch.placeholder_rows)
                     output[PROMPTS] = batch.of_rows(batch.encoded)
             output = counted_by_row(output)
-        if self.image_guard is not None:
-            if self.image_guard.samples:
-                output[SAMPLES] = list(self.image_guard.samples)
-            self.image_guard.agree()
+        if self.image_guard.samples:
+            output[SAMPLES] = list(self.image_guard.samples)
+        self.image_guard.agree()
         settle_constant_groups(self, output, self._rewards)
-        self._log_images()
+        log_images(self)
         lines = batch_lines(self, inputs, output["advantages"])
-        if self.jsonl_logger is not None and self.jsonl_logger in self.callback_handler.callbacks:
+        if self.jsonl_logger in self.callback_handler.callbacks:
             self.jsonl_logger.write_completions(gather_object(lines), self.state)
         if self.nonfinite is not None and self.model.training:  # no step learns from an evaluation
             self.nonfinite.remember(output, lines)
         self._samples = []
         return output
-
-    def _meet_images(self, inputs: list[Row]) -> None:
-        """Prepare for images that no data set has announced (`evaluate` on another one), on all ranks or on none."""
-        if self._is_mixed:
-            return
-        has_images = any(n for _, n in samples_of(inputs))
-        if self.accelerator.num_processes > 1:
-            flag = torch.tensor([int(has_images)], device=self.accelerator.device)
-            has_images = bool(self.accelerator.gather(flag).any())
-        if has_images:
-            refuse_blind(self, inputs)
-            self._is_mixed = True
-            self.dummy_image = add_dummy_images(self)
-
-    @contextmanager
-    def _without_gathering_images(self) -> Iterator[None]:
-        """TRL 1.16 gathers images on ranks that have some, which hangs when another has none."""
-        given, self.log_multimodal = self.log_multimodal, self.log_multimodal and not self._is_vlm
-        try:
-            yield
-        finally:
-            self.log_multimodal = given
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, Any]:
         """Each distinct prompt once; the grid of patches tells rewards the size at which the policy sees an image."""
@@ -344,7 +311,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
             prompt_ids, images, fields = super()._tokenize_prompts(prompts)
         else:
             tokenized = super()._tokenize_prompts(batch.distinct_prompts)
-            prompt_ids, images, fields = self.shared_prefix.expand(tokenized, self._backbone(self.model))
+            prompt_ids, images, fields = self.shared_prefix.expand(tokenized)
         note_resized_sizes(self._samples, fields, self.processing_class)
         return prompt_ids, images, fields
 
@@ -360,11 +327,8 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
             images = None
         if images is not None:
             images = self._images = [own or [] for own in images]
-        if self.image_guard is not None and self.image_guard.tools_bring_images:
-            counts = map(len, images or [()] * len(prompts))
-            self.image_guard.expect(
-                [(name, n) for (name, _), n in zip(samples_of(self._samples), counts, strict=True)]
-            )
+        if self.image_guard.tools_bring_images:
+            self.image_guard.expect(samples_of(self._samples, images or [()] * len(prompts)))
         return *before, images, tool_images
 
     def _generate_single_turn(
@@ -375,41 +339,23 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         num_generations: int,
         has_tool_images: bool = False,
     ) -> Any:
-        """One prefill for each distinct prompt where they are shared; vLLM does the same by its own prefix cache.
-
-        Where `generate` gathers parameters module by module, ranks without images must encode one too. A shared prefill
-        is a forward as any other, which has the dummy image in it.
-        """
+        """One prefill for each distinct prompt where they are shared; vLLM does the same by its own prefix cache."""
         shared, batch = self.shared_prefix, self._batch
         prefills = shared is not None and shared.in_rollout
-        if (
-            self.dummy_image is not None
-            and self._generates_by_module
-            and not prefills
-            and "pixel_values" not in multimodal_fields
-        ):
-            backbone: Any = base_model(self.accelerator.unwrap_model(self.model)).base_model
-            with torch.no_grad():
-                self.dummy_image.features(backbone)
+        if not prefills:  # a shared prefill is a forward as any other, which has the dummy image in it
+            encode_before_rollout(self, multimodal_fields)
         prefill: AbstractContextManager[None] = nullcontext()
         if shared is not None and batch is not None:
             if prefills:
                 multimodal_fields, prefill = batch.fields, shared.prefill(self.model)
             else:
                 multimodal_fields = {} if self.use_vllm else batch.row_fields()
-        counted: AbstractContextManager[None] = nullcontext()
-        if self.image_guard is not None:
-            counted = self.image_guard.rollout(images, self.use_vllm, batch if prefills else None)
+        counted = self.image_guard.rollout(images, self.use_vllm, batch if prefills else None)
         gathered = nullcontext() if self.use_vllm else gathered_for_generation(self.model)
         with gathered, counted, prefill:
             return super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images=has_tool_images
             )
-
-    @property
-    def _generates_by_module(self) -> bool:
-        is_gathered = self.args.ds3_gather_for_generation
-        return self._dist.fsdp_version == 1 or (self._is_zero3 and not is_gathered)
 
     def _calculate_rewards(
         self, inputs: list[Row], prompts: Any, completions: Any, completion_ids_list: Any
@@ -439,21 +385,17 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         self._completion_ids = completion_ids_list
         if self.model.training:
             groups = rewards.view(-1, self.num_generations, rewards.shape[-1])
-            scales = reward_scales(groups, self.reward_weights.tolist())
-            for name, value in scale_metrics(self.reward_func_names, scales).items():
-                self._metrics["train"][name].append(value)
+            weights = self.reward_weights.tolist()
+            log_scales(self._metrics["train"], self.reward_func_names, groups, weights)
         return rewards
 
     def _checked(self, rewards: Tensor, samples: Sequence[Row], guard: RewardGuard) -> Tensor:
         """The rewards, NaN where they are not finite; raises, or counts and records, what went wrong on any rank."""
         training, names = self.model.training, self.reward_func_names
         faults = guard.errors(rewards, self.reward_funcs, names, samples, needs_one=training)
-        for name in names:
-            n_failed = sum(len(fault.row_ids) for fault in faults if fault.reward == name)
-            if n_failed:
-                mode = "train" if training else "eval"
-                self._metrics[mode][f"rewards/{name}/errors"].append(float(n_failed))
-        self._record(faults)
+        for name, n_failed in guard.counts(faults, names).items():
+            self._metrics["train" if training else "eval"][name].append(n_failed)
+        self.jsonl_logger.write_errors(faults, self.state)
         guard.raise_unless_abstaining(faults)
         return torch.where(rewards.isfinite(), rewards, torch.nan)
 
@@ -461,8 +403,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """With DeepSpeed, whose backward pass also takes the step, and in evaluation, ranks agree here."""
-        if self.image_guard is not None:
-            self.image_guard.expect(inputs.get(SAMPLES, ()))
+        self.image_guard.expect(inputs.get(SAMPLES, ()))
         nonfinite = self.nonfinite if model.training else None
         if nonfinite is not None:
             nonfinite.begin(inputs)
@@ -474,7 +415,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
             nonfinite.check("loss", loss)
             if self.is_deepspeed_enabled:
                 self._stop_or_skip(nonfinite)
-        if self.image_guard is not None and (self.is_deepspeed_enabled or not model.training):
+        if self.is_deepspeed_enabled or not model.training:
             self.image_guard.agree()
         return loss
 
@@ -496,11 +437,8 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         )  # fmt: skip
         mask = attention_mask[:, -logits_to_keep:]  # (B, C)
         shared = self.shared_prefix
-        counted: AbstractContextManager[None] = nullcontext()
-        if self.image_guard is not None:
-            where = "reference's log-probabilities" if model is self.ref_model else "log-probabilities"
-            counted = self.image_guard.log_probs(where, len(input_ids), batch_size, shared)
-        with counted:
+        where = "reference's log-probabilities" if model is self.ref_model else "log-probabilities"
+        with self.image_guard.log_probs(where, len(input_ids), batch_size, shared):
             if shared is None or shared.prompts is None:
                 values, entropies, aux_loss = plain(
                     compute_entropy=compute_entropy,
@@ -508,36 +446,20 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
                     **counted_by_row(fields),
                 )
             else:
-                backbone, aux_loss = self._backbone(model), None
-                values, entropies = shared.log_probs(
-                    model, backbone, input_ids[:, -logits_to_keep:], mask, batch_size
-                )
+                completion_ids, aux_loss = input_ids[:, -logits_to_keep:], None
+                values, entropies = shared.log_probs(model, completion_ids, mask, batch_size)
                 if shared.to_verify:
-                    shared.to_verify = False
-                    is_half = self.args.bf16 or self.args.fp16 or self.model.dtype != torch.float32
-                    limit = 0.1 if is_half else 1e-4
-                    shared.verify(model, backbone, plain, input_ids, mask, batch_size, limit)
+                    shared.verify(model, plain, input_ids, mask, batch_size)
                 entropies = entropies if compute_entropy else None
         if self.nonfinite is not None and values.requires_grad:
             self.nonfinite.check("log-probability", values, mask)
         return values, entropies, aux_loss
 
-    def _backbone(self, model: Any) -> Any:
-        """Of the policy, which `self.model` holds unwrapped, or of the reference model.
-
-        Accelerate's `unwrap_model` walks through all modules, which takes as long as a decoding step.
-        """
-        if self.ref_model is None or model is not self.ref_model:
-            return base_model(self.model).base_model
-        if self._reference_backbone is None:
-            self._reference_backbone = base_model(self.accelerator.unwrap_model(model)).base_model
-        return self._reference_backbone
-
     # -- an optimizer step --------------------------------------------------------------------------------------
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Called once a step, between the last backward pass and the optimizer: all ranks meet here."""
-        if self.image_guard is not None and not self.is_deepspeed_enabled:
+        if not self.is_deepspeed_enabled:
             self.image_guard.agree()
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if self.nonfinite is not None:
@@ -550,7 +472,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         found = nonfinite.agreed()
         if not found:
             return
-        self._record(found)
+        self.jsonl_logger.write_errors(found, self.state)
         nonfinite.count(found)
         self._metrics["train"]["nonfinite_steps"].append(float(nonfinite.skipped))
         for parameter in self.model.parameters():
@@ -568,20 +490,6 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         super().log(logs, start_time)
         if self.accelerator.is_main_process and self.log_completions:
             show_completions(self.callback_handler.callbacks, self._logs, self.state.global_step)
-
-    def _log_images(self) -> None:
-        if self._is_mixed and self.log_multimodal and self.log_completions:
-            images = self._images or [row_images(sample) for sample in self._samples]
-            self._logs["images"].extend(gather_object(images))
-
-    def _record(self, errors: Sequence[RewardFault | NonFinite]) -> None:
-        """Write them to faults.jsonl."""
-        step = self.state.global_step + 1
-        lines: list[Mapping[str, Any]] = [
-            {"step": step, "time": time.time(), **error.line()} for error in errors
-        ]
-        if self.jsonl_logger is not None:
-            self.jsonl_logger.write_faults(lines, self.state)
 
     def create_model_card(  # type: ignore[override]  # TRL 1.16 has its own signature
         self,

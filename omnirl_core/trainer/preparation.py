@@ -1,5 +1,6 @@
-"""What can be settled, and refused, before a model is loaded."""
+"""What is applied, and refused, before TRL makes the trainer: settings, data, and a model of an earlier trainer."""
 
+import inspect
 import json
 import logging
 from dataclasses import dataclass
@@ -7,11 +8,21 @@ from typing import Any
 
 from accelerate.utils import DistributedType, parse_flag_from_env
 from peft import PeftConfig
+from torch import nn
 from trl import GRPOConfig
 from trl.trainer.utils import get_config_model_id
 
 from omnirl_core.data.dataset import for_language_model, is_of_rows
-from omnirl_core.models import has_vision, load_processor, set_pixel_budget, vision_tower, without_vision
+from omnirl_core.models import (
+    base_model,
+    has_vision,
+    is_adapted,
+    load_processor,
+    set_pixel_budget,
+    unfreeze_vision_tower,
+    vision_tower,
+    without_vision,
+)
 from omnirl_core.trainer.grpo_config import OmniGRPOConfig, settings_of
 from omnirl_core.trainer.multimodal import may_have_images
 from omnirl_core.trainer.prompt_length import PromptLength, fit_prompts
@@ -19,6 +30,8 @@ from omnirl_core.trainer.prompt_length import PromptLength, fit_prompts
 logger = logging.getLogger(__name__)
 
 _DDP_SEARCH_IS_OURS = "_is_ddp_search_ours"
+_WRAPPERS = ("accelerate", "torch", "trl")
+"""Packages that replace a model's forward on behalf of a trainer."""
 
 
 @dataclass
@@ -149,7 +162,49 @@ def ddp_search_of(args: GRPOConfig) -> bool | None:
     return args.ddp_find_unused_parameters
 
 
-def own_ddp_search(args: GRPOConfig) -> None:
-    """Switch the search off, until another trainer decides."""
-    args.ddp_find_unused_parameters = False
-    setattr(args, _DDP_SEARCH_IS_OURS, True)
+def stop_ddp_search(trainer: Any) -> None:
+    """TRL 1.16 has DDP search for what a text-only batch leaves out; where nothing is left out, DDP would warn so."""
+    trainer.args.ddp_find_unused_parameters = trainer.accelerator.ddp_handler.find_unused_parameters = False
+    setattr(trainer.args, _DDP_SEARCH_IS_OURS, True)
+
+
+def release(model: Any) -> None:
+    """Undo what an earlier trainer left on the model; nothing is done to a model that none has had, or to a path.
+
+    Its wrappers around `forward` would stay: autocast of a run in bf16 in one in float32, and, in a copy of the
+    model, TRL's fused head, whose plain forward is that of the model it was made on. The vision tower trains again
+    where the earlier trainer froze it (`freeze_vision_tower`).
+    """
+    if not isinstance(model, nn.Module):
+        return
+    for module in {id(m): m for m in (model, base_model(model))}.values():
+        _unwrap_forward(module)
+    unfreeze_vision_tower(model, is_adapted(model))
+
+
+def _unwrap_forward(module: nn.Module) -> None:
+    own = vars(module).get("forward")
+    if own is not None and _is_wrapped_by_trainer(own, type(module).forward):
+        del module.forward
+        vars(module).pop("_original_forward", None)  # accelerate's note of it
+
+
+def _is_wrapped_by_trainer(forward: Any, plain: Any) -> bool:
+    """Whether nothing but a trainer's wrappers lies around the class's own forward."""
+    function = getattr(forward, "__func__", forward)
+    while function is not plain:
+        if _module(function).partition(".")[0] not in _WRAPPERS:
+            return False
+        inner = None
+        if inspect.isfunction(function):  # TRL 1.16's fused head names the class's forward as what it wraps
+            inner = inspect.getclosurevars(function).nonlocals.get("original_forward")
+        inner = getattr(function, "__wrapped__", None) if inner is None else inner
+        function = getattr(inner, "__func__", inner)
+    return True
+
+
+def _module(function: Any) -> str:
+    """Where a function, or a callable object, is written; `__module__` is that of what it wraps."""
+    if inspect.isfunction(function):
+        return str(function.__globals__["__name__"])
+    return type(function).__module__

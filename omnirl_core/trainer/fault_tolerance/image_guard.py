@@ -132,7 +132,7 @@ def images_counted(
 class ImageGuard:
     """The images of each pass of a GRPO run against those of its samples; notes where they differ.
 
-    No rank raises alone: `agree` is a collective that all of them reach.
+    No rank raises alone: `agree` is a collective that all of them reach. Without models it counts nothing.
 
     Args:
         accelerator: of the run.
@@ -143,12 +143,12 @@ class ImageGuard:
 
     def __init__(
         self,
-        accelerator: Accelerator,
+        accelerator: Accelerator | None,
         *models: nn.Module,
         tools_bring_images: bool = False,
         allows_cut: bool = False,
     ):
-        self.accelerator = accelerator
+        self.accelerator: Any = accelerator
         self.counter = ImageCounter(*models)
         self.tools_bring_images = tools_bring_images
         self.counts_none = tools_bring_images and allows_cut
@@ -179,6 +179,8 @@ class ImageGuard:
         self, images: Sequence[Any] | None, by_vllm: bool, batch: SharedRows | None
     ) -> AbstractContextManager[None]:
         """A rollout that is handed the images of each sample; of a `batch` whose prompts are shared, each once."""
+        if not self.counter.sees:
+            return nullcontext()
         handed = sum(len(own or ()) for own in images or ())
         given = sum(self.counts if batch is None else batch.first_of_each(self.counts))
         if not by_vllm:
@@ -219,12 +221,14 @@ class ImageGuard:
             )
 
 
-def samples_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
-    """Name and number of images of each sample."""
-    return [
-        (str(row.get("row_id", f"{i} of the batch")), len(prompt_images({"prompt": "", **row})))
-        for i, row in enumerate(rows)
-    ]
+def samples_of(
+    samples: Sequence[Mapping[str, Any]], images: Sequence[Sequence[Any]] | None = None
+) -> list[tuple[str, int]]:
+    """Name and number of images of each sample: its own, or `images` where they are known better."""
+    if images is None:
+        images = [prompt_images({"prompt": "", **sample}) for sample in samples]
+    names = [str(sample.get("row_id", f"{i} of the batch")) for i, sample in enumerate(samples)]
+    return [(name, len(own)) for name, own in zip(names, images, strict=True)]
 
 
 def images_of_pass(n_images: Sequence[int], prompts: Sequence[Any] | None, batch_size: int | None) -> int:
@@ -240,8 +244,22 @@ def images_of_pass(n_images: Sequence[int], prompts: Sequence[Any] | None, batch
     return sum(sum({id(prompts[i]): n_images[i] for i in pack}.values()) for pack in packs)
 
 
-def refuse_blind(trainer: Any, inputs: Sequence[Mapping[str, Any]]) -> None:
-    """A ValueError where a batch has images and the run cannot show them to its policy."""
+def images_turn_up(trainer: Any, inputs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a batch of any rank has images, the same on each; no data set may have announced them.
+
+    Raises:
+        ValueError: the run cannot show them to its policy.
+    """
+    has_images = any(n for _, n in samples_of(inputs))
+    if trainer.accelerator.num_processes > 1:
+        flag = torch.tensor([int(has_images)], device=trainer.accelerator.device)
+        has_images = bool(trainer.accelerator.gather(flag).any())
+    if has_images:
+        _refuse_blind(trainer, inputs)
+    return has_images
+
+
+def _refuse_blind(trainer: Any, inputs: Sequence[Mapping[str, Any]]) -> None:
     names = ", ".join(dict.fromkeys(name for name, n in samples_of(inputs) if n)) or "of another rank"
     if not trainer._is_vlm:
         kind = type(trainer.processing_class).__name__

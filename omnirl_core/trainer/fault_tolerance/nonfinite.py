@@ -11,6 +11,7 @@ from accelerate.utils import DistributedType, gather, gather_object
 from torch import Tensor
 
 from omnirl_core.trainer.fault_tolerance.reward_guard import listed, written_to
+from omnirl_core.trainer.grpo_config import OmniGRPOConfig
 
 GRADIENT = "gradient norm"
 LINES = "rows_as_json"
@@ -53,22 +54,20 @@ class NonFiniteGuard:
 
     Args:
         accelerator: of the run.
-        on_nonfinite: `stop` or `skip`.
-        max_steps: most steps in a row that are skipped (`max_nonfinite_steps`).
-        output_dir: where faults.jsonl is; named in messages.
+        args: with `on_nonfinite`, `max_nonfinite_steps`, and `output_dir`, where faults.jsonl is.
 
     Raises:
         ValueError: `skip` with DeepSpeed.
     """
 
-    def __init__(self, accelerator: Accelerator, on_nonfinite: str, max_steps: int, output_dir: str):
-        if on_nonfinite == "skip" and accelerator.distributed_type == DistributedType.DEEPSPEED:
+    def __init__(self, accelerator: Accelerator, args: OmniGRPOConfig):
+        if args.on_nonfinite == "skip" and accelerator.distributed_type == DistributedType.DEEPSPEED:
             raise ValueError(
                 "on_nonfinite: skip cannot be had with DeepSpeed, which takes its step together with the gradients; "
                 "set on_nonfinite: stop"
             )
         self.accelerator = accelerator
-        self.on_nonfinite, self.max_steps, self.output_dir = on_nonfinite, max_steps, output_dir
+        self.args = args
         self.in_a_row = 0
         """Steps left out since the last one that was taken."""
         self.skipped = 0
@@ -129,14 +128,15 @@ class NonFiniteGuard:
     def count(self, found: Sequence[NonFinite]) -> None:
         """Count a step that is left out; NonFiniteError where the run is to stop."""
         self.in_a_row += 1
-        if self.on_nonfinite == "stop":
+        if self.args.on_nonfinite == "stop":
             raise NonFiniteError(
-                f"{listed(found)}\n{written_to(self.output_dir)}; `on_nonfinite: skip` leaves out such steps and goes "
+                f"{listed(found)}\n{written_to(self.args)}; `on_nonfinite: skip` leaves out such steps and goes "
                 "on. A lower learning_rate or max_grad_norm, or bf16 in place of fp16, may avoid it"
             )
-        if self.in_a_row > self.max_steps:
+        if self.in_a_row > self.args.max_nonfinite_steps:
             raise NonFiniteError(
                 f"{listed(found)}\n{self.in_a_row} steps in a row were not finite, above max_nonfinite_steps "
-                f"{self.max_steps}: the weights or the data are at fault; see faults.jsonl in {self.output_dir}"
+                f"{self.args.max_nonfinite_steps}: the weights or the data are at fault; see faults.jsonl in "
+                f"{self.args.output_dir}"
             )
         self.skipped += 1

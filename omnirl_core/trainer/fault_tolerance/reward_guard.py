@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from trl.trainer.utils import is_async_callable
 
 from omnirl_core.text import completion_text
+from omnirl_core.trainer.grpo_config import OmniGRPOConfig
 
 logger = logging.getLogger(__name__)
 
@@ -180,14 +181,12 @@ class RewardGuard:
 
     Args:
         accelerator: of the run.
-        on_error: `stop` or `abstain` (`on_reward_error`).
-        timeout_s: of functions without a `timeout_s` of their own (`reward_timeout_s`).
-        output_dir: where faults.jsonl is; named in messages.
+        args: with `on_reward_error`, `reward_timeout_s` and `output_dir`, where faults.jsonl is.
     """
 
-    def __init__(self, accelerator: Accelerator, on_error: str, timeout_s: float | None, output_dir: str):
+    def __init__(self, accelerator: Accelerator, args: OmniGRPOConfig):
         self.accelerator = accelerator
-        self.on_error, self.timeout_s, self.output_dir = on_error, timeout_s, output_dir
+        self.args = args
         self._found: list[RewardFault] = []
 
     def wrap(
@@ -201,8 +200,8 @@ class RewardGuard:
         ]
 
     def _guarded(self, function: Any, name: str, begins: Callable[[], None]) -> Callable[..., Any]:
-        seconds = getattr(function, "timeout_s", None) or self.timeout_s
-        abstains, rank = self.on_error == "abstain", self.accelerator.process_index
+        seconds = getattr(function, "timeout_s", None) or self.args.reward_timeout_s
+        abstains, rank = self.args.on_reward_error == "abstain", self.accelerator.process_index
         return GuardedReward(function, name, seconds, abstains, rank, self._found, begins).guarded()
 
     def errors(
@@ -248,10 +247,16 @@ class RewardGuard:
                     found.append(RewardFault(name, f"gave {own[bad[0], k].item()}", ids, rank=rank))
         return found
 
+    @staticmethod
+    def counts(faults: Sequence[RewardFault], names: Sequence[str]) -> dict[str, float]:
+        """Completions that each reward failed on, by the name of the metric; only of those that failed."""
+        found = {name: sum(len(fault.row_ids) for fault in faults if fault.reward == name) for name in names}
+        return {f"rewards/{name}/errors": float(n) for name, n in found.items() if n}
+
     def raise_unless_abstaining(self, faults: Sequence[RewardFault]) -> None:
-        if faults and self.on_error == "stop":
+        if faults and self.args.on_reward_error == "stop":
             raise RewardError(
-                f"{listed(faults)}\n{written_to(self.output_dir)}; `on_reward_error: abstain` scores None there and "
+                f"{listed(faults)}\n{written_to(self.args)}; `on_reward_error: abstain` scores None there and "
                 "goes on"
             )
 
@@ -265,8 +270,8 @@ def listed(errors: Sequence[Any]) -> str:
     return "\n".join([*shown, *([trace.rstrip()] if trace else [])])
 
 
-def written_to(output_dir: str) -> str:
-    return f"Written to {output_dir}/faults.jsonl"
+def written_to(args: OmniGRPOConfig) -> str:
+    return f"Written to {args.output_dir}/faults.jsonl"
 
 
 def guarded_scores(

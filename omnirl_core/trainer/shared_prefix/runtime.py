@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from omnirl_core.models import base_model
+from omnirl_core.trainer.grpo_config import OmniGRPOConfig
 from omnirl_core.trainer.shared_prefix.packing import Prompt, encode_prompts, pack, packed_log_probs
 from omnirl_core.trainer.shared_prefix.prompts import SharedRows, picture_tensors
 from omnirl_core.trainer.shared_prefix.rollout import shared_prefill
@@ -29,14 +30,21 @@ class SharedPrefix:
 
     Args:
         accelerator: of the run.
+        policy: unwrapped.
+        reference: reference model as the trainer runs it, or None.
+        args: of the run; with `verify_shared_prefix` the first pass is compared with TRL's own.
         in_rollout: the rollout shares prompts too, not only the log-probability passes.
-        verifies: compare the first pass with TRL's own (`verify_shared_prefix`).
     """
 
-    def __init__(self, accelerator: Accelerator, in_rollout: bool, verifies: bool):
+    def __init__(
+        self, accelerator: Accelerator, policy: Any, reference: Any, args: OmniGRPOConfig, in_rollout: bool
+    ):
         self.accelerator = accelerator
+        self.policy, self.reference = policy, reference
+        self.args = args
         self.in_rollout = in_rollout
-        self.to_verify = verifies
+        self.to_verify = args.verify_shared_prefix
+        self._reference_backbone: Any = None
         self.batch: SharedRows | None = None
         """Of the generation batch at hand."""
         self.prompts: list[Prompt] | None = None
@@ -60,7 +68,7 @@ class SharedPrefix:
         finally:
             self.prompts = None
 
-    def expand(self, tokenized: tuple[Any, Any, Any], backbone: Any) -> tuple[Any, Any, Any]:
+    def expand(self, tokenized: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
         """The batch's distinct prompts, as tokenized, for all samples.
 
         Fields of images are for all samples; the rollout takes them from the prompts.
@@ -69,7 +77,8 @@ class SharedPrefix:
         token_ids, images, fields = tokenized
         batch, images = self.batch, images or [None] * len(token_ids)
         n_images = [len(own or ()) for own in images]
-        batch.encoded = encode_prompts(backbone, token_ids, fields, n_images, self.accelerator.device)
+        backbone, device = self._backbone(self.policy), self.accelerator.device
+        batch.encoded = encode_prompts(backbone, token_ids, fields, n_images, device)
         batch.fields = fields
         self.prompts = batch.of_rows(batch.encoded)
         grids = [
@@ -89,7 +98,6 @@ class SharedPrefix:
     def log_probs(
         self,
         model: Any,
-        backbone: Any,
         completion_ids: Tensor,
         completion_mask: Tensor,
         batch_size: int | None,
@@ -100,7 +108,7 @@ class SharedPrefix:
         of TRL's, `batch_size` samples of the longest prompt and the longest completion.
         """
         assert self.prompts is not None
-        n_samples = len(completion_ids)
+        backbone, n_samples = self._backbone(model), len(completion_ids)
         chunk = batch_size or n_samples
         found = []
         for start in range(0, n_samples, chunk):
@@ -114,33 +122,42 @@ class SharedPrefix:
     def verify(
         self,
         model: Any,
-        backbone: Any,
         plain: Callable[..., tuple[Tensor, Any, Any]],
         input_ids: Tensor,
         completion_mask: Tensor,
         batch_size: int | None,
-        limit: float,
     ) -> None:
-        """ValueError on all ranks where a pass differs from TRL's own, `plain`, by more than `limit` in the mean.
+        """ValueError on all ranks where the pass at hand differs from TRL's own, `plain`.
 
         Both passes are run anew without dropout, LoRA's included, whose draws no two passes share.
         """
         assert self.prompts is not None
+        self.to_verify = False
         n_tokens = completion_mask.shape[1]
         fields = plain_fields(self.prompts, input_ids.shape[1], n_tokens)
         with torch.no_grad(), without_dropout(model):
             completion_ids = input_ids[:, -n_tokens:]
-            shared, _ = self.log_probs(model, backbone, completion_ids, completion_mask, batch_size)
+            shared, _ = self.log_probs(model, completion_ids, completion_mask, batch_size)
             expected, _, _ = plain(**fields)
         scored = completion_mask.bool()
         own = (expected - shared)[scored].abs().mean() if scored.any() else shared.new_zeros(())
         difference = self.accelerator.gather(own.float().reshape(1)).max().item()  # NaN if a rank's is
+        is_half = self.args.bf16 or self.args.fp16 or self.policy.dtype != torch.float32
+        limit = 0.1 if is_half else 1e-4
         if not difference <= limit:
             raise ValueError(
                 f"shared_prefix: log-probabilities are {difference:.2g} from the plain path's in the mean, above "
                 f"{limit:g}; set shared_prefix: off, and please report the model"
             )
         logger.info("shared_prefix: log-probabilities equal the plain path's within %.1e", difference)
+
+    def _backbone(self, model: Any) -> Any:
+        """Accelerate's `unwrap_model` walks through all modules, which takes as long as a decoding step."""
+        if self.reference is None or model is not self.reference:
+            return base_model(self.policy).base_model
+        if self._reference_backbone is None:
+            self._reference_backbone = base_model(self.accelerator.unwrap_model(model)).base_model
+        return self._reference_backbone
 
 
 def shared_prefix_of(trainer: Any) -> SharedPrefix | None:
@@ -162,7 +179,7 @@ def shared_prefix_of(trainer: Any) -> SharedPrefix | None:
     where = "rollout and log-probabilities" if rollout is None else f"log-probabilities; {rollout}"
     config: Any = base_model(trainer.model).config
     logger.info("shared_prefix: prompts of a group run once (%s), %s is verified", where, config.model_type)
-    return SharedPrefix(trainer.accelerator, rollout is None, settings.verify_shared_prefix)
+    return SharedPrefix(trainer.accelerator, trainer.model, trainer.ref_model, settings, rollout is None)
 
 
 @contextmanager
