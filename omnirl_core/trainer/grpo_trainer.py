@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from accelerate.utils import gather_object
@@ -67,7 +67,7 @@ from omnirl_core.trainer.reward_stats import RewardScaleCallback, log_scales, se
 from omnirl_core.trainer.shared_prefix.prompts import SharedRows
 from omnirl_core.trainer.shared_prefix.runtime import PROMPTS, SharedPrefix, regrouped, shared_prefix_of
 
-Datasets = Dataset | IterableDataset
+Datasets: TypeAlias = Dataset | IterableDataset
 
 
 class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
@@ -366,15 +366,13 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         """
         if self._batch is not None:  # with their images again
             inputs, prompts = list(self._batch.rows), self._batch.prompts
-        given = self.reward_funcs
+        given, names = self.reward_funcs, self.reward_func_names
         with self.step_timer.measure(SCORE):
-            self.reward_funcs = [with_own_images(function) for function in given]
+            functions = [with_own_images(function) for function in given]
             if self.reward_guard is not None:
-                self.reward_funcs = self.reward_guard.wrap(
-                    self.reward_funcs,
-                    self.reward_func_names,
-                    lambda name: self._ping(f"reward '{name}'", inputs),
-                )
+                ping = partial(self._ping, samples=inputs)
+                functions = self.reward_guard.wrap(functions, names, lambda name: ping(f"reward '{name}'"))
+            self.reward_funcs = functions
             try:
                 rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
             finally:
@@ -385,8 +383,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         self._completion_ids = completion_ids_list
         if self.model.training:
             groups = rewards.view(-1, self.num_generations, rewards.shape[-1])
-            weights = self.reward_weights.tolist()
-            log_scales(self._metrics["train"], self.reward_func_names, groups, weights)
+            log_scales(self._metrics["train"], names, groups, self.reward_weights.tolist())
         return rewards
 
     def _checked(self, rewards: Tensor, samples: Sequence[Row], guard: RewardGuard) -> Tensor:
