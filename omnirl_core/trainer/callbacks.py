@@ -220,7 +220,7 @@ ROLLOUT, SCORE, PREPARE, TRAIN = PHASES = ("rollout", "score", "prepare", "train
 class StepTimer(TrainerCallback):
     """Seconds of each optimizer step by phase, into the log as `time/rollout` and so on; their sum is the step.
 
-    `rollout` is generation, `score` the rewards, `prepare` the rest of making a batch (pictures opened, log-probs
+    `rollout` is generation, `score` the rewards, `prepare` the rest of making a batch (images opened, log-probs
     of the old policy and the reference), `train` forward, backward and the optimizer. Each process times itself;
     the log is the first one's. A phase that a step does without (`num_iterations` above 1) counts 0.
     """

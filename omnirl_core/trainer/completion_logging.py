@@ -45,7 +45,7 @@ def completion_lines(
 ) -> list[dict[str, Any]]:
     """One line for each completion: the row as it is in the data set, and what the completion earned.
 
-    `details` is what else is known of each: its tokens, the sizes of its pictures, how its boxes are read.
+    `details` is what else is known of each: its tokens, the sizes of its images, how its boxes are read.
     """
     return [
         {
@@ -67,7 +67,7 @@ def completion_lines(
 
 
 def prompt_text(prompt: str | Sequence[Message]) -> str:
-    """A prompt as one reads it: `<image>` for a picture; roles only where there are several turns.
+    """A prompt as one reads it: `<image>` for an image; roles only where there are several turns.
 
     >>> prompt_text([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}])
     '<image>What is it?'
@@ -186,7 +186,7 @@ def details_of(
 
 
 def show_completions(callbacks: Iterable[TrainerCallback], logged: Mapping[str, Any], step: int) -> None:
-    """The first completions of a log, with pictures and rewards, on the trackers that the run reports to.
+    """The first completions of a log, with images and rewards, on the trackers that the run reports to.
 
     `logged` is what the trainer keeps for its own table: prompt, completion, rewards by name, advantages, images.
     """
@@ -202,10 +202,8 @@ def _on_tensorboard(writer: Any, logged: Mapping[str, Any], step: int) -> None:
         asked, said, earned = _told(logged, place)
         text = f"**prompt**\n\n{_as_code(asked)}\n\n**completion**\n\n{_as_code(said)}\n\n{earned}"
         writer.add_text(f"completion/{place}", text, step)
-        for number, picture in enumerate(_pictures(logged, place)):
-            writer.add_image(
-                f"completion/{place}/picture_{number}", _pixels(picture), step, dataformats="HWC"
-            )
+        for number, image in enumerate(_images_of(logged, place)):
+            writer.add_image(f"completion/{place}/picture_{number}", _pixels(image), step, dataformats="HWC")
     writer.flush()
 
 
@@ -214,9 +212,9 @@ def _on_wandb(logged: Mapping[str, Any]) -> None:
     if wandb.run is None:
         return
     shown = [
-        wandb.Image(_pixels(picture), caption="\n\n".join(_told(logged, place)))
+        wandb.Image(_pixels(image), caption="\n\n".join(_told(logged, place)))
         for place in range(min(MOST_COMPLETIONS, len(logged["prompt"])))
-        for picture in _pictures(logged, place)
+        for image in _images_of(logged, place)
     ]
     if shown:
         wandb.log({"completions/pictures": shown})
@@ -231,7 +229,7 @@ def _told(logged: Mapping[str, Any], place: int) -> tuple[str, str, str]:
     return prompt_text(prompt), completion_text(completion), ", ".join([*earned, advantage])
 
 
-def _pictures(logged: Mapping[str, Any], place: int) -> list[Any]:
+def _images_of(logged: Mapping[str, Any], place: int) -> list[Any]:
     return list(logged["images"][place] or []) if place < len(logged["images"]) else []
 
 
@@ -240,10 +238,10 @@ def _as_code(text: str) -> str:
     return "\n".join(f"    {line}" for line in text.splitlines() or [""])
 
 
-def _pixels(picture: Any) -> np.ndarray:
-    image = picture if isinstance(picture, Image.Image) else open_image(picture)
-    # of one size, as wandb shows pictures that belong together
-    return np.asarray(ImageOps.pad(image.convert("RGB"), (SIDE, SIDE), color="white"))
+def _pixels(image: Any) -> np.ndarray:
+    opened = image if isinstance(image, Image.Image) else open_image(image)
+    # of one size, as wandb shows images that belong together
+    return np.asarray(ImageOps.pad(opened.convert("RGB"), (SIDE, SIDE), color="white"))
 
 
 def mend_model_card(folder: str | os.PathLike[str], config: PreTrainedConfig) -> None:

@@ -1,12 +1,12 @@
-"""Keeps the vision tower in every forward, at zero weight, so that ranks with and without pictures agree.
+"""Keeps the vision tower in every forward, at zero weight, so that ranks with and without images agree.
 
-A forward without pictures leaves the tower out. Across ranks that breaks: the tower's collectives run on some
+A forward without images leaves the tower out. Across ranks that breaks: the tower's collectives run on some
 ranks only (hang or crash under ZeRO and FSDP), and under ZeRO-3 a parameter without a gradient keeps the last
-step's. So such a forward runs the tower on the smallest picture there is and adds 0.0 times its features to the
+step's. So such a forward runs the tower on the smallest image there is and adds 0.0 times its features to the
 embeddings: every parameter takes part, and its gradient is exactly zero.
 
 Where no engine depends on the order in which modules run (one process, DDP), the tower itself is left out and its
-parameters get their zeros directly: on a GPU the smallest picture takes as long as 512 tokens of text, in kernels that
+parameters get their zeros directly: on a GPU the smallest image takes as long as 512 tokens of text, in kernels that
 are all too small to fill it.
 """
 
@@ -31,7 +31,7 @@ CACHE_NAMES = ("cache", "past_key_values")
 
 @dataclass(frozen=True)
 class DummyImage:
-    """The smallest picture's inputs, and when it has to run."""
+    """The smallest image's inputs, and when it has to run."""
 
     tower: str
     inputs: dict[str, Tensor]
@@ -39,7 +39,7 @@ class DummyImage:
     """Parameters are gathered when a module runs (ZeRO-3, FSDP): then a pass without gradient needs it too."""
     runs_tower: bool = True
     """False where zeros for its parameters do; not where engines reduce gradients in the order of their coming
-    (DeepSpeed, FSDP), nor where pictures leave some of them out."""
+    (DeepSpeed, FSDP), nor where images leave some of them out."""
 
     def needed(self, backbone: nn.Module) -> bool:
         if self.sharded:
@@ -52,7 +52,7 @@ class DummyImage:
         return embeddings + zero.to(embeddings.device, embeddings.dtype)  # (B, P+C, hidden)
 
     def features(self, backbone: nn.Module) -> Tensor:
-        """Zero, as a sum of everything that the tower gives for the smallest picture."""
+        """Zero, as a sum of everything that the tower gives for the smallest image."""
         parameter = next(backbone.parameters())
         dtype = getattr(backbone.get_submodule(self.tower), "dtype", parameter.dtype)
         inputs = {
@@ -88,7 +88,7 @@ def add_dummy_image(
 ) -> DummyImage | None:
     """Patch the backbone's forward (`model.model`); None, and nothing done, where it has no vision tower.
 
-    A backbone that has an anchor already, from an earlier trainer, is not patched again; it gets this one.
+    A backbone that has a dummy image already, from an earlier trainer, is not patched again; it gets this one.
 
     Not a forward pre-hook: under ZeRO-3 the tower would run before DeepSpeed's own hook on the parent.
     """
@@ -96,23 +96,22 @@ def add_dummy_image(
     tower = vision_tower_name(backbone)
     if tower is None or not hasattr(backbone, "get_image_features"):
         return None
-    anchor = DummyImage(tower, _smallest_picture(backbone, processor), sharded, sharded or runs_tower)
+    dummy = DummyImage(tower, _smallest_image(backbone, processor), sharded, sharded or runs_tower)
     is_patched = "_dummy_image" in vars(backbone)
-    backbone._dummy_image = anchor
-    vars(backbone).pop("_anchored_parameters", None)  # other parameters may be trained now
+    backbone._dummy_image = dummy
     if is_patched:
-        return anchor
+        return dummy
     plain = type(backbone).forward
 
     @functools.wraps(plain)  # transformers reads the signature
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         kwargs.update(zip(list(inspect.signature(plain).parameters)[1:], args, strict=False))
-        return _anchored(self, kwargs)
+        return _forward_with_dummy(self, kwargs)
 
     # attributes of the instance, bound methods both: copy.deepcopy of the model binds them to the copy
     backbone._forward_without_dummy = backbone.forward
     backbone.forward = MethodType(forward, backbone)
-    return anchor
+    return dummy
 
 
 WHOLE_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -136,9 +135,10 @@ def add_dummy_images(trainer: Any) -> DummyImage | None:
 
 def encode_before_rollout(trainer: Any, fields: Mapping[str, Any]) -> None:
     """Where `generate` gathers parameters module by module, ranks without images must encode one too."""
+    if trainer.dummy_image is None or "pixel_values" in fields:
+        return
     gathers = trainer.args.ds3_gather_for_generation
-    by_module = trainer._dist.fsdp_version == 1 or (trainer._is_zero3 and not gathers)
-    if trainer.dummy_image is not None and by_module and "pixel_values" not in fields:
+    if trainer._dist.fsdp_version == 1 or (trainer._is_zero3 and not gathers):
         backbone: Any = base_model(trainer.accelerator.unwrap_model(trainer.model)).base_model
         with torch.no_grad():
             trainer.dummy_image.features(backbone)
@@ -151,22 +151,22 @@ def remove_dummy_image(model: nn.Module) -> None:
         backbone._dummy_image = None
 
 
-def _anchored(backbone: Any, kwargs: dict[str, Any]) -> Any:
-    plain, anchor = backbone._forward_without_dummy, backbone._dummy_image
-    if anchor is None or _has_pictures(kwargs):
+def _forward_with_dummy(backbone: Any, kwargs: dict[str, Any]) -> Any:
+    plain, dummy = backbone._forward_without_dummy, backbone._dummy_image
+    if dummy is None or _has_images(kwargs):
         return plain(**kwargs)
-    kwargs = _without_empty_pictures(kwargs, anchor)
-    # with a cache it is generation: pictures, if any, were encoded before
+    kwargs = _without_empty_images(kwargs, dummy)
+    # with a cache it is generation: images, if any, were encoded before
     is_cached = any(kwargs.get(name) is not None for name in CACHE_NAMES)
-    if is_cached or not anchor.needed(backbone):
+    if is_cached or not dummy.needed(backbone):
         return plain(**kwargs)
     if kwargs.get("inputs_embeds") is not None:
-        return plain(**{**kwargs, "inputs_embeds": anchor.added(kwargs["inputs_embeds"], backbone)})
-    with _added_to_embeddings(backbone, anchor):
+        return plain(**{**kwargs, "inputs_embeds": dummy.added(kwargs["inputs_embeds"], backbone)})
+    with _added_to_embeddings(backbone, dummy):
         return plain(**kwargs)
 
 
-def _has_pictures(kwargs: dict[str, Any]) -> bool:
+def _has_images(kwargs: dict[str, Any]) -> bool:
     pixels = [
         value for name, value in kwargs.items() if name.startswith("pixel_values") and value is not None
     ]
@@ -178,35 +178,35 @@ def _has_pictures(kwargs: dict[str, Any]) -> bool:
 
 
 def _is_padding_only(kwargs: dict[str, Any]) -> bool:
-    """Idefics and SmolVLM pad rows without pictures too: pixels of rows that have none, masked everywhere."""
+    """Idefics and SmolVLM pad rows without images too: pixels of rows that have none, masked everywhere."""
     mask = kwargs.get("pixel_attention_mask")
     return isinstance(mask, Tensor) and not mask.any()
 
 
-def _without_empty_pictures(kwargs: dict[str, Any], anchor: DummyImage) -> dict[str, Any]:
-    """TRL 1.16 slices a text-only micro-batch to (0, ...) tensors; vision towers cannot take zero pictures."""
-    names = {*anchor.inputs, "pixel_values", "image_grid_thw", "pixel_attention_mask", "image_sizes"}
+def _without_empty_images(kwargs: dict[str, Any], dummy: DummyImage) -> dict[str, Any]:
+    """TRL 1.16 slices a text-only micro-batch to (0, ...) tensors; vision towers cannot take zero images."""
+    names = {*dummy.inputs, "pixel_values", "image_grid_thw", "pixel_attention_mask", "image_sizes"}
     is_empty = {n for n in names if isinstance(kwargs.get(n), Tensor) and kwargs[n].shape[0] == 0}
     empty = names if _is_padding_only(kwargs) else is_empty
     return {name: value for name, value in kwargs.items() if name not in empty}
 
 
 @contextmanager
-def _added_to_embeddings(backbone: Any, anchor: DummyImage) -> Iterator[None]:
-    """Where models with pictures run the tower too: after the embeddings. Ranks must gather in one order.
+def _added_to_embeddings(backbone: Any, dummy: DummyImage) -> Iterator[None]:
+    """Where models with images run the tower too: after the embeddings. Ranks must gather in one order.
 
     The model embeds the ids itself: without input_ids Qwen would reuse the last batch's rope_deltas.
     """
     embeddings = backbone.get_input_embeddings()
-    handle = embeddings.register_forward_hook(lambda module, args, output: anchor.added(output, backbone))
+    handle = embeddings.register_forward_hook(lambda module, args, output: dummy.added(output, backbone))
     try:
         yield
     finally:
         handle.remove()
 
 
-def _smallest_picture(backbone: Any, processor: Any) -> dict[str, Tensor]:
-    """What `get_image_features` takes for the smallest picture; black, so that nothing can overflow."""
+def _smallest_image(backbone: Any, processor: Any) -> dict[str, Tensor]:
+    """What `get_image_features` takes for the smallest image; black, so that nothing can overflow."""
     images = processor.image_processor
     if hasattr(images, "merge_size") and hasattr(images, "temporal_patch_size"):  # Qwen: any grid of patches
         side, values = images.merge_size, 3 * images.temporal_patch_size * images.patch_size**2
@@ -227,7 +227,7 @@ def _used(output: Any) -> Iterator[Tensor]:
 
 
 def _tensors(features: Any) -> Iterator[Tensor]:
-    """One tensor, one for each picture, or, in Qwen3-VL, one for each picture of each depth."""
+    """One tensor, one for each image, or, in Qwen3-VL, one for each image of each depth."""
     if isinstance(features, Tensor):
         yield features
     else:

@@ -27,7 +27,7 @@ def gathered_for_generation(model: nn.Module) -> Iterator[None]:
     """Whole weights on every process; nothing is done to a model that FSDP2 does not shard.
 
     TRL 1.16 generates from sharded weights, which every layer gathers for every token: processes whose completions
-    end sooner leave the others waiting for ever, and one with pictures runs other layers first than one without
+    end sooner leave the others waiting for ever, and one with images runs other layers first than one without
     (tests/trainer/test_distributed.py).
     """
     if not isinstance(model, FSDPModule):

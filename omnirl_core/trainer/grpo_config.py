@@ -1,4 +1,4 @@
-"""Settings of a GRPO run: TRL's, and what a run over pictures needs besides."""
+"""Settings of a GRPO run: TRL's, and what a run over images needs besides."""
 
 import math
 import os
@@ -39,13 +39,13 @@ class OmniGRPOConfig(GRPOConfig):
     min_pixels: int | None = field(
         default=None,
         metadata={
-            "help": "Least width times height of a picture as the model sees it; smaller ones are enlarged."
+            "help": "Least width times height of an image as the model sees it; smaller ones are enlarged."
         },
     )
     max_pixels: int | None = field(
         default=None,
         metadata={
-            "help": "Most width times height of a picture as the model sees it; larger ones are shrunk. Image tokens "
+            "help": "Most width times height of an image as the model sees it; larger ones are shrunk. Image tokens "
             "of a prompt, and so time and memory, are in proportion to it."
         },
     )
@@ -90,7 +90,7 @@ class OmniGRPOConfig(GRPOConfig):
     shared_prefix: str = field(
         default="auto",
         metadata={
-            "help": "`auto` runs the prompt and pictures of a group once, not once a completion, wherever the model "
+            "help": "`auto` runs the prompt and images of a group once, not once a completion, wherever the model "
             "family is verified, and says which path runs; `on` refuses a run that cannot; `off` never does.",
             "choices": ["auto", "on", "off"],
         },

@@ -1,4 +1,4 @@
-"""Rows of a mixed run, text-only, one picture or many, in one shape; every picture opened once a batch."""
+"""Rows of a mixed run, text-only, one image or many, in one shape; every image opened once a batch."""
 
 import os
 import re
@@ -23,7 +23,7 @@ _BASE64 = re.compile(r"(?:iVBORw0K|/9j/|R0lGOD|UklGR|Qk|SUkq|TU0A)[A-Za-z0-9+/\s
 
 
 def row_images(row: Mapping[str, Any]) -> list[Any]:
-    """The row's pictures, paths or PIL images: from `images`, or the one in `image`; [] for a text-only row.
+    """The row's images, paths or PIL images: from `images`, or the one in `image`; [] for a text-only row.
 
     >>> row_images({"images": None}), row_images({"image": "a.png"}), row_images({"images": ["a.png", "b.png"]})
     ([], ['a.png'], ['a.png', 'b.png'])
@@ -35,12 +35,12 @@ def row_images(row: Mapping[str, Any]) -> list[Any]:
 
 
 def mixed_rows(inputs: Sequence[Row]) -> list[Row]:
-    """Copies of the rows as TRL can take any mix of them, with the pictures opened.
+    """Copies of the rows as TRL can take any mix of them, with the images opened.
 
-    TRL 1.16 looks for the image columns in the first row only, takes `None` for no pictures, which processors
+    TRL 1.16 looks for the image columns in the first row only, takes `None` for no images, which processors
     refuse, and cannot log string and block contents in one table; so every row gets `images` (a list of PIL
     images) and a prompt of content blocks. Rewards also find `image_sizes` there, (width, height) of each
-    picture, and `resized_sizes`, which the trainer fills in when the processor has resized them. A path that
+    image, and `resized_sizes`, which the trainer fills in when the processor has resized them. A path that
     occurs in several rows, as in the rows of a group, is opened once.
     """
     opened: dict[str, Image.Image] = {}
@@ -48,25 +48,25 @@ def mixed_rows(inputs: Sequence[Row]) -> list[Row]:
 
 
 def text_rows(inputs: Sequence[Row]) -> list[Row]:
-    """The rows of a run without pictures, its image columns, if it has some, in the one form that TRL 1.16 takes."""
+    """The rows of a run without images, its image columns, if it has some, in the one form that TRL 1.16 takes."""
     return [{**row, "images": []} if "images" in row or "image" in row else row for row in inputs]
 
 
 def _mixed_row(row: Row, opened: dict[str, Image.Image]) -> Row:
-    pictures = [_picture(image, opened, row.get("row_id")) for image in row_images(row)]
+    images = [_opened(image, opened, row.get("row_id")) for image in row_images(row)]
     prompt = row["prompt"]
     if not isinstance(
         prompt, str
-    ):  # a plain string has no place for pictures: TRL says so where there are some
+    ):  # a plain string has no place for images: TRL says so where there are some
         prompt = without_none(prompt)
-        prompt = prompt if pictures else prepare_multimodal_messages(prompt)
-    sizes = [getattr(picture, "size", None) for picture in pictures]
-    added = {"images": pictures, "image_sizes": sizes, "resized_sizes": None if pictures else []}
+        prompt = prompt if images else prepare_multimodal_messages(prompt)
+    sizes = [getattr(image, "size", None) for image in images]
+    added = {"images": images, "image_sizes": sizes, "resized_sizes": None if images else []}
     # a data set's own columns of these names are the user's
     return {**row, "prompt": prompt, **{k: v for k, v in added.items() if k == "images" or k not in row}}
 
 
-def _picture(image: Any, opened: dict[str, Image.Image], row_id: str | None) -> Any:
+def _opened(image: Any, opened: dict[str, Image.Image], row_id: str | None) -> Any:
     if not isinstance(image, str | os.PathLike):
         return image
     path = os.fspath(image)
@@ -101,10 +101,10 @@ def is_no_path(image: str | os.PathLike[str]) -> bool:
 
 
 def counted_by_row(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a batch such that TRL 1.16 slices padded pictures by row, as they are laid out.
+    """The fields of a batch such that TRL 1.16 slices padded images by row, as they are laid out.
 
-    Idefics and SmolVLM pad the pictures of every row to one number, (rows, pictures, ...), with a mask. TRL takes
-    that for one line a picture where rows and pictures happen to be as many, and gives rows each other's pictures
+    Idefics and SmolVLM pad the images of every row to one number, (rows, images, ...), with a mask. TRL takes
+    that for one line an image where rows and images happen to be as many, and gives rows each other's images
     or fails. Counts of zero, which nothing else of these families reads, leave it the one right way.
     """
     padded = fields.get("pixel_attention_mask") is not None and fields.get("spatial_shapes") is None
@@ -151,7 +151,7 @@ def _given(block: Any) -> Any:
 
 
 def may_have_images(dataset: Any) -> bool:
-    """Whether a row of the data set(s) could have a picture; False only where that is sure without drawing rows.
+    """Whether a row of the data set(s) could have an image; False only where that is sure without drawing rows.
 
     Read from columns, so it is the same on every rank. A data set whose rows are made by a transform says it by
     the transform's `has_images`; where it does not, and in streams of unknown columns, the answer is True.
@@ -179,7 +179,7 @@ def _transform(dataset: Any) -> Any:
 
 
 def _mentions_images(feature: Any) -> bool:
-    """Whether prompts of this type carry pictures in their blocks."""
+    """Whether prompts of this type carry images in their blocks."""
     return any(name in ("image", "images") for name in _field_names(feature))
 
 

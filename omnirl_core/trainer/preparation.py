@@ -66,7 +66,7 @@ class Preparation:
 
     @property
     def may_have_images(self) -> bool:
-        """Whether a picture can turn up in the run, as far as every rank knows the same."""
+        """Whether an image can turn up in the run, as far as every rank knows the same."""
         return may_have_images(self.train_dataset) or may_have_images(self.eval_dataset)
 
     @property
@@ -101,7 +101,7 @@ class Preparation:
             return
         if self.args.vllm_mode == "colocate":
             raise ValueError(
-                "vllm_mode: colocate with pictures: TRL hands vLLM prompts whose image tokens are already expanded, "
+                "vllm_mode: colocate with images: TRL hands vLLM prompts whose image tokens are already expanded, "
                 "and vLLM expands them again, so that the policy answers a garbled prompt "
                 "(https://github.com/huggingface/trl/issues/6294); use vllm_mode: server, or use_vllm: false"
             )
@@ -110,7 +110,7 @@ class Preparation:
         }
         if budget:
             logger.warning(
-                "use_vllm: the server has to size pictures as this run does; start it with --mm-processor-kwargs '%s'",
+                "use_vllm: the server has to size images as this run does; start it with --mm-processor-kwargs '%s'",
                 json.dumps(budget),
             )
 

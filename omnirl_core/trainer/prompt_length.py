@@ -1,4 +1,4 @@
-"""How long a prompt is, its image tokens included, without opening a picture; and what becomes of longer ones."""
+"""How long a prompt is, its image tokens included, without opening an image; and what becomes of longer ones."""
 
 import io
 import math
@@ -34,14 +34,14 @@ _SLIMMEST = 200  # Qwen's processors refuse sides in a ratio above this
 
 @dataclass(frozen=True)
 class PromptLength:
-    """Counts the tokens of a row's prompt as the trainer will make them; sizes of pictures are read from headers."""
+    """Counts the tokens of a row's prompt as the trainer will make them; sizes of images are read from headers."""
 
     processor: Any
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     tools: list[Any] | None = None
     _frames: dict[str, int] = field(default_factory=dict, repr=False)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict, repr=False)
-    """(width, height) of the pictures seen so far, by path."""
+    """(width, height) of the images seen so far, by path."""
 
     def count(self, row: Row) -> int:
         """Number of prompt tokens, exact (test_prompt_length.py compares it with what the trainer feeds)."""
@@ -65,7 +65,7 @@ class PromptLength:
         return self.count(row) > limit
 
     def bound(self, row: Row) -> int:
-        """Never less than the count of a row whose pictures become grids: the pixel budget bounds them."""
+        """Never less than the count of a row whose images become grids: the pixel budget bounds them."""
         n_images = len(prompt_images(row))
         return self._text_bound(row) + (n_images * self._most_image_tokens if n_images else 0)
 
@@ -99,7 +99,7 @@ class PromptLength:
         return hasattr(images, "merge_size") and hasattr(images, "get_number_of_image_patches")
 
     def _text(self, row: Row) -> str:
-        """The rendered prompt, with one placeholder token a picture."""
+        """The rendered prompt, with one placeholder token an image."""
         messages = row["prompt"]
         if isinstance(messages, str):
             return messages
@@ -117,32 +117,32 @@ class PromptLength:
         bos = self._tokenizer.bos_token
         return isinstance(self.processor, ProcessorMixin) and not (bos and text.startswith(bos))
 
-    def _all_image_tokens(self, pictures: Sequence[Any]) -> int:
-        if not pictures:
+    def _all_image_tokens(self, images: Sequence[Any]) -> int:
+        if not images:
             return 0
-        images = self.processor.image_processor
-        sizes = [self._size(picture) for picture in pictures]
-        patches = [images.get_number_of_image_patches(height, width, {}) for width, height in sizes]
-        return sum(n // images.merge_size**2 for n in patches)
+        processor = self.processor.image_processor
+        sizes = [self._size(image) for image in images]
+        patches = [processor.get_number_of_image_patches(height, width, {}) for width, height in sizes]
+        return sum(n // processor.merge_size**2 for n in patches)
 
-    def _size(self, picture: Any) -> tuple[int, int]:
-        if not isinstance(picture, str):
-            return _size(picture)
-        if picture not in self.sizes:
-            self.sizes[picture] = _size(picture)
-        return self.sizes[picture]
+    def _size(self, image: Any) -> tuple[int, int]:
+        if not isinstance(image, str):
+            return _size(image)
+        if image not in self.sizes:
+            self.sizes[image] = _size(image)
+        return self.sizes[image]
 
     @cached_property
     def _most_image_tokens(self) -> int:
         images = self.processor.image_processor
         pixels = (images.patch_size * images.merge_size) ** 2
         low, high = images.size["shortest_edge"] / pixels, images.size["longest_edge"] / pixels
-        # sides are rounded to whole tokens, at least one: that adds most where the picture is slimmest
+        # sides are rounded to whole tokens, at least one: that adds most where the image is slimmest
         enlarged = (math.sqrt(low * _SLIMMEST) + 1) * (math.sqrt(low / _SLIMMEST) + 1)
         return math.ceil(max(high, math.sqrt(high * _SLIMMEST), enlarged))
 
     def _processed_length(self, row: Row) -> int:
-        """By the processor itself, on the opened pictures: families differ in what frames an image's tokens."""
+        """By the processor itself, on the opened images: families differ in what frames an image's tokens."""
         [opened] = mixed_rows([row])
         messages = prepare_multimodal_messages(opened["prompt"], images=opened["images"])
         tokens = self.processor.apply_chat_template(
@@ -157,7 +157,7 @@ class PromptLength:
 
 
 def prompt_images(row: Row) -> list[Any]:
-    """The pictures of the row's columns, and those that its prompt's blocks hold themselves."""
+    """The images of the row's columns, and those that its prompt's blocks hold themselves."""
     prompt = row["prompt"]
     if isinstance(prompt, str):
         return row_images(row)
@@ -215,8 +215,8 @@ def long_prompt(row: Row, n_tokens: int, limit: int, place: str = "") -> str:
     """What to say of a prompt above the limit; `place` names a row that has no `row_id`."""
     name = row.get("row_id") or place
     n_images = len(prompt_images(row))
-    pictures = f" ({n_images} picture{'s' * (n_images != 1)} included)" if n_images else ""
-    return f"{name}: prompt has {n_tokens:,} tokens{pictures}; max_prompt_length is {limit:,}"
+    included = f" ({n_images} image{'s' * (n_images != 1)} included)" if n_images else ""
+    return f"{name}: prompt has {n_tokens:,} tokens{included}; max_prompt_length is {limit:,}"
 
 
 def _listed(faults: Sequence[str], n_rows: int | None = None) -> str:
@@ -231,7 +231,7 @@ def _listed(faults: Sequence[str], n_rows: int | None = None) -> str:
 
 
 def _light_rows(data: datasets.Dataset) -> Iterator[Row]:
-    """The rows as the trainer draws them, but pictures in Arrow columns left undecoded."""
+    """The rows as the trainer draws them, but images in Arrow columns left undecoded."""
     if data.format["type"] != "custom":
         for name, feature in data.features.items():
             if name in ("image", "images") and "Image(" in repr(feature):

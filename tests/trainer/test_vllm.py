@@ -103,7 +103,7 @@ def test_a_wrong_pairing_is_seen(with_stand_in, rows, monkeypatch):
 
 
 def test_pictures_are_refused_in_colocate_mode(trainer, rows):
-    with pytest.raises(ValueError, match=r"colocate with pictures.*issues/6294\); use vllm_mode: server"):
+    with pytest.raises(ValueError, match=r"colocate with images.*issues/6294\); use vllm_mode: server"):
         trainer(rows, use_vllm=True)
 
 

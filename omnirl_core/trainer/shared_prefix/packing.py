@@ -1,8 +1,8 @@
-"""Shared prefix: the prompt of a group, pictures included, goes through the model once, not once a completion.
+"""Shared prefix: the prompt of a group, images included, goes through the model once, not once a completion.
 
 A micro-batch becomes one row, a pack: `[prompt 1 | its completions | prompt 2 | its completions | ...]`. Positions of
 every completion continue from its prompt (M-RoPE included), attention lets it see its prompt and itself only, and
-the vision tower meets the pictures of each prompt once. Nothing is padded, and the language-model head sees only
+the vision tower meets the images of each prompt once. Nothing is padded, and the language-model head sees only
 the positions that predict a completion token. The numbers are those of one row a completion: nothing in
 GRPO depends on the prompt being encoded G times.
 """
@@ -29,10 +29,10 @@ class Prompt:
     position_ids: Tensor
     """(P,), or (3, P) where the model rotates by time, height and width."""
     images: Mapping[str, Tensor] = field(default_factory=dict)
-    """What the model takes for its pictures, in their order; empty without pictures."""
+    """What the model takes for its images, in their order; empty without images."""
     n_images: int = 0
     token_types: Tensor | None = None
-    """(P,), which tokens stand for pictures."""
+    """(P,), which tokens stand for images."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -47,6 +47,12 @@ class Prompt:
         return positions.expand(*self.position_ids.shape[:-1], -1)
 
 
+def image_tensors(prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+    """What the model takes for the images of these prompts, one after the other; {} where there are none."""
+    names = dict.fromkeys(name for prompt in prompts for name in prompt.images)
+    return {name: torch.cat([prompt.images[name] for prompt in prompts if prompt.images]) for name in names}
+
+
 def encode_prompts(
     backbone: nn.Module,
     token_ids: Sequence[Sequence[int]],
@@ -56,18 +62,18 @@ def encode_prompts(
 ) -> list[Prompt]:
     """Prompts from the batch that a processor made of them: `fields` is what it gave besides the token ids."""
     grids = fields.get("image_grid_thw")
-    pictures: list[Mapping[str, Tensor]] = [{}] * len(token_ids)
+    image_fields: list[Mapping[str, Tensor]] = [{}] * len(token_ids)
     if grids is not None and "pixel_values" in fields:
         grid_parts = torch.as_tensor(grids).split(list(n_images))
         patches = [int(part.prod(-1).sum()) for part in grid_parts]
         pixel_parts = torch.as_tensor(fields["pixel_values"]).split(patches)
-        pictures = [
+        image_fields = [
             {"pixel_values": pixels.to(device), "image_grid_thw": grid.to(device)} if len(grid) else {}
             for pixels, grid in zip(pixel_parts, grid_parts, strict=True)
         ]
     types = fields.get("mm_token_type_ids") or [None] * len(token_ids)
     prompts = []
-    for ids, images, kinds, n in zip(token_ids, pictures, types, n_images, strict=True):
+    for ids, images, kinds, n in zip(token_ids, image_fields, types, n_images, strict=True):
         tokens = torch.tensor(ids, device=device)
         kinds = None if kinds is None else torch.as_tensor(kinds, device=device)
         positions = prompt_positions(backbone, tokens, kinds, images.get("image_grid_thw"))
@@ -78,7 +84,7 @@ def encode_prompts(
 def prompt_positions(
     backbone: nn.Module, token_ids: Tensor, token_types: Tensor | None, grid: Tensor | None
 ) -> Tensor:
-    """Position ids of one unpadded prompt, from the model's own rule where pictures have a say in it."""
+    """Position ids of one unpadded prompt, from the model's own rule where images have a say in it."""
     if not hasattr(backbone, "get_rope_index"):
         return torch.arange(len(token_ids), device=token_ids.device)  # (P,)
     if grid is None or token_types is None:
@@ -110,16 +116,11 @@ class Pack:
     @cached_property
     def model_inputs(self) -> dict[str, Any]:
         """Keyword arguments of the model's forward."""
-        names = {name for prompt in self.prompts for name in prompt.images}
-        pictures = {
-            name: torch.cat([prompt.images[name] for prompt in self.prompts if prompt.images])
-            for name in names
-        }
         return {
             "input_ids": self.input_ids,
             "position_ids": self.position_ids,
             "attention_mask": PackMask.of(self.spans, self.input_ids.device),
-            **pictures,
+            **image_tensors(self.prompts),
         }
 
     def per_token(self, values: Tensor) -> Tensor:

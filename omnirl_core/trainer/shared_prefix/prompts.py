@@ -4,27 +4,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
 from trl.data_utils import prepare_multimodal_messages
 
 from omnirl_core.trainer.multimodal import row_images
-from omnirl_core.trainer.shared_prefix.packing import Prompt
+from omnirl_core.trainer.shared_prefix.packing import Prompt, image_tensors
 
 Row = Mapping[str, Any]
 
 
 @dataclass
 class SharedRows:
-    """Rows of a rank, each distinct prompt with its pictures once.
+    """Rows of a rank, each distinct prompt with its images once.
 
-    TRL 1.16 carries pictures in every row: it copies, processes (twice), gathers and stores them G times. So it is
-    shown `placeholder_rows`, and the pictures wait here until the model needs them.
+    TRL 1.16 carries images in every row: it copies, processes (twice), gathers and stores them G times. So it is
+    shown `placeholder_rows`, and the images wait here until the model needs them.
     """
 
     rows: Sequence[Any]
     prompts: list[Any] = field(init=False)
-    """Of each row, with the pictures in their blocks, as TRL gives them to rewards."""
+    """Of each row, with the images in their blocks, as TRL gives them to rewards."""
     prompt_of_row: list[int] = field(init=False)
     """Numbers of the distinct prompts, in the order of their first rows."""
     encoded: list[Prompt] = field(default_factory=list)
@@ -33,7 +31,7 @@ class SharedRows:
     """What the processor gave for them besides token ids."""
 
     def __post_init__(self) -> None:
-        self.prompts = [_with_pictures(row) for row in self.rows]
+        self.prompts = [_with_images(row) for row in self.rows]
         self.prompt_of_row = []
         for i, prompt in enumerate(self.prompts):
             last = self.prompt_of_row[-1] if i else -1
@@ -42,7 +40,7 @@ class SharedRows:
 
     @property
     def placeholder_rows(self) -> list[dict[str, Any]]:
-        """The rows without pictures; in their prompts, blocks that say where pictures go."""
+        """The rows without images; in their prompts, blocks that say where images go."""
         return [
             {
                 **{k: v for k, v in row.items() if k not in ("image", "images")},
@@ -66,19 +64,13 @@ class SharedRows:
 
     def row_fields(self) -> dict[str, Any]:
         """`fields` as the processor would give them for all rows."""
-        fields: dict[str, Any] = {**picture_tensors(self.of_rows(self.encoded))}
+        fields: dict[str, Any] = {**image_tensors(self.of_rows(self.encoded))}
         if self.fields.get("mm_token_type_ids") is not None:
             fields["mm_token_type_ids"] = self.of_rows(self.fields["mm_token_type_ids"])
         return fields
 
 
-def picture_tensors(prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-    """What the model takes for the pictures of these prompts, one after the other; {} where there are none."""
-    names = dict.fromkeys(name for prompt in prompts for name in prompt.images)
-    return {name: torch.cat([prompt.images[name] for prompt in prompts if prompt.images]) for name in names}
-
-
-def _with_pictures(row: Row) -> Any:
+def _with_images(row: Row) -> Any:
     images = row_images(row)
     return prepare_multimodal_messages(row["prompt"], images=images) if images else row["prompt"]
 
@@ -99,7 +91,7 @@ def _placeholder(block: Any) -> Any:
 
 
 def _is_same(prompt: Any, other: Any) -> bool:
-    """Words and pictures: pictures opened once are one object, others are compared by every pixel."""
+    """Words and images: images opened once are one object, others are compared by every pixel."""
     try:
         return bool(prompt == other)
     except (ValueError, RuntimeError):  # arrays and tensors compare item by item

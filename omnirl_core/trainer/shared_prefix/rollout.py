@@ -29,7 +29,7 @@ def shared_prefill(model: Any, prompt_of_row: Sequence[int]) -> Iterator[None]:
     """While it lasts, `model.generate` runs each distinct prompt once.
 
     `prompt_of_row` numbers the distinct prompts from 0 in the order of their first rows. `input_ids` and
-    `attention_mask` come for all rows, padded on the left; everything about pictures for the distinct prompts only.
+    `attention_mask` come for all rows, padded on the left; everything about images for the distinct prompts only.
     """
     own = vars(model).get("generate")
     model.generate = functools.partial(_generate, model, model.generate, tuple(prompt_of_row))
@@ -58,7 +58,7 @@ def _generate(
         prompts, {**fields, "attention_mask": mask}
     )  # (B, P), or (4, B, P): in the text, then time, height and width
     if prompts.shape[1] > 1:
-        pictures = {name: value for name, value in fields.items() if name != "mm_token_type_ids"}
+        image_fields = {name: value for name, value in fields.items() if name != "mm_token_type_ids"}
         output = base_model(
             model
         )(  # as `generate` calls it: PEFT's wrapper may be under autocast, and it is not
@@ -67,7 +67,7 @@ def _generate(
             position_ids=positions[..., :-1],
             use_cache=True,
             logits_to_keep=1,
-            **pictures,
+            **image_fields,
         )
         fields = {CACHE_NAME: cache_of_rows(output[CACHE_NAME], mask[:, :-1], prompt_of_row)}
     return plain(

@@ -11,8 +11,14 @@ from torch import Tensor
 
 from omnirl_core.models import base_model
 from omnirl_core.trainer.grpo_config import OmniGRPOConfig
-from omnirl_core.trainer.shared_prefix.packing import Prompt, encode_prompts, pack, packed_log_probs
-from omnirl_core.trainer.shared_prefix.prompts import SharedRows, picture_tensors
+from omnirl_core.trainer.shared_prefix.packing import (
+    Prompt,
+    encode_prompts,
+    image_tensors,
+    pack,
+    packed_log_probs,
+)
+from omnirl_core.trainer.shared_prefix.prompts import SharedRows
 from omnirl_core.trainer.shared_prefix.rollout import shared_prefill
 from omnirl_core.trainer.shared_prefix.support import rollout_obstacle, training_obstacle
 
@@ -196,7 +202,7 @@ def without_dropout(model: Any) -> Iterator[None]:
 
 
 def plain_fields(prompts: Sequence[Prompt], n_tokens: int, n_completion_tokens: int) -> dict[str, Any]:
-    """The pictures of rows as TRL's own pass takes them."""
+    """The images of rows as TRL's own pass takes them."""
     if not any(prompt.images for prompt in prompts):
         return {}
     types = torch.zeros(len(prompts), n_tokens, dtype=torch.long, device=prompts[0].token_ids.device)
@@ -205,7 +211,7 @@ def plain_fields(prompts: Sequence[Prompt], n_tokens: int, n_completion_tokens: 
         if prompt.token_types is not None:
             types[row, end - len(prompt) : end] = prompt.token_types
     n_images = [prompt.n_images for prompt in prompts]
-    return {**picture_tensors(prompts), "num_images": n_images, "mm_token_type_ids": types}
+    return {**image_tensors(prompts), "num_images": n_images, "mm_token_type_ids": types}
 
 
 def regrouped(batches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
