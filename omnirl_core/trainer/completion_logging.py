@@ -23,7 +23,7 @@ from trl.trainer.utils import get_config_model_id
 from omnirl_core.data.images import open_image
 from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.text import completion_text
-from omnirl_core.trainer.multimodal import row_images
+from omnirl_core.trainer.multimodal import images_of
 from omnirl_core.types import Completion, Message
 
 MOST_COMPLETIONS = 8
@@ -53,7 +53,7 @@ def completion_lines(
             "phase": phase,
             "row_id": row.get("row_id"),
             "task": row.get("task"),
-            "images": [_image_path(image) for image in row_images(row)],
+            "images": [_image_path(image) for image in images_of(row)],
             "problem": row.get("problem"),
             "prompt": prompt_text(row.get("prompt", "")),
             "solution": row.get("solution"),
@@ -143,7 +143,7 @@ def no_images_gathered(trainer: Any) -> Iterator[None]:
 def log_images(trainer: Any) -> None:
     """The images of a mixed batch, for TRL's table."""
     if trainer._is_mixed and trainer.log_multimodal and trainer.log_completions:
-        images = trainer._images or [row_images(sample) for sample in trainer._samples]
+        images = trainer._images or [images_of(sample) for sample in trainer._samples]
         trainer._logs["images"].extend(gather_object(images))
 
 
@@ -177,7 +177,7 @@ def details_of(
     for sample, ids, own in zip(samples, completion_ids, rewards, strict=True):
         detail: dict[str, Any] = {"weights": weights, "n_tokens": len(ids)}
         detail["clipped"] = not ids or ids[-1] not in end_ids
-        if row_images(sample):
+        if images_of(sample):
             detail |= {name: sample.get(name) for name in ("image_sizes", "resized_sizes")}
         judging = [reward for reward, value in zip(reward_funcs, own, strict=True) if value == value]
         boxes = next((reading for reward in judging if (reading := box_reading(reward))), None)
@@ -202,7 +202,7 @@ def _on_tensorboard(writer: Any, logged: Mapping[str, Any], step: int) -> None:
         asked, said, earned = _told(logged, place)
         text = f"**prompt**\n\n{_as_code(asked)}\n\n**completion**\n\n{_as_code(said)}\n\n{earned}"
         writer.add_text(f"completion/{place}", text, step)
-        for number, image in enumerate(_images_of(logged, place)):
+        for number, image in enumerate(_logged_images(logged, place)):
             writer.add_image(f"completion/{place}/picture_{number}", _pixels(image), step, dataformats="HWC")
     writer.flush()
 
@@ -214,7 +214,7 @@ def _on_wandb(logged: Mapping[str, Any]) -> None:
     shown = [
         wandb.Image(_pixels(image), caption="\n\n".join(_told(logged, place)))
         for place in range(min(MOST_COMPLETIONS, len(logged["prompt"])))
-        for image in _images_of(logged, place)
+        for image in _logged_images(logged, place)
     ]
     if shown:
         wandb.log({"completions/pictures": shown})
@@ -229,7 +229,7 @@ def _told(logged: Mapping[str, Any], place: int) -> tuple[str, str, str]:
     return prompt_text(prompt), completion_text(completion), ", ".join([*earned, advantage])
 
 
-def _images_of(logged: Mapping[str, Any], place: int) -> list[Any]:
+def _logged_images(logged: Mapping[str, Any], place: int) -> list[Any]:
     return list(logged["images"][place] or []) if place < len(logged["images"]) else []
 
 

@@ -18,6 +18,10 @@ class _Unset(int):
     """TRL's default, told apart from the same number given by a user."""
 
 
+def _setting(default: Any, help_text: str, choices: list[str] | None = None) -> Any:
+    return field(default=default, metadata={"help": help_text} | ({"choices": choices} if choices else {}))
+
+
 @dataclass
 class OmniGRPOConfig(GRPOConfig):
     """TRL's GRPOConfig with pixel budgets, a prompt-length policy and a frozen vision tower.
@@ -32,130 +36,87 @@ class OmniGRPOConfig(GRPOConfig):
         default=_Unset(_TRL["max_completion_length"].default),
         metadata=dict(_TRL["max_completion_length"].metadata),
     )
-    max_output_token_length: int | None = field(
-        default=None,
-        metadata={"help": "The earlier OmniRL's name of `max_completion_length`; give one of the two."},
+    max_output_token_length: int | None = _setting(
+        None, "The earlier OmniRL's name of `max_completion_length`; give one of the two."
     )
-    min_pixels: int | None = field(
-        default=None,
-        metadata={
-            "help": "Least width times height of an image as the model sees it; smaller ones are enlarged."
-        },
+    min_pixels: int | None = _setting(
+        None, "Least width times height of an image as the model sees it; smaller ones are enlarged."
     )
-    max_pixels: int | None = field(
-        default=None,
-        metadata={
-            "help": "Most width times height of an image as the model sees it; larger ones are shrunk. Image tokens "
-            "of a prompt, and so time and memory, are in proportion to it."
-        },
+    max_pixels: int | None = _setting(
+        None,
+        "Most width times height of an image as the model sees it; larger ones are shrunk. Image tokens of a prompt, "
+        "and so time and memory, are in proportion to it.",
     )
-    freeze_vision_tower: bool = field(
-        default=False,
-        metadata={
-            "help": "Train the language model only; a LoRA adapter then leaves the vision tower out by name."
-        },
+    freeze_vision_tower: bool = _setting(
+        False, "Train the language model only; a LoRA adapter then leaves the vision tower out by name."
     )
-    max_prompt_length: int | None = field(
-        default=None,
-        metadata={
-            "help": "Most tokens of a prompt, image tokens included. A prompt is never cut: see on_long_prompt."
-        },
+    max_prompt_length: int | None = _setting(
+        None, "Most tokens of a prompt, image tokens included. A prompt is never cut: see on_long_prompt."
     )
-    on_long_prompt: str = field(
-        default="error",
-        metadata={
-            "help": "`error` refuses a data set with longer prompts and names the rows; `drop` leaves them out and "
-            "says how many.",
-            "choices": ["error", "drop"],
-        },
+    on_long_prompt: str = _setting(
+        "error",
+        "`error` refuses a data set with longer prompts and names the samples; `drop` leaves them out and says how "
+        "many.",
+        ["error", "drop"],
     )
-
-    balance: str | None = field(
-        default=None,
-        metadata={
-            "help": "`gdpo` normalises each reward within its group before they are summed, so that no scale drowns "
-            "another: TRL's `multi_objective_aggregation: normalize_then_sum` (arXiv 2601.05242).",
-            "choices": ["gdpo"],
-        },
+    balance: str | None = _setting(
+        None,
+        "`gdpo` normalises each reward within its group before they are summed, so that no scale drowns another: TRL's "
+        "`multi_objective_aggregation: normalize_then_sum` (arXiv 2601.05242).",
+        ["gdpo"],
     )
-
-    zero_constant_groups: bool = field(
-        default=True,
-        metadata={
-            "help": "Advantages are exactly 0 in a group whose completions all earned the same. `false` is TRL's: "
-            "rounding may leave ±.001 there."
-        },
+    zero_constant_groups: bool = _setting(
+        True,
+        "Advantages are exactly 0 in a group whose completions all earned the same. `false` is TRL's: rounding may "
+        "leave ±.001 there.",
     )
-
-    shared_prefix: str = field(
-        default="auto",
-        metadata={
-            "help": "`auto` runs the prompt and images of a group once, not once a completion, wherever the model "
-            "family is verified, and says which path runs; `on` refuses a run that cannot; `off` never does.",
-            "choices": ["auto", "on", "off"],
-        },
+    shared_prefix: str = _setting(
+        "auto",
+        "`auto` runs the prompt and images of a group once, not once a completion, wherever the model family is "
+        "verified, and says which path runs; `on` refuses a run that cannot; `off` never does.",
+        ["auto", "on", "off"],
     )
-    verify_shared_prefix: bool = field(
-        default=False,
-        metadata={
-            "help": "Check the first log-probabilities of a run with shared prefixes against TRL's own pass."
-        },
+    verify_shared_prefix: bool = _setting(
+        False, "Check the first log-probabilities of a run with shared prefixes against TRL's own pass."
     )
-
-    on_reward_error: str = field(
-        default="stop",
-        metadata={
-            "help": "What happens where a reward function raises, gives NaN or the wrong number of values, or takes "
-            "longer than its timeout_s: `stop` ends the run and names function, row and value; `abstain` scores None "
-            "there, counts it, and goes on.",
-            "choices": ["stop", "abstain"],
-        },
+    on_reward_error: str = _setting(
+        "stop",
+        "What happens where a reward function raises, gives NaN or the wrong number of values, or takes longer than "
+        "its timeout_s: `stop` ends the run and names function, sample and value; `abstain` scores None there, counts "
+        "it, and goes on.",
+        ["stop", "abstain"],
     )
-    reward_timeout_s: float | None = field(
-        default=None,
-        metadata={
-            "help": "Most seconds of one call of a reward function on a batch, for functions without a `timeout_s` of "
-            "their own."
-        },
+    reward_timeout_s: float | None = _setting(
+        None,
+        "Most seconds of one call of a reward function on a batch, for functions without a `timeout_s` of their own.",
     )
-    on_nonfinite: str = field(
-        default="stop",
-        metadata={
-            "help": "What happens where a loss, a gradient norm or a log-probability is NaN or infinite: `stop` ends "
-            "the run before the weights see it; `skip` leaves the step out and counts it.",
-            "choices": ["stop", "skip"],
-        },
+    on_nonfinite: str = _setting(
+        "stop",
+        "What happens where a loss, a gradient norm or a log-probability is NaN or infinite: `stop` ends the run "
+        "before the weights see it; `skip` leaves the step out and counts it.",
+        ["stop", "skip"],
     )
-    max_nonfinite_steps: int = field(
-        default=10,
-        metadata={"help": "Most steps in a row that `on_nonfinite: skip` leaves out before the run stops."},
+    max_nonfinite_steps: int = _setting(
+        10, "Most steps in a row that `on_nonfinite: skip` leaves out before the run stops."
     )
-
-    log_file_limit_mb: float = field(
-        default=1000.0,
-        metadata={
-            "help": "Size at which metrics.jsonl or completions.jsonl is begun anew; the part before is kept as "
-            "completions.1.jsonl, older ones are not."
-        },
+    log_file_limit_mb: float = _setting(
+        1000.0,
+        "Size at which metrics.jsonl or completions.jsonl is begun anew; the part before is kept as "
+        "completions.1.jsonl, older ones are not.",
     )
-    stall_timeout_s: float | None = field(
-        default=None,
-        metadata={
-            "help": "Most seconds between two stages of a step (rollout, each reward, each micro-batch, saving) on any "
-            "rank; beyond it the rank says what it was doing, for which rows, and ends the job. By default "
-            "`ddp_timeout` in jobs of several ranks, no limit for a single process."
-        },
+    stall_timeout_s: float | None = _setting(
+        None,
+        "Most seconds between two stages of a step (rollout, each reward, each micro-batch, saving) on any rank; "
+        "beyond it the rank says what it was doing, for which samples, and ends the job. By default `ddp_timeout` in "
+        "jobs of several ranks, no limit for a single process.",
     )
 
     def __post_init__(self) -> None:
-        faults = [
-            *self._length_faults(),
-            *self._pixel_faults(),
-            *self._prompt_faults(),
-            *self._prefix_faults(),
-            *self._balance_faults(),
-            *self._watch_faults(),
-        ]
+        if isinstance(self.shared_prefix, bool):  # what YAML makes of a bare on or off
+            self.shared_prefix = "on" if self.shared_prefix else "off"
+        faults = [*self._length_faults(), *self._number_faults(), *self._choice_faults()]
+        if self.balance == "gdpo":
+            self.multi_objective_aggregation = "normalize_then_sum"
         if self.activation_checkpointing is None:
             # TRL 1.16 sets the name that transformers 5.23 has deprecated, and every run would warn of it
             self.activation_checkpointing = self.gradient_checkpointing
@@ -206,44 +167,29 @@ class OmniGRPOConfig(GRPOConfig):
         self.max_completion_length = alias
         return _not_positive("max_output_token_length", alias)
 
-    def _pixel_faults(self) -> list[str]:
+    def _number_faults(self) -> list[str]:
         low, high = self.min_pixels, self.max_pixels
         faults = [*_not_positive("min_pixels", low), *_not_positive("max_pixels", high)]
         if not faults and low is not None and high is not None and low > high:
             faults.append(f"min_pixels {low:,} is above max_pixels {high:,}")
-        return faults
-
-    def _balance_faults(self) -> list[str]:
-        if self.balance not in (None, "gdpo"):
-            return [f"balance {self.balance!r} is not 'gdpo'; leave it out for a plain weighted sum"]
-        if self.balance == "gdpo":
-            self.multi_objective_aggregation = "normalize_then_sum"
-        return []
-
-    def _watch_faults(self) -> list[str]:
-        faults = _not_positive("max_nonfinite_steps", self.max_nonfinite_steps)
-        for name, choices in (("on_reward_error", ("stop", "abstain")), ("on_nonfinite", ("stop", "skip"))):
-            value = getattr(self, name)
-            if value not in choices:
-                faults.append(f"{name} {value!r} is neither '{choices[0]}' nor '{choices[1]}'")
+        for name in ("max_prompt_length", "max_nonfinite_steps"):
+            faults += _not_positive(name, getattr(self, name))
         for name in ("reward_timeout_s", "stall_timeout_s", "log_file_limit_mb"):
-            seconds = getattr(self, name)
-            if seconds is not None and not seconds > 0:
-                faults.append(f"{name} {seconds!r} is not a number above 0")
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                faults.append(f"{name} {value!r} is not a number above 0")
         return faults
 
-    def _prompt_faults(self) -> list[str]:
-        faults = _not_positive("max_prompt_length", self.max_prompt_length)
-        if self.on_long_prompt not in ("error", "drop"):
-            faults.append(f"on_long_prompt {self.on_long_prompt!r} is neither 'error' nor 'drop'")
+    def _choice_faults(self) -> list[str]:
+        faults = []
+        for name in ("on_long_prompt", "shared_prefix", "on_reward_error", "on_nonfinite"):
+            value, choices = getattr(self, name), self.__dataclass_fields__[name].metadata["choices"]
+            if value not in choices:
+                *first, last = map(repr, choices)
+                faults.append(f"{name} {value!r} is neither {', '.join(first)} nor {last}")
+        if self.balance not in (None, "gdpo"):
+            faults.append(f"balance {self.balance!r} is not 'gdpo'; leave it out for a plain weighted sum")
         return faults
-
-    def _prefix_faults(self) -> list[str]:
-        if isinstance(self.shared_prefix, bool):  # what YAML makes of a bare on or off
-            self.shared_prefix = "on" if self.shared_prefix else "off"
-        if self.shared_prefix not in ("auto", "on", "off"):
-            return [f"shared_prefix {self.shared_prefix!r} is neither 'auto', 'on' nor 'off'"]
-        return []
 
 
 OFF: Any = SimpleNamespace(

@@ -54,17 +54,17 @@ from omnirl_core.trainer.fault_tolerance.watchdog import Watchdog, stall_limit
 from omnirl_core.trainer.fsdp import engine_of, gathered_for_generation, trainable_after_reference
 from omnirl_core.trainer.grpo_config import OFF, OmniGRPOConfig, default_config, settings_of
 from omnirl_core.trainer.multimodal import (
-    Row,
-    counted_by_row,
-    mixed_rows,
+    Sample,
+    counted_by_sample,
+    mixed_samples,
     note_resized_sizes,
     suppress_vision_tokens,
-    text_rows,
+    text_samples,
 )
 from omnirl_core.trainer.preparation import Preparation, ddp_search_of, release, stop_ddp_search
 from omnirl_core.trainer.reward_functions import fit_rewards, kept_weights, reward_weights, with_own_images
 from omnirl_core.trainer.reward_stats import RewardScaleCallback, log_scales, settle_constant_groups
-from omnirl_core.trainer.shared_prefix.prompts import SharedRows
+from omnirl_core.trainer.shared_prefix.prompts import SharedBatch
 from omnirl_core.trainer.shared_prefix.runtime import PROMPTS, SharedPrefix, regrouped, shared_prefix_of
 
 Datasets: TypeAlias = Dataset | IterableDataset
@@ -121,7 +121,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
     dummy_image: DummyImage | None = None
     step_timer = StepTimer({})
     _is_mixed = False
-    _samples: Sequence[Row] = ()
+    _samples: Sequence[Sample] = ()
     """Of the generation batch at hand, on this rank, with their images opened."""
     _images: list[list[Any]] | None = None
 
@@ -236,7 +236,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         return self.engine.startswith("zero3")
 
     @property
-    def _batch(self) -> SharedRows | None:
+    def _batch(self) -> SharedBatch | None:
         """The generation batch at hand, where its prompts are shared."""
         return None if self.shared_prefix is None else self.shared_prefix.batch
 
@@ -268,15 +268,15 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         self._buffered_inputs = regrouped(buffered)
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
-    def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
-        """TRL 1.16 takes no mix of samples with and without images; see `mixed_rows`."""
+    def _generate_and_score_completions(self, inputs: list[Sample]) -> dict[str, Any]:
+        """TRL 1.16 takes no mix of samples with and without images; see `mixed_samples`."""
         self._samples = inputs
         self._ping("rollout", inputs)
         with self.step_timer.measure(PREPARE):
             if not self._is_mixed and images_turn_up(self, inputs):  # in `evaluate` on another data set
                 self._is_mixed, self.dummy_image = True, add_dummy_images(self)
             if self._is_vlm and not self.environment_factories:
-                self._samples = mixed_rows(inputs) if self._is_mixed else text_rows(inputs)
+                self._samples = mixed_samples(inputs) if self._is_mixed else text_samples(inputs)
             self.image_guard.expect(samples_of(self._samples))
         self._images = None
         with (
@@ -288,9 +288,9 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
                 output = super()._generate_and_score_completions(self._samples)
             else:
                 with self.shared_prefix.generation_batch(self._samples) as batch:
-                    output = super()._generate_and_score_completions(batch.placeholder_rows)
-                    output[PROMPTS] = batch.of_rows(batch.encoded)
-            output = counted_by_row(output)
+                    output = super()._generate_and_score_completions(batch.placeholder_samples)
+                    output[PROMPTS] = batch.of_samples(batch.encoded)
+            output = counted_by_sample(output)
         if self.image_guard.samples:
             output[SAMPLES] = list(self.image_guard.samples)
         self.image_guard.agree()
@@ -349,7 +349,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
             if prefills:
                 multimodal_fields, prefill = batch.fields, shared.prefill(self.model)
             else:
-                multimodal_fields = {} if self.use_vllm else batch.row_fields()
+                multimodal_fields = {} if self.use_vllm else batch.sample_fields()
         counted = self.image_guard.rollout(images, self.use_vllm, batch if prefills else None)
         gathered = nullcontext() if self.use_vllm else gathered_for_generation(self.model)
         with gathered, counted, prefill:
@@ -358,7 +358,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
             )
 
     def _calculate_rewards(
-        self, inputs: list[Row], prompts: Any, completions: Any, completion_ids_list: Any
+        self, inputs: list[Sample], prompts: Any, completions: Any, completion_ids_list: Any
     ) -> Tensor:
         """No reward sees what another drew on an image; what one does wrong is raised after all ranks have met.
 
@@ -386,7 +386,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
             log_scales(self._metrics["train"], names, groups, self.reward_weights.tolist())
         return rewards
 
-    def _checked(self, rewards: Tensor, samples: Sequence[Row], guard: RewardGuard) -> Tensor:
+    def _checked(self, rewards: Tensor, samples: Sequence[Sample], guard: RewardGuard) -> Tensor:
         """The rewards, NaN where they are not finite; raises, or counts and records, what went wrong on any rank."""
         training, names = self.model.training, self.reward_func_names
         faults = guard.errors(rewards, self.reward_funcs, names, samples, needs_one=training)
@@ -440,7 +440,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
                 values, entropies, aux_loss = plain(
                     compute_entropy=compute_entropy,
                     compute_aux_loss=compute_aux_loss,
-                    **counted_by_row(fields),
+                    **counted_by_sample(fields),
                 )
             else:
                 completion_ids, aux_loss = input_ids[:, -logits_to_keep:], None

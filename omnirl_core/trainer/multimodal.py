@@ -16,16 +16,16 @@ from omnirl_core.data import DataError, open_image
 from omnirl_core.models import vision_token_ids
 from omnirl_core.types import Message
 
-Row = dict[str, Any]
+Sample = dict[str, Any]
 URL_TIMEOUT_S = 60.0
 _BASE64 = re.compile(r"(?:iVBORw0K|/9j/|R0lGOD|UklGR|Qk|SUkq|TU0A)[A-Za-z0-9+/\s]{64,}={0,2}\s*\Z")
 """PNG, JPEG, GIF, WebP, BMP and TIFF begin so."""
 
 
-def row_images(row: Mapping[str, Any]) -> list[Any]:
+def images_of(row: Mapping[str, Any]) -> list[Any]:
     """The row's images, paths or PIL images: from `images`, or the one in `image`; [] for a text-only row.
 
-    >>> row_images({"images": None}), row_images({"image": "a.png"}), row_images({"images": ["a.png", "b.png"]})
+    >>> images_of({"images": None}), images_of({"image": "a.png"}), images_of({"images": ["a.png", "b.png"]})
     ([], ['a.png'], ['a.png', 'b.png'])
     """
     images = row.get("images") or row.get("image")
@@ -34,7 +34,7 @@ def row_images(row: Mapping[str, Any]) -> list[Any]:
     return list(images) if isinstance(images, list | tuple) else [images]
 
 
-def mixed_rows(inputs: Sequence[Row]) -> list[Row]:
+def mixed_samples(inputs: Sequence[Sample]) -> list[Sample]:
     """Copies of the rows as TRL can take any mix of them, with the images opened.
 
     TRL 1.16 looks for the image columns in the first row only, takes `None` for no images, which processors
@@ -44,16 +44,16 @@ def mixed_rows(inputs: Sequence[Row]) -> list[Row]:
     occurs in several rows, as in the rows of a group, is opened once.
     """
     opened: dict[str, Image.Image] = {}
-    return [_mixed_row(row, opened) for row in inputs]
+    return [_mixed_sample(row, opened) for row in inputs]
 
 
-def text_rows(inputs: Sequence[Row]) -> list[Row]:
+def text_samples(inputs: Sequence[Sample]) -> list[Sample]:
     """The rows of a run without images, its image columns, if it has some, in the one form that TRL 1.16 takes."""
     return [{**row, "images": []} if "images" in row or "image" in row else row for row in inputs]
 
 
-def _mixed_row(row: Row, opened: dict[str, Image.Image]) -> Row:
-    images = [_opened(image, opened, row.get("row_id")) for image in row_images(row)]
+def _mixed_sample(row: Sample, opened: dict[str, Image.Image]) -> Sample:
+    images = [_opened(image, opened, row.get("row_id")) for image in images_of(row)]
     prompt = row["prompt"]
     if not isinstance(
         prompt, str
@@ -100,7 +100,7 @@ def is_no_path(image: str | os.PathLike[str]) -> bool:
     )
 
 
-def counted_by_row(fields: Mapping[str, Any]) -> dict[str, Any]:
+def counted_by_sample(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a batch such that TRL 1.16 slices padded images by row, as they are laid out.
 
     Idefics and SmolVLM pad the images of every row to one number, (rows, images, ...), with a mask. TRL takes
@@ -111,15 +111,15 @@ def counted_by_row(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {**fields, "num_images": [0] * len(fields["num_images"])} if padded else dict(fields)
 
 
-def note_resized_sizes(samples: Sequence[Row], fields: Mapping[str, Any], processor: Any) -> None:
+def note_resized_sizes(samples: Sequence[Sample], fields: Mapping[str, Any], processor: Any) -> None:
     """Tell rewards the size at which the policy sees each image, from the processor's grid of patches."""
     grid = fields.get("image_grid_thw")
-    if grid is None or len(grid) != sum(len(row_images(sample)) for sample in samples):
+    if grid is None or len(grid) != sum(len(images_of(sample)) for sample in samples):
         return
     side = processor.image_processor.patch_size
     sizes = iter([(int(width) * side, int(height) * side) for _, height, width in grid.tolist()])
     for sample in samples:
-        resized = [next(sizes) for _ in row_images(sample)]
+        resized = [next(sizes) for _ in images_of(sample)]
         if sample.get("resized_sizes", ...) is None:
             sample["resized_sizes"] = resized
 

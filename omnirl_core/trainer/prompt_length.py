@@ -16,11 +16,11 @@ from trl.data_utils import prepare_multimodal_messages
 
 from omnirl_core.data import image_size
 from omnirl_core.trainer.multimodal import (
-    Row,
+    Sample,
+    images_of,
     is_no_path,
-    mixed_rows,
+    mixed_samples,
     open_image_string,
-    row_images,
     without_none,
 )
 from omnirl_core.types import Message
@@ -43,7 +43,7 @@ class PromptLength:
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict, repr=False)
     """(width, height) of the images seen so far, by path."""
 
-    def count(self, row: Row) -> int:
+    def count(self, row: Sample) -> int:
         """Number of prompt tokens, exact (test_prompt_length.py compares it with what the trainer feeds)."""
         images = prompt_images(row)
         if images and not self._has_grid:
@@ -54,7 +54,7 @@ class PromptLength:
         )
         return n_tokens + self._all_image_tokens(images) - len(images)  # of which one each is its placeholder
 
-    def exceeds(self, row: Row, limit: int) -> bool:
+    def exceeds(self, row: Sample, limit: int) -> bool:
         """Whether the count is above the limit; most rows are settled without a file or the tokenizer."""
         images = prompt_images(row)
         if not images or self._has_grid:
@@ -64,12 +64,12 @@ class PromptLength:
                 return False
         return self.count(row) > limit
 
-    def bound(self, row: Row) -> int:
+    def bound(self, row: Sample) -> int:
         """Never less than the count of a row whose images become grids: the pixel budget bounds them."""
         n_images = len(prompt_images(row))
         return self._text_bound(row) + (n_images * self._most_image_tokens if n_images else 0)
 
-    def _text_bound(self, row: Row) -> int:
+    def _text_bound(self, row: Sample) -> int:
         prompt = row["prompt"]
         if isinstance(prompt, str):
             return _most_tokens(prompt) + 16
@@ -98,19 +98,19 @@ class PromptLength:
         images = getattr(self.processor, "image_processor", None)
         return hasattr(images, "merge_size") and hasattr(images, "get_number_of_image_patches")
 
-    def _text(self, row: Row) -> str:
+    def _text(self, row: Sample) -> str:
         """The rendered prompt, with one placeholder token an image."""
         messages = row["prompt"]
         if isinstance(messages, str):
             return messages
         if isinstance(self.processor, ProcessorMixin):
-            n_images = len(row_images(row))
+            n_images = len(images_of(row))
             messages = prepare_multimodal_messages(without_none(messages), images=[None] * n_images)
         return self.processor.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=False, tools=self.tools, **self.template_kwargs
         )
 
-    def _adds_special_tokens(self, row: Row, text: str) -> bool:
+    def _adds_special_tokens(self, row: Sample, text: str) -> bool:
         """As transformers 5.23 tokenizes a plain prompt, a processor's chat and a tokenizer's chat."""
         if isinstance(row["prompt"], str):
             return True
@@ -141,9 +141,9 @@ class PromptLength:
         enlarged = (math.sqrt(low * _SLIMMEST) + 1) * (math.sqrt(low / _SLIMMEST) + 1)
         return math.ceil(max(high, math.sqrt(high * _SLIMMEST), enlarged))
 
-    def _processed_length(self, row: Row) -> int:
+    def _processed_length(self, row: Sample) -> int:
         """By the processor itself, on the opened images: families differ in what frames an image's tokens."""
-        [opened] = mixed_rows([row])
+        [opened] = mixed_samples([row])
         messages = prepare_multimodal_messages(opened["prompt"], images=opened["images"])
         tokens = self.processor.apply_chat_template(
             [messages],
@@ -156,14 +156,14 @@ class PromptLength:
         return len(tokens["input_ids"][0])
 
 
-def prompt_images(row: Row) -> list[Any]:
+def prompt_images(row: Sample) -> list[Any]:
     """The images of the row's columns, and those that its prompt's blocks hold themselves."""
     prompt = row["prompt"]
     if isinstance(prompt, str):
-        return row_images(row)
+        return images_of(row)
     contents = [message.get("content") for message in prompt]
     blocks = [block for content in contents if isinstance(content, list) for block in content]
-    return row_images(row) + [block["image"] for block in blocks if block.get("image") is not None]
+    return images_of(row) + [block["image"] for block in blocks if block.get("image") is not None]
 
 
 def fit_prompts(data: Any, length: PromptLength, limit: int, on_long: str, split: str = "train") -> Any:
@@ -198,7 +198,7 @@ class _StreamFilter:
         self.length, self.limit, self.on_long, self.split = length, limit, on_long, split
         self.seen = self.dropped = 0
 
-    def __call__(self, row: Row) -> bool:
+    def __call__(self, row: Sample) -> bool:
         self.seen += 1
         if not self.length.exceeds(row, self.limit):
             return True
@@ -211,7 +211,7 @@ class _StreamFilter:
         return False
 
 
-def long_prompt(row: Row, n_tokens: int, limit: int, place: str = "") -> str:
+def long_prompt(row: Sample, n_tokens: int, limit: int, place: str = "") -> str:
     """What to say of a prompt above the limit; `place` names a row that has no `row_id`."""
     name = row.get("row_id") or place
     n_images = len(prompt_images(row))
@@ -219,18 +219,18 @@ def long_prompt(row: Row, n_tokens: int, limit: int, place: str = "") -> str:
     return f"{name}: prompt has {n_tokens:,} tokens{included}; max_prompt_length is {limit:,}"
 
 
-def _listed(faults: Sequence[str], n_rows: int | None = None) -> str:
+def _listed(faults: Sequence[str], n_samples: int | None = None) -> str:
     named = "\n".join(faults[:_MOST_NAMED])
     more = f"\n... and {len(faults) - _MOST_NAMED:,} more" if len(faults) > _MOST_NAMED else ""
-    if n_rows is None:
+    if n_samples is None:
         return named
     fix = "raise max_prompt_length, lower max_pixels, or set on_long_prompt: drop"
-    if len(faults) == n_rows:
+    if len(faults) == n_samples:
         fix = "no row is left; raise max_prompt_length or lower max_pixels"
-    return f"{named}{more}\n{len(faults):,} of {n_rows:,} prompts are too long: {fix}"
+    return f"{named}{more}\n{len(faults):,} of {n_samples:,} prompts are too long: {fix}"
 
 
-def _light_rows(data: datasets.Dataset) -> Iterator[Row]:
+def _light_rows(data: datasets.Dataset) -> Iterator[Sample]:
     """The rows as the trainer draws them, but images in Arrow columns left undecoded."""
     if data.format["type"] != "custom":
         for name, feature in data.features.items():

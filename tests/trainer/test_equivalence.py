@@ -91,9 +91,9 @@ def _greedy(worker, batch):
     )
     worker.generation_config = config
     worker.generation_kwargs = config.to_diff_dict()
-    from omnirl_core.trainer.multimodal import mixed_rows
+    from omnirl_core.trainer.multimodal import mixed_samples
 
-    made = mixed_rows(batch)
+    made = mixed_samples(batch)
     prompts = [prepare_multimodal_messages(row["prompt"], images=row["images"]) for row in made]
     return worker._generate(prompts)[1]
 

@@ -6,11 +6,11 @@ from PIL import Image as Pillow
 
 from omnirl_core.data import DataError
 from omnirl_core.trainer import multimodal
-from omnirl_core.trainer.multimodal import counted_by_row, may_have_images, mixed_rows
+from omnirl_core.trainer.multimodal import counted_by_sample, may_have_images, mixed_samples
 
 
 def test_rows_of_every_kind_get_one_shape(rows):
-    made = mixed_rows([rows[0], rows[1], {k: v for k, v in rows[3].items() if k != "images"}])
+    made = mixed_samples([rows[0], rows[1], {k: v for k, v in rows[3].items() if k != "images"}])
     assert [len(row["images"]) for row in made] == [0, 1, 0]
     assert [row["image_sizes"] for row in made] == [[], [(32, 32)], []]
     assert [row["resized_sizes"] for row in made] == [[], None, []]
@@ -20,7 +20,7 @@ def test_rows_of_every_kind_get_one_shape(rows):
 
 @pytest.mark.parametrize("absent", [{"images": None}, {"images": []}, {"image": None}, {}])
 def test_absent_pictures_are_an_empty_list(absent):
-    [row] = mixed_rows([{"prompt": [{"role": "user", "content": "hi"}], **absent}])
+    [row] = mixed_samples([{"prompt": [{"role": "user", "content": "hi"}], **absent}])
     assert row["images"] == []
     assert row["prompt"] == [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
 
@@ -30,7 +30,7 @@ def test_a_path_is_opened_once(pictures, rows, monkeypatch):
     monkeypatch.setattr(
         multimodal, "open_image", lambda path, row_id: opened.append(path) or Pillow.open(path)
     )
-    made = mixed_rows([rows[1]] * 8 + [rows[5]] * 8 + [rows[2]] * 8)  # rows[2] and rows[5] share a picture
+    made = mixed_samples([rows[1]] * 8 + [rows[5]] * 8 + [rows[2]] * 8)  # rows[2] and rows[5] share a picture
     assert sorted(opened) == sorted({pictures[0], *pictures[1:4]})
     assert made[0]["images"][0] is made[7]["images"][0]
 
@@ -38,26 +38,26 @@ def test_a_path_is_opened_once(pictures, rows, monkeypatch):
 def test_pil_images_pass_as_they_are():
     picture = Pillow.new("RGB", (20, 30))
     prompt = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}]
-    [row] = mixed_rows([{"prompt": prompt, "image": picture}])
+    [row] = mixed_samples([{"prompt": prompt, "image": picture}])
     assert row["images"][0] is picture
     assert row["image_sizes"] == [(20, 30)]
 
 
 def test_blocks_that_arrow_filled_with_none_are_cleaned(pictures):
     blocks = [{"type": "image", "image": None, "text": None}, {"type": "text", "text": "?", "image": None}]
-    [row] = mixed_rows([{"prompt": [{"role": "user", "content": blocks}], "images": pictures[:1]}])
+    [row] = mixed_samples([{"prompt": [{"role": "user", "content": blocks}], "images": pictures[:1]}])
     assert row["prompt"][0]["content"] == [{"type": "image"}, {"type": "text", "text": "?"}]
 
 
 def test_own_columns_of_the_same_name_are_kept():
     prompt = [{"role": "user", "content": "hi"}]
-    [row] = mixed_rows([{"prompt": prompt, "images": [], "image_sizes": "mine"}])
+    [row] = mixed_samples([{"prompt": prompt, "images": [], "image_sizes": "mine"}])
     assert row["image_sizes"] == "mine"
 
 
 def test_a_missing_picture_names_its_row(rows):
     with pytest.raises(DataError, match=r"r:2: image '/nowhere/x.png' not found"):
-        mixed_rows([{**rows[1], "images": ["/nowhere/x.png"]}])
+        mixed_samples([{**rows[1], "images": ["/nowhere/x.png"]}])
 
 
 PROMPT = [{"role": "user", "content": "hi"}]
@@ -104,8 +104,8 @@ def test_a_transform_may_declare_that_it_has_none():
 
 def test_padded_pictures_are_counted_by_row_whatever_their_number():
     padded = {"pixel_values": torch.zeros(2, 3, 3, 8, 8), "pixel_attention_mask": torch.ones(2, 3, 8, 8)}
-    assert counted_by_row({**padded, "num_images": [2, 0]})["num_images"] == [0, 0]
+    assert counted_by_sample({**padded, "num_images": [2, 0]})["num_images"] == [0, 0]
     flat = {"pixel_values": torch.zeros(2, 3, 8, 8), "num_images": [2, 0], "pixel_attention_mask": None}
-    assert counted_by_row(flat) == flat
+    assert counted_by_sample(flat) == flat
     tiles = {**padded, "spatial_shapes": torch.ones(2, 2), "num_images": [1, 1]}
-    assert counted_by_row(tiles) == tiles
+    assert counted_by_sample(tiles) == tiles

@@ -26,7 +26,7 @@ def _with_pictures(rows):
 
     return [
         {"prompt": prepare_multimodal_messages(row["prompt"], images=row["images"])}
-        for row in multimodal.mixed_rows(rows)
+        for row in multimodal.mixed_samples(rows)
     ]
 
 

@@ -12,7 +12,7 @@ from omnirl_core.data import DataError
 from omnirl_core.models import load_policy
 from omnirl_core.rewards import Reward
 from omnirl_core.trainer import multimodal
-from omnirl_core.trainer.multimodal import mixed_rows
+from omnirl_core.trainer.multimodal import mixed_samples
 from omnirl_core.trainer.prompt_length import _size
 from omnirl_core.trainer.reward_functions import with_own_images
 
@@ -113,7 +113,7 @@ def encoded(kind="PNG"):
 @pytest.mark.parametrize("image", [encoded(), encoded("JPEG"), "data:image/png;base64," + encoded()])
 def test_image_strings_that_trl_takes(image):
     prompt = [{"role": "user", "content": "?"}]
-    [row] = mixed_rows([{"prompt": prompt, "images": [image]}])
+    [row] = mixed_samples([{"prompt": prompt, "images": [image]}])
     assert row["images"][0].size == (30, 20)
     assert row["image_sizes"] == [(30, 20)] == [_size(image)]
 
@@ -126,11 +126,11 @@ def test_a_url_is_read(monkeypatch):
         return Image.new("RGB", (4, 4))
 
     monkeypatch.setattr(multimodal, "load_image", load)
-    [row] = mixed_rows([{"prompt": "?", "image": "https://example.org/a.png"}])
+    [row] = mixed_samples([{"prompt": "?", "image": "https://example.org/a.png"}])
     assert asked == [("https://example.org/a.png", multimodal.URL_TIMEOUT_S)]
     assert row["images"][0].size == (4, 4)
 
 
 def test_a_string_that_is_none_of_these_names_its_row():
     with pytest.raises(DataError, match=r"r:9: image 'data:image/png;base64,abc' is no URL"):
-        mixed_rows([{"prompt": "?", "images": ["data:image/png;base64,abc"], "row_id": "r:9"}])
+        mixed_samples([{"prompt": "?", "images": ["data:image/png;base64,abc"], "row_id": "r:9"}])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from omnirl_core.models import vision_tower
 from omnirl_core.trainer.prompt_length import prompt_images
-from omnirl_core.trainer.shared_prefix.prompts import SharedRows
+from omnirl_core.trainer.shared_prefix.prompts import SharedBatch
 from omnirl_core.trainer.shared_prefix.runtime import SharedPrefix
 
 MOST_NAMED = 8
@@ -176,7 +176,7 @@ class ImageGuard:
             self.note(where, given, self.counter.n_images)
 
     def rollout(
-        self, images: Sequence[Any] | None, by_vllm: bool, batch: SharedRows | None
+        self, images: Sequence[Any] | None, by_vllm: bool, batch: SharedBatch | None
     ) -> AbstractContextManager[None]:
         """A rollout that is handed the images of each sample; of a `batch` whose prompts are shared, each once."""
         if not self.counter.sees:

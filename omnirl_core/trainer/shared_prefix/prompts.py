@@ -6,24 +6,24 @@ from typing import Any
 
 from trl.data_utils import prepare_multimodal_messages
 
-from omnirl_core.trainer.multimodal import row_images
+from omnirl_core.trainer.multimodal import images_of
 from omnirl_core.trainer.shared_prefix.packing import Prompt, image_tensors
 
-Row = Mapping[str, Any]
+Sample = Mapping[str, Any]
 
 
 @dataclass
-class SharedRows:
+class SharedBatch:
     """Rows of a rank, each distinct prompt with its images once.
 
     TRL 1.16 carries images in every row: it copies, processes (twice), gathers and stores them G times. So it is
-    shown `placeholder_rows`, and the images wait here until the model needs them.
+    shown `placeholder_samples`, and the images wait here until the model needs them.
     """
 
     rows: Sequence[Any]
     prompts: list[Any] = field(init=False)
     """Of each row, with the images in their blocks, as TRL gives them to rewards."""
-    prompt_of_row: list[int] = field(init=False)
+    prompt_of_sample: list[int] = field(init=False)
     """Numbers of the distinct prompts, in the order of their first rows."""
     encoded: list[Prompt] = field(default_factory=list)
     """The distinct prompts, once they are tokenized."""
@@ -32,14 +32,14 @@ class SharedRows:
 
     def __post_init__(self) -> None:
         self.prompts = [_with_images(row) for row in self.rows]
-        self.prompt_of_row = []
+        self.prompt_of_sample = []
         for i, prompt in enumerate(self.prompts):
-            last = self.prompt_of_row[-1] if i else -1
+            last = self.prompt_of_sample[-1] if i else -1
             is_same = i > 0 and _is_same(prompt, self.prompts[i - 1])
-            self.prompt_of_row.append(last if is_same else last + 1)
+            self.prompt_of_sample.append(last if is_same else last + 1)
 
     @property
-    def placeholder_rows(self) -> list[dict[str, Any]]:
+    def placeholder_samples(self) -> list[dict[str, Any]]:
         """The rows without images; in their prompts, blocks that say where images go."""
         return [
             {
@@ -55,23 +55,23 @@ class SharedRows:
 
     def first_of_each(self, values: Sequence[Any]) -> list[Any]:
         """Values of rows, of the first row of each distinct prompt."""
-        first = [self.prompt_of_row.index(i) for i in range(self.prompt_of_row[-1] + 1)]
+        first = [self.prompt_of_sample.index(i) for i in range(self.prompt_of_sample[-1] + 1)]
         return [values[row] for row in first]
 
-    def of_rows(self, values: Sequence[Any]) -> list[Any]:
+    def of_samples(self, values: Sequence[Any]) -> list[Any]:
         """Values of the distinct prompts, for every row."""
-        return [values[i] for i in self.prompt_of_row]
+        return [values[i] for i in self.prompt_of_sample]
 
-    def row_fields(self) -> dict[str, Any]:
+    def sample_fields(self) -> dict[str, Any]:
         """`fields` as the processor would give them for all rows."""
-        fields: dict[str, Any] = {**image_tensors(self.of_rows(self.encoded))}
+        fields: dict[str, Any] = {**image_tensors(self.of_samples(self.encoded))}
         if self.fields.get("mm_token_type_ids") is not None:
-            fields["mm_token_type_ids"] = self.of_rows(self.fields["mm_token_type_ids"])
+            fields["mm_token_type_ids"] = self.of_samples(self.fields["mm_token_type_ids"])
         return fields
 
 
-def _with_images(row: Row) -> Any:
-    images = row_images(row)
+def _with_images(row: Sample) -> Any:
+    images = images_of(row)
     return prepare_multimodal_messages(row["prompt"], images=images) if images else row["prompt"]
 
 

@@ -25,14 +25,14 @@ CACHE_NAME = "cache" if "cache" in ModelOutputWithCache.__dataclass_fields__ els
 
 
 @contextmanager
-def shared_prefill(model: Any, prompt_of_row: Sequence[int]) -> Iterator[None]:
+def shared_prefill(model: Any, prompt_of_sample: Sequence[int]) -> Iterator[None]:
     """While it lasts, `model.generate` runs each distinct prompt once.
 
-    `prompt_of_row` numbers the distinct prompts from 0 in the order of their first rows. `input_ids` and
+    `prompt_of_sample` numbers the distinct prompts from 0 in the order of their first rows. `input_ids` and
     `attention_mask` come for all rows, padded on the left; everything about images for the distinct prompts only.
     """
     own = vars(model).get("generate")
-    model.generate = functools.partial(_generate, model, model.generate, tuple(prompt_of_row))
+    model.generate = functools.partial(_generate, model, model.generate, tuple(prompt_of_sample))
     try:
         yield
     finally:
@@ -44,14 +44,14 @@ def shared_prefill(model: Any, prompt_of_row: Sequence[int]) -> Iterator[None]:
 def _generate(
     model: Any,
     plain: Any,
-    prompt_of_row: tuple[int, ...],
+    prompt_of_sample: tuple[int, ...],
     input_ids: Tensor,
     attention_mask: Tensor,
     generation_config: Any,
     **fields: Any,
 ) -> Tensor:
-    rows = torch.tensor(prompt_of_row, device=input_ids.device)  # (B*G,)
-    first_rows = [prompt_of_row.index(i) for i in range(max(prompt_of_row) + 1)]
+    rows = torch.tensor(prompt_of_sample, device=input_ids.device)  # (B*G,)
+    first_rows = [prompt_of_sample.index(i) for i in range(max(prompt_of_sample) + 1)]
     first = torch.tensor(first_rows, device=input_ids.device)  # (B,)
     prompts, mask = input_ids[first], attention_mask[first]  # (B, P)
     positions = base_model(model)._prepare_position_ids_for_generation(  # type: ignore[operator]
@@ -69,7 +69,7 @@ def _generate(
             logits_to_keep=1,
             **image_fields,
         )
-        fields = {CACHE_NAME: cache_of_rows(output[CACHE_NAME], mask[:, :-1], prompt_of_row)}
+        fields = {CACHE_NAME: cache_of_rows(output[CACHE_NAME], mask[:, :-1], prompt_of_sample)}
     return plain(
         input_ids=input_ids,
         attention_mask=attention_mask,
@@ -87,13 +87,13 @@ Qwen2.5-VL-3B on an H100, 36 layers of them took 20 to 40 ms a token longer (ben
 """
 
 
-def cache_of_rows(prefilled: Any, mask: Tensor, prompt_of_row: Sequence[int]) -> Any:
+def cache_of_rows(prefilled: Any, mask: Tensor, prompt_of_sample: Sequence[int]) -> Any:
     """The cache that all rows generate from: prompts once, or on a GPU a copy for each row where they are small."""
     keys = prefilled.layers[0].keys
-    size = 2 * len(prefilled.layers) * len(prompt_of_row) * keys[0].numel() * keys.dtype.itemsize
+    size = 2 * len(prefilled.layers) * len(prompt_of_sample) * keys[0].numel() * keys.dtype.itemsize
     if not copies_prompts(keys.device, size):
-        return PrefixCache(prefilled, mask, prompt_of_row)
-    prefilled.batch_select_indices(torch.tensor(prompt_of_row, device=keys.device))
+        return PrefixCache(prefilled, mask, prompt_of_sample)
+    prefilled.batch_select_indices(torch.tensor(prompt_of_sample, device=keys.device))
     return prefilled
 
 
@@ -105,8 +105,8 @@ def copies_prompts(device: torch.device, n_bytes: int) -> bool:
 class PrefixCache(Cache):
     """Keys and values of each distinct prompt once, and of the tokens that every row has generated since."""
 
-    def __init__(self, prefilled: Any, mask: Tensor, prompt_of_row: Sequence[int]):
-        block, prompt_of_block = blocks(prompt_of_row)
+    def __init__(self, prefilled: Any, mask: Tensor, prompt_of_sample: Sequence[int]):
+        block, prompt_of_block = blocks(prompt_of_sample)
         owners = torch.tensor(prompt_of_block, device=mask.device)  # (blocks,)
         heads = prefilled.layers[0].keys.shape[1]
         hidden = None if bool(mask.all()) else (mask[owners] == 0).repeat_interleave(heads, 0)[:, None]
@@ -118,15 +118,15 @@ class PrefixCache(Cache):
         super().__init__(layers=layers)
 
 
-def blocks(prompt_of_row: Sequence[int]) -> tuple[int, list[int]]:
+def blocks(prompt_of_sample: Sequence[int]) -> tuple[int, list[int]]:
     """The largest blocks of equal size, side by side, whose rows have one prompt; and the prompt of each block.
 
     >>> blocks([0, 0, 0, 0, 1, 1])
     (2, [0, 0, 1])
     """
-    cuts = [i for i in range(1, len(prompt_of_row)) if prompt_of_row[i] != prompt_of_row[i - 1]]
-    size = math.gcd(len(prompt_of_row), *cuts)
-    return size, list(prompt_of_row[::size])
+    cuts = [i for i in range(1, len(prompt_of_sample)) if prompt_of_sample[i] != prompt_of_sample[i - 1]]
+    size = math.gcd(len(prompt_of_sample), *cuts)
+    return size, list(prompt_of_sample[::size])
 
 
 class PrefixLayer(CacheLayerMixin):
@@ -143,9 +143,9 @@ class PrefixLayer(CacheLayerMixin):
         super().__init__()
         self.n_blocks, self.n_heads, self.n_prefix, self.size = keys.shape
         self.keys, self.values = keys.flatten(0, 1), values.flatten(0, 1)
-        self.hidden, self.block, self.n_rows = hidden, block, self.n_blocks * block
+        self.hidden, self.block, self.n_samples = hidden, block, self.n_blocks * block
         self.is_initialized, self.n_own = True, 0
-        room = self.n_rows * self.n_heads, 32, self.size
+        room = self.n_samples * self.n_heads, 32, self.size
         self.own_keys, self.own_values = keys.new_empty(room), values.new_empty(room)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -207,7 +207,7 @@ class PrefixedKeys:
 
     def __init__(self, layer: PrefixLayer):
         self.layer = layer
-        self.shape = (layer.n_rows, layer.n_heads, layer.get_seq_length(), layer.size)
+        self.shape = (layer.n_samples, layer.n_heads, layer.get_seq_length(), layer.size)
 
     @classmethod
     def __torch_function__(
@@ -233,5 +233,7 @@ def _decode(
     Its mask hides padding before prompts only, which the layer knows, and its values are in the layer as well.
     """
     layer, size = key.layer, query.shape[-1]
-    scaled = query.reshape(layer.n_rows * layer.n_heads, -1, size) * (size**-0.5 if scale is None else scale)
+    scaled = query.reshape(layer.n_samples * layer.n_heads, -1, size) * (
+        size**-0.5 if scale is None else scale
+    )
     return layer.attention(scaled).view(query.shape)

@@ -18,7 +18,7 @@ from omnirl_core.trainer.shared_prefix.packing import (
     pack,
     packed_log_probs,
 )
-from omnirl_core.trainer.shared_prefix.prompts import SharedRows
+from omnirl_core.trainer.shared_prefix.prompts import SharedBatch
 from omnirl_core.trainer.shared_prefix.rollout import shared_prefill
 from omnirl_core.trainer.shared_prefix.support import rollout_obstacle, training_obstacle
 
@@ -51,15 +51,15 @@ class SharedPrefix:
         self.in_rollout = in_rollout
         self.to_verify = args.verify_shared_prefix
         self._reference_backbone: Any = None
-        self.batch: SharedRows | None = None
+        self.batch: SharedBatch | None = None
         """Of the generation batch at hand."""
         self.prompts: list[Prompt] | None = None
         """Of the samples in the pass at hand."""
 
     @contextmanager
-    def generation_batch(self, samples: Sequence[Any]) -> Iterator[SharedRows]:
+    def generation_batch(self, samples: Sequence[Any]) -> Iterator[SharedBatch]:
         """A batch whose images are hidden from TRL while it lasts."""
-        self.batch = SharedRows(samples)
+        self.batch = SharedBatch(samples)
         try:
             yield self.batch
         finally:
@@ -86,20 +86,20 @@ class SharedPrefix:
         backbone, device = self._backbone(self.policy), self.accelerator.device
         batch.encoded = encode_prompts(backbone, token_ids, fields, n_images, device)
         batch.fields = fields
-        self.prompts = batch.of_rows(batch.encoded)
+        self.prompts = batch.of_samples(batch.encoded)
         grids = [
             prompt.images["image_grid_thw"] for prompt in self.prompts if "image_grid_thw" in prompt.images
         ]
         return (
-            batch.of_rows(token_ids),
-            batch.of_rows(images) if any(n_images) else None,
+            batch.of_samples(token_ids),
+            batch.of_samples(images) if any(n_images) else None,
             {"image_grid_thw": torch.cat(grids)} if grids else {},
         )
 
     def prefill(self, model: Any) -> AbstractContextManager[None]:
         """While it lasts, `model.generate` runs each distinct prompt of the batch once."""
         assert self.batch is not None
-        return shared_prefill(model, self.batch.prompt_of_row)
+        return shared_prefill(model, self.batch.prompt_of_sample)
 
     def log_probs(
         self,

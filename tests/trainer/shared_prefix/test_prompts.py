@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from omnirl_core.data.images import open_image
-from omnirl_core.trainer.shared_prefix.prompts import SharedRows
+from omnirl_core.trainer.shared_prefix.prompts import SharedBatch
 from omnirl_core.trainer.shared_prefix.runtime import PROMPTS, regrouped
 
 EIGHT_ROWS = {"num_generations": 4, "per_device_train_batch_size": 8, "max_steps": 1}
@@ -58,7 +58,7 @@ def test_rows_share_a_prompt_only_if_words_and_pixels_agree(pictures):
         {"prompt": "What is it?"},
         {"prompt": "What is it?"},
     ]
-    assert SharedRows(rows).prompt_of_row == [0, 0, 1, 2, 3, 4, 4]
+    assert SharedBatch(rows).prompt_of_sample == [0, 0, 1, 2, 3, 4, 4]
 
 
 def test_pictures_that_differ_within_a_group_are_kept_apart(trainer, rows):
