@@ -1,4 +1,4 @@
-"""GRPO on rows of any mix of text and images. Start at `OmniGRPOTrainer` and `OmniGRPOConfig`."""
+"""GRPO on samples of any mix of text and images. Start at `OmniGRPOTrainer` and `OmniGRPOConfig`."""
 
 from omnirl_core.log_filters import silence_imports
 

@@ -19,7 +19,7 @@ METRICS, COMPLETIONS, FAULTS = "metrics.jsonl", "completions.jsonl", "faults.jso
 EVAL_METRICS, EVAL_COMPLETIONS = "eval_metrics.jsonl", "eval_completions.jsonl"
 """What `evaluate()` without `train()` writes in place of the first two: those are a run's, which may be resumed."""
 MOST_FAULTS = 1000
-"""Lines that faults.jsonl gets from one process: a reward that fails on every row says nothing new after that."""
+"""Lines that faults.jsonl gets from one process: a reward that fails on every sample says nothing new after that."""
 
 
 class JsonlLogger(TrainerCallback):

@@ -35,7 +35,7 @@ LONGEST_PATH = 4096
 
 
 def completion_lines(
-    rows: Sequence[Mapping[str, Any]],
+    samples: Sequence[Mapping[str, Any]],
     completions: Sequence[Completion],
     rewards: Mapping[str, Sequence[float]],
     advantages: Sequence[float],
@@ -43,7 +43,7 @@ def completion_lines(
     phase: str,
     details: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
-    """One line for each completion: the row as it is in the data set, and what the completion earned.
+    """One line for each completion: the sample as it is in the data set, and what the completion earned.
 
     `details` is what else is known of each: its tokens, the sizes of its images, how its boxes are read.
     """
@@ -51,18 +51,18 @@ def completion_lines(
         {
             "step": step,
             "phase": phase,
-            "row_id": row.get("row_id"),
-            "task": row.get("task"),
-            "images": [_image_path(image) for image in images_of(row)],
-            "problem": row.get("problem"),
-            "prompt": prompt_text(row.get("prompt", "")),
-            "solution": row.get("solution"),
+            "row_id": sample.get("row_id"),
+            "task": sample.get("task"),
+            "images": [_image_path(image) for image in images_of(sample)],
+            "problem": sample.get("problem"),
+            "prompt": prompt_text(sample.get("prompt", "")),
+            "solution": sample.get("solution"),
             "completion": completion_text(completion),
             "rewards": {name: round(values[i], 6) for name, values in rewards.items()},
             "advantage": round(advantages[i], 6),
             **(details[i] if details else {}),
         }
-        for i, (row, completion) in enumerate(zip(rows, completions, strict=True))
+        for i, (sample, completion) in enumerate(zip(samples, completions, strict=True))
     ]
 
 
@@ -198,12 +198,12 @@ def show_completions(callbacks: Iterable[TrainerCallback], logged: Mapping[str, 
 
 
 def _on_tensorboard(writer: Any, logged: Mapping[str, Any], step: int) -> None:
-    for place in range(min(MOST_COMPLETIONS, len(logged["prompt"]))):
-        asked, said, earned = _told(logged, place)
+    for index in range(min(MOST_COMPLETIONS, len(logged["prompt"]))):
+        asked, said, earned = _texts_of(logged, index)
         text = f"**prompt**\n\n{_as_code(asked)}\n\n**completion**\n\n{_as_code(said)}\n\n{earned}"
-        writer.add_text(f"completion/{place}", text, step)
-        for number, image in enumerate(_logged_images(logged, place)):
-            writer.add_image(f"completion/{place}/picture_{number}", _pixels(image), step, dataformats="HWC")
+        writer.add_text(f"completion/{index}", text, step)
+        for number, image in enumerate(_logged_images(logged, index)):
+            writer.add_image(f"completion/{index}/picture_{number}", _pixels(image), step, dataformats="HWC")
     writer.flush()
 
 
@@ -212,25 +212,25 @@ def _on_wandb(logged: Mapping[str, Any]) -> None:
     if wandb.run is None:
         return
     shown = [
-        wandb.Image(_pixels(image), caption="\n\n".join(_told(logged, place)))
-        for place in range(min(MOST_COMPLETIONS, len(logged["prompt"])))
-        for image in _logged_images(logged, place)
+        wandb.Image(_pixels(image), caption="\n\n".join(_texts_of(logged, index)))
+        for index in range(min(MOST_COMPLETIONS, len(logged["prompt"])))
+        for image in _logged_images(logged, index)
     ]
     if shown:
         wandb.log({"completions/pictures": shown})
 
 
-def _told(logged: Mapping[str, Any], place: int) -> tuple[str, str, str]:
+def _texts_of(logged: Mapping[str, Any], index: int) -> tuple[str, str, str]:
     """Prompt, completion, and what it earned; a reward that abstained (NaN) is left out."""
-    scores = {name: values[place] for name, values in logged["rewards"].items()}
+    scores = {name: values[index] for name, values in logged["rewards"].items()}
     earned = [f"{name} {value:.3g}" for name, value in scores.items() if value is not None and value == value]
-    prompt, completion = logged["prompt"][place], logged["completion"][place]
-    advantage = f"advantage {logged['advantages'][place]:.3g}"
+    prompt, completion = logged["prompt"][index], logged["completion"][index]
+    advantage = f"advantage {logged['advantages'][index]:.3g}"
     return prompt_text(prompt), completion_text(completion), ", ".join([*earned, advantage])
 
 
-def _logged_images(logged: Mapping[str, Any], place: int) -> list[Any]:
-    return list(logged["images"][place] or []) if place < len(logged["images"]) else []
+def _logged_images(logged: Mapping[str, Any], index: int) -> list[Any]:
+    return list(logged["images"][index] or []) if index < len(logged["images"]) else []
 
 
 def _as_code(text: str) -> str:

@@ -63,7 +63,7 @@ from omnirl_core.trainer.multimodal import (
 )
 from omnirl_core.trainer.preparation import Preparation, ddp_search_of, release, stop_ddp_search
 from omnirl_core.trainer.reward_functions import fit_rewards, kept_weights, reward_weights, with_own_images
-from omnirl_core.trainer.reward_stats import RewardScaleCallback, log_scales, settle_constant_groups
+from omnirl_core.trainer.reward_stats import RewardScaleCallback, log_scales, zero_constant_groups
 from omnirl_core.trainer.shared_prefix.prompts import SharedBatch
 from omnirl_core.trainer.shared_prefix.runtime import PROMPTS, SharedPrefix, regrouped, shared_prefix_of
 
@@ -294,7 +294,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         if self.image_guard.samples:
             output[SAMPLES] = list(self.image_guard.samples)
         self.image_guard.agree()
-        settle_constant_groups(self, output, self._rewards)
+        zero_constant_groups(self, output, self._rewards)
         log_images(self)
         lines = batch_lines(self, inputs, output["advantages"])
         if self.jsonl_logger in self.callback_handler.callbacks:
@@ -365,7 +365,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         What each contributes within groups goes into the log.
         """
         if self._batch is not None:  # with their images again
-            inputs, prompts = list(self._batch.rows), self._batch.prompts
+            inputs, prompts = list(self._batch.samples), self._batch.prompts
         given, names = self.reward_funcs, self.reward_func_names
         with self.step_timer.measure(SCORE):
             functions = [with_own_images(function) for function in given]

@@ -1,4 +1,4 @@
-"""Rows of a mixed run, text-only, one image or many, in one shape; every image opened once a batch."""
+"""Samples of a mixed run, text-only, one image or many, in one shape; every image opened once a batch."""
 
 import os
 import re
@@ -22,39 +22,41 @@ _BASE64 = re.compile(r"(?:iVBORw0K|/9j/|R0lGOD|UklGR|Qk|SUkq|TU0A)[A-Za-z0-9+/\s
 """PNG, JPEG, GIF, WebP, BMP and TIFF begin so."""
 
 
-def images_of(row: Mapping[str, Any]) -> list[Any]:
-    """The row's images, paths or PIL images: from `images`, or the one in `image`; [] for a text-only row.
+def images_of(sample: Mapping[str, Any]) -> list[Any]:
+    """The sample's images, paths or PIL images: from `images`, or the one in `image`; [] for a text-only sample.
 
     >>> images_of({"images": None}), images_of({"image": "a.png"}), images_of({"images": ["a.png", "b.png"]})
     ([], ['a.png'], ['a.png', 'b.png'])
     """
-    images = row.get("images") or row.get("image")
+    images = sample.get("images") or sample.get("image")
     if images is None:
         return []
     return list(images) if isinstance(images, list | tuple) else [images]
 
 
 def mixed_samples(inputs: Sequence[Sample]) -> list[Sample]:
-    """Copies of the rows as TRL can take any mix of them, with the images opened.
+    """Copies of the samples as TRL can take any mix of them, with the images opened.
 
-    TRL 1.16 looks for the image columns in the first row only, takes `None` for no images, which processors
-    refuse, and cannot log string and block contents in one table; so every row gets `images` (a list of PIL
+    TRL 1.16 looks for the image columns in the first sample only, takes `None` for no images, which processors
+    refuse, and cannot log string and block contents in one table; so every sample gets `images` (a list of PIL
     images) and a prompt of content blocks. Rewards also find `image_sizes` there, (width, height) of each
     image, and `resized_sizes`, which the trainer fills in when the processor has resized them. A path that
-    occurs in several rows, as in the rows of a group, is opened once.
+    occurs in several samples, as in the samples of a group, is opened once.
     """
     opened: dict[str, Image.Image] = {}
-    return [_mixed_sample(row, opened) for row in inputs]
+    return [_mixed_sample(sample, opened) for sample in inputs]
 
 
 def text_samples(inputs: Sequence[Sample]) -> list[Sample]:
-    """The rows of a run without images, its image columns, if it has some, in the one form that TRL 1.16 takes."""
-    return [{**row, "images": []} if "images" in row or "image" in row else row for row in inputs]
+    """The samples of a run without images, its image columns, if it has some, in the one form that TRL 1.16 takes."""
+    return [
+        {**sample, "images": []} if "images" in sample or "image" in sample else sample for sample in inputs
+    ]
 
 
-def _mixed_sample(row: Sample, opened: dict[str, Image.Image]) -> Sample:
-    images = [_opened(image, opened, row.get("row_id")) for image in images_of(row)]
-    prompt = row["prompt"]
+def _mixed_sample(sample: Sample, opened: dict[str, Image.Image]) -> Sample:
+    images = [_opened(image, opened, sample.get("row_id")) for image in images_of(sample)]
+    prompt = sample["prompt"]
     if not isinstance(
         prompt, str
     ):  # a plain string has no place for images: TRL says so where there are some
@@ -63,7 +65,11 @@ def _mixed_sample(row: Sample, opened: dict[str, Image.Image]) -> Sample:
     sizes = [getattr(image, "size", None) for image in images]
     added = {"images": images, "image_sizes": sizes, "resized_sizes": None if images else []}
     # a data set's own columns of these names are the user's
-    return {**row, "prompt": prompt, **{k: v for k, v in added.items() if k == "images" or k not in row}}
+    return {
+        **sample,
+        "prompt": prompt,
+        **{k: v for k, v in added.items() if k == "images" or k not in sample},
+    }
 
 
 def _opened(image: Any, opened: dict[str, Image.Image], row_id: str | None) -> Any:
@@ -101,10 +107,10 @@ def is_no_path(image: str | os.PathLike[str]) -> bool:
 
 
 def counted_by_sample(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a batch such that TRL 1.16 slices padded images by row, as they are laid out.
+    """The fields of a batch such that TRL 1.16 slices padded images by sample, as they are laid out.
 
-    Idefics and SmolVLM pad the images of every row to one number, (rows, images, ...), with a mask. TRL takes
-    that for one line an image where rows and images happen to be as many, and gives rows each other's images
+    Idefics and SmolVLM pad the images of every sample to one number, (samples, images, ...), with a mask. TRL takes
+    that for one line an image where samples and images happen to be as many, and gives samples each other's images
     or fails. Counts of zero, which nothing else of these families reads, leave it the one right way.
     """
     padded = fields.get("pixel_attention_mask") is not None and fields.get("spatial_shapes") is None
@@ -151,9 +157,9 @@ def _given(block: Any) -> Any:
 
 
 def may_have_images(dataset: Any) -> bool:
-    """Whether a row of the data set(s) could have an image; False only where that is sure without drawing rows.
+    """Whether a sample of the data set(s) could have an image; False only where that is sure without drawing samples.
 
-    Read from columns, so it is the same on every rank. A data set whose rows are made by a transform says it by
+    Read from columns, so it is the same on every rank. A data set whose samples are made by a transform says it by
     the transform's `has_images`; where it does not, and in streams of unknown columns, the answer is True.
     """
     if dataset is None:

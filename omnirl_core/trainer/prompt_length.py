@@ -34,7 +34,7 @@ _SLIMMEST = 200  # Qwen's processors refuse sides in a ratio above this
 
 @dataclass(frozen=True)
 class PromptLength:
-    """Counts the tokens of a row's prompt as the trainer will make them; sizes of images are read from headers."""
+    """Counts the tokens of a sample's prompt as the trainer will make them; sizes of images are read from headers."""
 
     processor: Any
     template_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -43,34 +43,34 @@ class PromptLength:
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict, repr=False)
     """(width, height) of the images seen so far, by path."""
 
-    def count(self, row: Sample) -> int:
+    def count(self, sample: Sample) -> int:
         """Number of prompt tokens, exact (test_prompt_length.py compares it with what the trainer feeds)."""
-        images = prompt_images(row)
+        images = prompt_images(sample)
         if images and not self._has_grid:
-            return self._processed_length(row)
-        text = self._text(row)
+            return self._processed_length(sample)
+        text = self._text(sample)
         n_tokens = len(
-            self._tokenizer(text, add_special_tokens=self._adds_special_tokens(row, text))["input_ids"]
+            self._tokenizer(text, add_special_tokens=self._adds_special_tokens(sample, text))["input_ids"]
         )
         return n_tokens + self._all_image_tokens(images) - len(images)  # of which one each is its placeholder
 
-    def exceeds(self, row: Sample, limit: int) -> bool:
-        """Whether the count is above the limit; most rows are settled without a file or the tokenizer."""
-        images = prompt_images(row)
+    def exceeds(self, sample: Sample, limit: int) -> bool:
+        """Whether the count is above the limit; most samples are settled without a file or the tokenizer."""
+        images = prompt_images(sample)
         if not images or self._has_grid:
-            if self.bound(row) <= limit:
+            if self.bound(sample) <= limit:
                 return False
-            if images and self._text_bound(row) + self._all_image_tokens(images) <= limit:
+            if images and self._text_bound(sample) + self._all_image_tokens(images) <= limit:
                 return False
-        return self.count(row) > limit
+        return self.count(sample) > limit
 
-    def bound(self, row: Sample) -> int:
-        """Never less than the count of a row whose images become grids: the pixel budget bounds them."""
-        n_images = len(prompt_images(row))
-        return self._text_bound(row) + (n_images * self._most_image_tokens if n_images else 0)
+    def bound(self, sample: Sample) -> int:
+        """Never less than the count of a sample whose images become grids: the pixel budget bounds them."""
+        n_images = len(prompt_images(sample))
+        return self._text_bound(sample) + (n_images * self._most_image_tokens if n_images else 0)
 
-    def _text_bound(self, row: Sample) -> int:
-        prompt = row["prompt"]
+    def _text_bound(self, sample: Sample) -> int:
+        prompt = sample["prompt"]
         if isinstance(prompt, str):
             return _most_tokens(prompt) + 16
         contents = [message.get("content") for message in prompt]
@@ -98,21 +98,21 @@ class PromptLength:
         images = getattr(self.processor, "image_processor", None)
         return hasattr(images, "merge_size") and hasattr(images, "get_number_of_image_patches")
 
-    def _text(self, row: Sample) -> str:
+    def _text(self, sample: Sample) -> str:
         """The rendered prompt, with one placeholder token an image."""
-        messages = row["prompt"]
+        messages = sample["prompt"]
         if isinstance(messages, str):
             return messages
         if isinstance(self.processor, ProcessorMixin):
-            n_images = len(images_of(row))
+            n_images = len(images_of(sample))
             messages = prepare_multimodal_messages(without_none(messages), images=[None] * n_images)
         return self.processor.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=False, tools=self.tools, **self.template_kwargs
         )
 
-    def _adds_special_tokens(self, row: Sample, text: str) -> bool:
+    def _adds_special_tokens(self, sample: Sample, text: str) -> bool:
         """As transformers 5.23 tokenizes a plain prompt, a processor's chat and a tokenizer's chat."""
-        if isinstance(row["prompt"], str):
+        if isinstance(sample["prompt"], str):
             return True
         bos = self._tokenizer.bos_token
         return isinstance(self.processor, ProcessorMixin) and not (bos and text.startswith(bos))
@@ -141,9 +141,9 @@ class PromptLength:
         enlarged = (math.sqrt(low * _SLIMMEST) + 1) * (math.sqrt(low / _SLIMMEST) + 1)
         return math.ceil(max(high, math.sqrt(high * _SLIMMEST), enlarged))
 
-    def _processed_length(self, row: Sample) -> int:
+    def _processed_length(self, sample: Sample) -> int:
         """By the processor itself, on the opened images: families differ in what frames an image's tokens."""
-        [opened] = mixed_samples([row])
+        [opened] = mixed_samples([sample])
         messages = prepare_multimodal_messages(opened["prompt"], images=opened["images"])
         tokens = self.processor.apply_chat_template(
             [messages],
@@ -156,18 +156,18 @@ class PromptLength:
         return len(tokens["input_ids"][0])
 
 
-def prompt_images(row: Sample) -> list[Any]:
-    """The images of the row's columns, and those that its prompt's blocks hold themselves."""
-    prompt = row["prompt"]
+def prompt_images(sample: Sample) -> list[Any]:
+    """The images of the sample's columns, and those that its prompt's blocks hold themselves."""
+    prompt = sample["prompt"]
     if isinstance(prompt, str):
-        return images_of(row)
+        return images_of(sample)
     contents = [message.get("content") for message in prompt]
     blocks = [block for content in contents if isinstance(content, list) for block in content]
-    return images_of(row) + [block["image"] for block in blocks if block.get("image") is not None]
+    return images_of(sample) + [block["image"] for block in blocks if block.get("image") is not None]
 
 
 def fit_prompts(data: Any, length: PromptLength, limit: int, on_long: str, split: str = "train") -> Any:
-    """The data set (or a mapping of them) without rows whose prompt has more than `limit` tokens.
+    """The data set (or a mapping of them) without samples whose prompt has more than `limit` tokens.
 
     `on_long="error"` raises a ValueError that names them; `"drop"` leaves them out and logs how many. Streams
     are filtered, or refused, as they are read.
@@ -179,9 +179,9 @@ def fit_prompts(data: Any, length: PromptLength, limit: int, on_long: str, split
     if data is None:
         return None
     long = [
-        (place, long_prompt(row, length.count(row), limit, f"{split} row {place}"))
-        for place, row in enumerate(_light_rows(data))
-        if length.exceeds(row, limit)
+        (index, long_prompt(sample, length.count(sample), limit, f"{split} row {index}"))
+        for index, sample in enumerate(_light_rows(data))
+        if length.exceeds(sample, limit)
     ]
     if not long:
         return data
@@ -189,8 +189,8 @@ def fit_prompts(data: Any, length: PromptLength, limit: int, on_long: str, split
         raise ValueError(_listed([fault for _, fault in long], len(data)))
     message = "%s: dropped %d of %d rows, their prompts are above max_prompt_length %d: %s"
     logger.warning(message, split, len(long), len(data), limit, _listed([fault for _, fault in long[:3]]))
-    dropped = {place for place, _ in long}
-    return data.select([place for place in range(len(data)) if place not in dropped])
+    dropped = {index for index, _ in long}
+    return data.select([index for index in range(len(data)) if index not in dropped])
 
 
 class _StreamFilter:
@@ -198,11 +198,13 @@ class _StreamFilter:
         self.length, self.limit, self.on_long, self.split = length, limit, on_long, split
         self.seen = self.dropped = 0
 
-    def __call__(self, row: Sample) -> bool:
+    def __call__(self, sample: Sample) -> bool:
         self.seen += 1
-        if not self.length.exceeds(row, self.limit):
+        if not self.length.exceeds(sample, self.limit):
             return True
-        fault = long_prompt(row, self.length.count(row), self.limit, f"{self.split} row {self.seen - 1}")
+        fault = long_prompt(
+            sample, self.length.count(sample), self.limit, f"{self.split} row {self.seen - 1}"
+        )
         if self.on_long == "error":
             raise ValueError(_listed([fault]))
         self.dropped += 1
@@ -211,10 +213,10 @@ class _StreamFilter:
         return False
 
 
-def long_prompt(row: Sample, n_tokens: int, limit: int, place: str = "") -> str:
-    """What to say of a prompt above the limit; `place` names a row that has no `row_id`."""
-    name = row.get("row_id") or place
-    n_images = len(prompt_images(row))
+def long_prompt(sample: Sample, n_tokens: int, limit: int, index: str = "") -> str:
+    """What to say of a prompt above the limit; `index` names a sample that has no `row_id`."""
+    name = sample.get("row_id") or index
+    n_images = len(prompt_images(sample))
     included = f" ({n_images} image{'s' * (n_images != 1)} included)" if n_images else ""
     return f"{name}: prompt has {n_tokens:,} tokens{included}; max_prompt_length is {limit:,}"
 
@@ -231,7 +233,7 @@ def _listed(faults: Sequence[str], n_samples: int | None = None) -> str:
 
 
 def _light_rows(data: datasets.Dataset) -> Iterator[Sample]:
-    """The rows as the trainer draws them, but images in Arrow columns left undecoded."""
+    """The samples as the trainer draws them, but images in Arrow columns left undecoded."""
     if data.format["type"] != "custom":
         for name, feature in data.features.items():
             if name in ("image", "images") and "Image(" in repr(feature):

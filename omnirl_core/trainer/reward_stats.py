@@ -46,10 +46,10 @@ def reward_scales(rewards: Tensor, weights: Sequence[float]) -> list[Scale]:
     total = terms.sum(-1, keepdim=True)
     covariance = (terms * total).sum((0, 1))  # (K,)
     variance = total.square().sum()
-    told = counted.any(0) & torch.tensor([weight != 0 for weight in weights], device=rewards.device)
+    is_known = counted.any(0) & torch.tensor([weight != 0 for weight in weights], device=rewards.device)
     return [
         Scale(
-            spread[counted[:, k], k].mean().item() if told[k] else None,
+            spread[counted[:, k], k].mean().item() if is_known[k] else None,
             (covariance[k] / variance).item() if variance > 1e-12 else None,
         )
         for k in range(rewards.shape[-1])
@@ -195,7 +195,7 @@ def constant_groups(rewards: Tensor, weights: Sequence[float], normalize_first: 
     return _is_constant(terms.nansum(-1), terms.abs().nansum(-1), judged)
 
 
-def settle_constant_groups(trainer: Any, output: dict[str, Any], rewards: Tensor) -> None:
+def zero_constant_groups(trainer: Any, output: dict[str, Any], rewards: Tensor) -> None:
     """Count the groups without signal from all ranks' rewards, `(ranks*B*G, K)`, and set their advantages to 0.
 
     In `output`, which the step learns from, and in the log of completions. With a plain GRPOConfig, TRL 1.16's numbers
@@ -219,9 +219,9 @@ def settle_constant_groups(trainer: Any, output: dict[str, Any], rewards: Tensor
     own = is_constant[trainer.accelerator.process_index * n :][:n]
     output["advantages"] = output["advantages"].masked_fill(own, 0.0)
     logged = trainer._logs["advantages"]
-    for place in range(1, min(len(is_constant), len(logged)) + 1):  # the batch's are the last ones
-        if is_constant[-place]:
-            logged[-place] = 0.0
+    for index in range(1, min(len(is_constant), len(logged)) + 1):  # the batch's are the last ones
+        if is_constant[-index]:
+            logged[-index] = 0.0
 
 
 def _normalized(rewards: Tensor) -> Tensor:

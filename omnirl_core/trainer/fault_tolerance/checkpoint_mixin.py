@@ -278,7 +278,7 @@ class EpochSampler(Sampler[int]):
     """TRL's RepeatSampler, which shuffles anew each epoch, told which epoch it is in.
 
     TRL 1.16's own always begins with the first epoch's order, so that a run resumed in its second epoch would
-    draw other rows than the uninterrupted one. An uninterrupted run draws what it draws with TRL.
+    draw other samples than the uninterrupted one. An uninterrupted run draws what it draws with TRL.
     """
 
     def __init__(self, sampler: Any):
@@ -292,7 +292,7 @@ class EpochSampler(Sampler[int]):
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Trainer, through accelerate's loader, before each epoch."""
-        generator = getattr(self.sampler, "generator", None)  # none where rows are not shuffled
+        generator = getattr(self.sampler, "generator", None)  # none where samples are not shuffled
         if generator is None or self.sampler.seed is None:
             return
         generator.manual_seed(self.sampler.seed)

@@ -1,4 +1,4 @@
-"""The rows of a generation batch by the prompt that they share, as TRL is to see them."""
+"""The samples of a generation batch by the prompt that they share, as TRL is to see them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,24 +14,24 @@ Sample = Mapping[str, Any]
 
 @dataclass
 class SharedBatch:
-    """Rows of a rank, each distinct prompt with its images once.
+    """Samples of a rank, each distinct prompt with its images once.
 
-    TRL 1.16 carries images in every row: it copies, processes (twice), gathers and stores them G times. So it is
+    TRL 1.16 carries images in every sample: it copies, processes (twice), gathers and stores them G times. So it is
     shown `placeholder_samples`, and the images wait here until the model needs them.
     """
 
-    rows: Sequence[Any]
+    samples: Sequence[Any]
     prompts: list[Any] = field(init=False)
-    """Of each row, with the images in their blocks, as TRL gives them to rewards."""
+    """Of each sample, with the images in their blocks, as TRL gives them to rewards."""
     prompt_of_sample: list[int] = field(init=False)
-    """Numbers of the distinct prompts, in the order of their first rows."""
+    """Numbers of the distinct prompts, in the order of their first samples."""
     encoded: list[Prompt] = field(default_factory=list)
     """The distinct prompts, once they are tokenized."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """What the processor gave for them besides token ids."""
 
     def __post_init__(self) -> None:
-        self.prompts = [_with_images(row) for row in self.rows]
+        self.prompts = [_with_images(sample) for sample in self.samples]
         self.prompt_of_sample = []
         for i, prompt in enumerate(self.prompts):
             last = self.prompt_of_sample[-1] if i else -1
@@ -40,13 +40,13 @@ class SharedBatch:
 
     @property
     def placeholder_samples(self) -> list[dict[str, Any]]:
-        """The rows without images; in their prompts, blocks that say where images go."""
+        """The samples without images; in their prompts, blocks that say where images go."""
         return [
             {
-                **{k: v for k, v in row.items() if k not in ("image", "images")},
+                **{k: v for k, v in sample.items() if k not in ("image", "images")},
                 "prompt": _placeholders(prompt),
             }
-            for row, prompt in zip(self.rows, self.prompts, strict=True)
+            for sample, prompt in zip(self.samples, self.prompts, strict=True)
         ]
 
     @property
@@ -54,25 +54,25 @@ class SharedBatch:
         return self.first_of_each(self.prompts)
 
     def first_of_each(self, values: Sequence[Any]) -> list[Any]:
-        """Values of rows, of the first row of each distinct prompt."""
+        """Values of samples, of the first sample of each distinct prompt."""
         first = [self.prompt_of_sample.index(i) for i in range(self.prompt_of_sample[-1] + 1)]
-        return [values[row] for row in first]
+        return [values[sample] for sample in first]
 
     def of_samples(self, values: Sequence[Any]) -> list[Any]:
-        """Values of the distinct prompts, for every row."""
+        """Values of the distinct prompts, for every sample."""
         return [values[i] for i in self.prompt_of_sample]
 
     def sample_fields(self) -> dict[str, Any]:
-        """`fields` as the processor would give them for all rows."""
+        """`fields` as the processor would give them for all samples."""
         fields: dict[str, Any] = {**image_tensors(self.of_samples(self.encoded))}
         if self.fields.get("mm_token_type_ids") is not None:
             fields["mm_token_type_ids"] = self.of_samples(self.fields["mm_token_type_ids"])
         return fields
 
 
-def _with_images(row: Sample) -> Any:
-    images = images_of(row)
-    return prepare_multimodal_messages(row["prompt"], images=images) if images else row["prompt"]
+def _with_images(sample: Sample) -> Any:
+    images = images_of(sample)
+    return prepare_multimodal_messages(sample["prompt"], images=images) if images else sample["prompt"]
 
 
 def _placeholders(prompt: Any) -> Any:

@@ -202,7 +202,7 @@ def without_dropout(model: Any) -> Iterator[None]:
 
 
 def plain_fields(prompts: Sequence[Prompt], n_tokens: int, n_completion_tokens: int) -> dict[str, Any]:
-    """The images of rows as TRL's own pass takes them."""
+    """The images of samples as TRL's own pass takes them."""
     if not any(prompt.images for prompt in prompts):
         return {}
     types = torch.zeros(len(prompts), n_tokens, dtype=torch.long, device=prompts[0].token_ids.device)
@@ -215,12 +215,12 @@ def plain_fields(prompts: Sequence[Prompt], n_tokens: int, n_completion_tokens: 
 
 
 def regrouped(batches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The micro-batches of a generation batch with the rows of each prompt side by side.
+    """The micro-batches of a generation batch with the samples of each prompt side by side.
 
-    TRL has shuffled the rows; here the groups follow in the order of their first rows, which is then as random.
-    It is the same objective. A step that covers the whole generation batch sums over all of its rows, and a sum
-    knows no order. Where a generation batch serves several steps, each of its rows is as likely as before to be
-    in any of them, groups being of one size, so each step's gradient has the same expectation; only which rows
+    TRL has shuffled the samples; here the groups follow in the order of their first samples, which is then as random.
+    It is the same objective. A step that covers the whole generation batch sums over all of its samples, and a sum
+    knows no order. Where a generation batch serves several steps, each of its samples is as likely as before to be
+    in any of them, groups being of one size, so each step's gradient has the same expectation; only which samples
     keep company has changed, from any to those of a group, whose advantages add up to zero. (A loss that divides by
     the tokens of its micro-batch, `bnpo`, depends on company with TRL's shuffle as well.) Random numbers are
     drawn as before.
@@ -240,7 +240,7 @@ def regrouped(batches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _reordered(values: list[Any], order: list[int], sizes: list[int]) -> list[Any]:
-    """One key of all micro-batches: tensors and lists with a value a row, anything else as it is."""
+    """One key of all micro-batches: tensors and lists with a value a sample, anything else as it is."""
     if isinstance(values[0], list):
         joined = [value for part in values for value in part]
         ordered = iter([joined[row] for row in order])
