@@ -189,7 +189,8 @@ class CheckpointMixin(GRPOTrainer):
         place = (
             "cpu" if device.type == "cpu" else device
         )  # a rank's CPU is called cpu:0, which torch cannot read to
-        with torch.serialization.safe_globals([Prompt]):
+        # checkpoints of before the trainer's modules were renamed have the second name
+        with torch.serialization.safe_globals([Prompt, (Prompt, "omnirl_core.trainer.shared_prefix.Prompt")]):
             return torch.load(path, map_location=place, weights_only=True)
 
     # -- the reference model ------------------------------------------------------------------------------------
