@@ -20,13 +20,14 @@ from omnirl_core.trainer.preparation import Preparation
 )
 def test_fsdp_on_cpus_is_refused(asked, kind, refused, monkeypatch, tiny_checkpoint):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", asked)
-    args = SimpleNamespace(distributed_state=SimpleNamespace(distributed_type=kind))
+    state = SimpleNamespace(distributed_type=kind)
+    args = SimpleNamespace(distributed_state=state, trust_remote_code=False, use_vllm=False)
     ready = Preparation(tiny_checkpoint, args, None, None, None, None, None, False)
     if not refused:
-        ready.settle()
+        ready.apply()
         return
     with pytest.raises(ValueError, match=r"FSDP is asked for on CPUs.*/ddp\.yaml or zero3\.yaml"):
-        ready.settle()
+        ready.apply()
 
 
 def test_a_model_that_is_not_sharded_is_left_alone():
