@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import torch
-
 from trl import GRPOTrainer
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
