@@ -28,6 +28,7 @@ from omnirl_core.shapes import tiny_policy, write_dataset
 from omnirl_core.text import answer_text, tokens
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_tools.report.figures import COLORS, PAPER, draw_curve
+from omnirl_tools.report.panels import read_metrics
 
 REWARDS = Path(__file__).parents[1] / "recipes" / "rewards" / "unified_text.yaml"
 TASKS = ("color", "shape", "count")
@@ -161,8 +162,8 @@ def batch(samples: list[dict[str, Any]], processor: Any, rng: random.Random) -> 
 
 def train(
     policy: Path, rows: Dataset, folder: Path, settings: dict[str, float], steps: int, seed: int
-) -> list[dict[str, float]]:
-    """The logged steps of one run: step, reward, and the shares of echoes and right answers."""
+) -> None:
+    """One run; its log is in the folder."""
     config = yaml.safe_load(REWARDS.read_text())
     overlap = next(entry for entry in config["rewards"] if entry["name"] == "overlap")
     overlap["settings"] |= settings
@@ -177,14 +178,14 @@ def train(
     )  # fmt: skip
     trainer = OmniGRPOTrainer(str(policy), [*rewards, *COUNTERS], args, train_dataset=rows)
     trainer.train()
+
+
+def shares(folder: Path) -> list[dict[str, float]]:
+    """The logged steps of a run, finished or not: step, and the shares of echoes and of right answers."""
     return [
-        {
-            "step": line["step"],
-            "reward": line["reward"],
-            **{name: line[f"rewards/{name}/mean"] for name in ("echo", "right")},
-        }
-        for line in trainer.state.log_history
-        if "reward" in line
+        {"step": line["step"], **{name: line[f"rewards/{name}/mean"] for name in ("echo", "right")}}
+        for line in read_metrics(folder)
+        if "rewards/echo/mean" in line
     ]
 
 
@@ -217,17 +218,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--imitation_steps", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--plot", action="store_true", help="draw the runs that are in --out, train none")
     args = parser.parse_args(argv)
-    set_seed(args.seed)
-    rows = load_dataset(draw(args.out / "data", 3000), templates={"default": "plain"})
-    policy = imitate(args.out / "policy", rows, args.imitation_steps)
-    runs = {}
-    for place, (label, settings) in enumerate(RUNS.items()):
-        runs[label] = train(policy, rows, args.out / f"run_{place}", settings, args.steps, args.seed)
+    folders = {label: args.out / f"run_{place}" for place, label in enumerate(RUNS)}
+    if not args.plot:
+        set_seed(args.seed)
+        rows = load_dataset(draw(args.out / "data", 3000), templates={"default": "plain"})
+        policy = imitate(args.out / "policy", rows, args.imitation_steps)
+        for label, settings in RUNS.items():
+            train(policy, rows, folders[label], settings, args.steps, args.seed)
+    runs = {label: shares(folder) for label, folder in folders.items()}
+    for label, lines in runs.items():
         for name in ("echo", "right"):
-            first, last = (share(runs[label], name, end) for end in (False, True))
-            print(f"{label}: {name} {first:.2f} -> {last:.2f} (the last 25 steps)", flush=True)
-    (args.out / "shares.json").write_text(json.dumps(runs, indent=1))
+            print(f"{label}: {name} {share(lines, name, False):.2f} (the first 10 steps) -> "
+                  f"{share(lines, name, True):.2f} (25 steps up to {lines[-1]['step']:.0f})")  # fmt: skip
     plot(runs, args.figure)
 
 
