@@ -206,8 +206,9 @@ def become(request: dict, files: list[int]) -> None:
         code = 1
     threading._shutdown()
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # none, a reader that is gone, or closed
+            stream.flush()
     if code < 0:
         signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
@@ -232,6 +233,7 @@ def run(arguments: list[str]) -> None:
     elif first == "-m":
         sys.argv = rest
         sys.path.insert(0, os.getcwd())
+        sys.modules.pop(rest[0], None)  # runpy warns of one that is imported already
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     else:
         sys.argv = [first, *rest]

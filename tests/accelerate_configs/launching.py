@@ -39,7 +39,7 @@ def recipe(folder: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def launch(config: str, processes: int, *arguments: str, timeout_s: float = 400) -> str:
+def launch(config: str, processes: int, *arguments: str, timeout_s: float = 600) -> str:
     """`accelerate launch --config_file accelerate_configs/<config>.yaml` of the recipe, in forks; what it printed."""
     command = [
         python(), "-m", "accelerate.commands.launch", "--config_file", f"accelerate_configs/{config}.yaml",

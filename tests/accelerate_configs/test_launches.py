@@ -48,7 +48,7 @@ def run_file(folder: Path) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1300)
 @pytest.mark.parametrize("config", ["ddp", "zero3"])
 def test_six_steps_are_three_and_three_more(config, tmp_path):
     """Of a real run's sampled completions: generators, optimizer and the order of rows are where they were.

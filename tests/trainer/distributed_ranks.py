@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument(
         "--patience_s",
         type=float,
-        default=300,
+        default=600,
         help="without a layout done, a group has hung (offload compiles)",
     )
     args = parser.parse_args()
