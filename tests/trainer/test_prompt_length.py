@@ -90,7 +90,7 @@ def test_error_names_the_rows(rows, length):
     with pytest.raises(ValueError, match="r:3") as error:
         fit_prompts(Dataset.from_list(rows), length, 60, "error")
     assert str(error.value).splitlines() == [
-        f"r:3: prompt has {length.count(rows[2])} tokens (3 pictures included); max_prompt_length is 60",
+        f"r:3: prompt has {length.count(rows[2])} tokens (3 images included); max_prompt_length is 60",
         f"r:4: prompt has {length.count(rows[3])} tokens; max_prompt_length is 60",
         "2 of 6 prompts are too long: raise max_prompt_length, lower max_pixels, or set on_long_prompt: drop",
     ]

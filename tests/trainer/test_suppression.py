@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from omnirl_core.models import vision_token_ids
-from omnirl_core.trainer import OmniGRPOTrainer
+from omnirl_core.trainer.multimodal import suppress_vision_tokens
 
 
 @pytest.mark.parametrize("data", ["mixed", "text"])
@@ -41,6 +41,6 @@ def test_vllm_gets_a_bias(trainer, rows):
     banned = vision_token_ids(worker.model.config, worker.processing_class.tokenizer)
     worker.use_vllm = True  # vllm itself needs a GPU: this is what would be handed to it
     worker.vllm_generation = SimpleNamespace(generation_kwargs={"logit_bias": {65: -5}, "seed": 3})
-    OmniGRPOTrainer._suppress_vision_tokens(worker)
+    suppress_vision_tokens(worker)
     kwargs = worker.vllm_generation.generation_kwargs
     assert kwargs == {"seed": 3, "logit_bias": {65: -5, **dict.fromkeys(banned, -100)}}
