@@ -193,6 +193,23 @@ def test_image_tokens_come_from_the_data_set(tmp_path, monkeypatch, capsys):
     assert f" {tokens} of them pictures (the longest of {rows})" in told
 
 
+def test_small_images_need_what_they_hold_and_not_what_is_assumed(tmp_path, monkeypatch, capsys):
+    """64 x 64 pixels are 16 tokens of the tiny policy; without the data set 1,280 are assumed, for 4.16 GiB."""
+    monkeypatch.chdir(ROOT)
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    sample = {"problem": "What color is it?", "solution": "red", "image": "a.png"}
+    (tmp_path / "train.json").write_text(json.dumps([sample] * 2))
+    needed = {}
+    for rows in (str(tmp_path / "train.json"), "not/there.json"):
+        given = ["--dataset_name", rows, "--image_root", str(tmp_path)]
+        assert main(["estimate-memory", "recipes/mixed/demo.yaml", *given]) == 0
+        told = capsys.readouterr().out
+        tokens = re.search(r"prompts of ([\d,]+) tokens, ([\d,]+) of them", told)
+        needed[tokens[2]] = float(re.search(r"needed on each device +(\d+\.\d\d) GiB", told)[1])
+    assert list(needed) == ["16", "1,280"]
+    assert needed["16"] < 0.6 < 4 < needed["1,280"]
+
+
 def test_the_command_ends_with_a_verdict(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     small = ["recipes/mixed/demo.yaml", "--output_dir", str(tmp_path)]
