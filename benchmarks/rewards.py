@@ -30,7 +30,8 @@ from nltk.translate.bleu_score import sentence_bleu
 from nltk.translate.meteor_score import meteor_score
 from rouge_score.rouge_scorer import RougeScorer
 
-from omnirl_core.rewards import Reward, bleu, meteor, rouge, words
+from omnirl_core.rewards import Reward, bleu, meteor, rouge
+from omnirl_core.rewards.overlap import words
 from omnirl_core.rewards.overlap.wordnet import wordnet
 from omnirl_core.rewards.registry import SCORERS, scorer_named
 from omnirl_core.text import tokens

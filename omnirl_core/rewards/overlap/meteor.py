@@ -3,13 +3,12 @@
 import logging
 from collections.abc import Iterable
 from functools import cache
-from itertools import chain
 from operator import sub
 from typing import Any, Literal
 
 from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, Weighing, asked, weigh
 from omnirl_core.rewards.overlap.wordnet import Synonyms, wordnet
-from omnirl_core.rewards.overlap.words import Places, Words, cut_by, places_of, read_words
+from omnirl_core.rewards.overlap.words import Words, chained, cut_by, read_words
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.text import references
 from omnirl_core.type_checks import check_choice
@@ -140,42 +139,55 @@ def align(predicted: Words, gold: Words, table: Synonyms | None, as_nltk: bool =
     with its last free partner.
     """
     partners = [FREE] * len(predicted)
-    free = {word: places[:] for word, places in gold.places.items()}
-    left = _match(partners, predicted.words, range(len(predicted) - 1, -1, -1), free)
+    last, before = gold.chains
+    left = _match(partners, predicted.words, range(len(predicted) - 1, -1, -1), last.copy(), before)
+    free: Iterable[int] = range(len(gold))
     if left:
-        free = places_of(gold.stems, _open_places(free))
-        left = _match(partners, predicted.stems, left, free)
+        free = _still_free(free, partners)
+        left = _match(partners, predicted.stems, left, *chained(gold.stems, free))
     if left and table is not None:  # an unused table is empty
         theirs, ours = (predicted.stems, gold.stems) if as_nltk else (predicted.words, gold.words)
         left = left if as_nltk else left[:MOST_LOOKED_UP]
-        _match_synonyms(partners, theirs, left, places_of(ours, _open_places(free)), table)
+        _match_synonyms(partners, theirs, left, *chained(ours, _still_free(free, partners)), table)
     return partners
 
 
-def _open_places(free: Places) -> list[int]:
-    return sorted(chain.from_iterable(free.values()))
+def _still_free(places: Iterable[int], partners: list[int]) -> list[int]:
+    taken = set(partners)
+    return [place for place in places if place not in taken]
 
 
-def _match(partners: list[int], words: list[str], left: Iterable[int], free: Places) -> list[int]:
+def _match(
+    partners: list[int], words: list[str], left: Iterable[int], last: dict[str, int], before: list[int]
+) -> list[int]:
     """Give each place that is left the last free place of an equal word; returns those that stay alone."""
     alone = []
     for place in left:
-        equals = free.get(words[place])
-        if equals:
-            partners[place] = equals.pop()
-        else:
+        word = words[place]
+        partner = last.get(word, FREE)
+        if partner == FREE:
             alone.append(place)
+        else:
+            partners[place] = partner
+            last[word] = before[partner]
     return alone
 
 
 def _match_synonyms(
-    partners: list[int], words: list[str], left: list[int], free: Places, table: Synonyms
+    partners: list[int],
+    words: list[str],
+    left: list[int],
+    last: dict[str, int],
+    before: list[int],
+    table: Synonyms,
 ) -> None:
-    open_words = free.keys()
+    open_words = last.keys()
     for place in left:
         near = table[words[place]]
         if not open_words.isdisjoint(near):
-            word = max(open_words & near, key=lambda candidate: free[candidate][-1])
-            partners[place] = free[word].pop()
-            if not free[word]:
-                del free[word]
+            word = max(open_words & near, key=last.__getitem__)
+            partner = partners[place] = last[word]
+            if before[partner] == FREE:
+                del last[word]
+            else:
+                last[word] = before[partner]

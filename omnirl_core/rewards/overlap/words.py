@@ -16,8 +16,13 @@ from omnirl_core.text import tokens
 STEMS = StemTable()
 ROUGE_STEMS = StemTable(lambda word: STEMS[word] if len(word) > 3 else word)
 
-Places = dict[str, list[int]]
-"""Where each word stands, in ascending order."""
+
+class Chains(NamedTuple):
+    """Where equal words stand: the last place of each word, and for each place the one before it of the same word."""
+
+    last: dict[str, int]
+    before: list[int]
+    """-2 where there is none."""
 
 
 class Words:
@@ -52,8 +57,8 @@ class Words:
         return [stem if len(word) > 3 else word for word, stem in zip(self.words, self.stems, strict=True)]
 
     @cached_property
-    def places(self) -> Places:
-        return places_of(self.words, range(len(self.words)))
+    def chains(self) -> Chains:
+        return chained(self.words, range(len(self.words)))
 
     def ngrams(self, order: int, stemmed: bool) -> Iterable:
         """Runs of `order` words, from every place where one starts; for order 1 the words themselves."""
@@ -113,12 +118,15 @@ def _intersect(grams: Iterable, allowed: Mapping[Any, int], shorter: Shared) -> 
     return Shared(len(found) - surplus, True)
 
 
-def places_of(words: list[str], among: Iterable[int]) -> Places:
-    """Where each word stands, counting only the places `among`."""
-    found: Places = {}
+def chained(words: list[str], among: Iterable[int]) -> Chains:
+    """The chains of the places `among`, which ascend."""
+    last: dict[str, int] = {}
+    before = [-2] * len(words)
     for place in among:
-        found.setdefault(words[place], []).append(place)
-    return found
+        word = words[place]
+        before[place] = last.get(word, -2)
+        last[word] = place
+    return Chains(last, before)
 
 
 # --- ways to cut a text into words; each is a function of the text alone ---
