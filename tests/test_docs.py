@@ -38,6 +38,15 @@ def test_paths_and_make_targets_exist(document):
         assert target in targets, f"{document.name} says make {target}"
 
 
+def test_architecture_names_what_exists():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    named = re.findall(r"`(omnirl_\w+/[\w/]+\.py):(\w+)`", text)
+    assert len(named) >= 12
+    for path, name in named:
+        code = (ROOT / path).read_text()
+        assert re.search(rf"^ *(?:def|class) {name}\b", code, re.MULTILINE), f"{path} has no {name}"
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
 def test_python_blocks_import_what_exists(document):
     for block in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL):
