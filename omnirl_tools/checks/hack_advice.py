@@ -46,7 +46,7 @@ ADVICE = {
     "exit code 0": ("a program that ends before its tests", "use code, which reads the tests' output"),
     "equals all": ("a value that equals every other", "use code, which compares outside of the program"),
 }
-"""Hack of `rewards.hacks.BLIND` -> (what it is, what to change)."""
+"""Hack of `hacks.BLIND` -> (what it is, what to change)."""
 
 
 def advice(hack: str, payer: str) -> str:
