@@ -6,7 +6,7 @@ RUN := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m omnirl_core.launch
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg
 
-.PHONY: help setup demo test test-all test-repeat test-oldest lint fmt notebooks fuzz bench
+.PHONY: help setup demo ops test test-all test-repeat test-oldest lint fmt notebooks fuzz bench
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -24,8 +24,12 @@ demo: setup  ## train the tiny policy on mixed rows on the CPU (two to five minu
 	@$(RUN) --config_file accelerate_configs/cpu.yaml recipes/grpo.py --config recipes/mixed/demo.yaml; \
 	code=$$?; case $$code in 75|130) exit 0;; *) exit $$code;; esac  # stopped by Ctrl-C: it has said how to go on
 
-test: setup lint  ## lint, types, import rules, then every test and every notebook
+test: setup lint ops  ## lint, types, import rules, then every test and every notebook
 	$(PYTEST) -m 'not repeat' $(NBVAL) notebooks tests omnirl_core omnirl_tools
+
+ops: setup  # DeepSpeed compiles one on its first launch, which takes minutes: not within a test that has a time limit
+	@DS_ACCELERATOR=cpu TORCH_EXTENSIONS_DIR=$(CURDIR)/.venv/torch_extensions $(BIN)/python -c \
+	  'from deepspeed.comm.torch import build_shm_op; build_shm_op()' >/dev/null 2>&1 || true
 
 test-all: test test-repeat  ## the same, then what repeats a check with other draws and engines
 
