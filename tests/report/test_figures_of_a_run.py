@@ -285,7 +285,7 @@ ROOT = Path(__file__).parents[2]
 REWARDS = {
     "boxes": "- {name: think_format, weight: 0.1}\n- {name: box_iou, settings: {space: resized}}",
     "one": "- {name: exact}",
-    "penalty": "- {name: think_format, weight: 0.2}\n- {name: answer_or_overlap}\n- {name: repetition, weight: -0.5}",
+    "penalty": "- {name: answer_or_overlap}\n- {name: think_format, weight: -0.5}",
 }
 SHORT = {
     "per_device_train_batch_size": 8, "num_generations": 4, "per_device_eval_batch_size": 8, "logging_steps": 1,
@@ -333,10 +333,10 @@ def test_a_real_run_of_one_reward_resumed(start):
 
 
 def test_a_real_run_with_a_penalty_and_what_a_kill_leaves_of_it(start, tmp_path):
-    folder = start("mixed", "penalty", max_steps=3)
+    folder = start("image_text", "penalty", max_steps=3)
     check_page(folder)
     lines = raw(folder, "completions.jsonl", "after.jsonl")
-    assert any(line["rewards"]["repetition"] for line in lines)
+    assert any(line["rewards"]["think_format"] for line in lines), "the penalty is at work"
     killed = shutil.copytree(folder, tmp_path / "killed")
     for name in ("metrics.jsonl", "completions.jsonl", "after.jsonl"):  # cut in the middle of the last line
         text = (killed / name).read_bytes()
