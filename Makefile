@@ -6,7 +6,10 @@ RUN := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m omnirl_core.launch
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cfg
 
-.PHONY: help setup demo ops test test-all test-repeat test-oldest lint fmt notebooks fuzz bench
+TRAINER_TESTS := $(addprefix tests/trainer/,test_seams.py test_matrix.py test_dummy_image.py test_model_reuse.py test_multimodal.py \
+  shared_prefix/test_packing.py shared_prefix/test_rollout.py shared_prefix/test_support.py)
+
+.PHONY: help setup demo ops test test-all test-repeat test-oldest test-newest lint fmt notebooks fuzz bench
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -38,9 +41,12 @@ test-repeat: setup
 
 test-oldest: setup  ## the trainer's tests with the oldest versions allowed (constraints-oldest.txt), in .venv-oldest
 	scripts/oldest_venv.sh
-	HF_HUB_OFFLINE=1 .venv-oldest/bin/python -m pytest -n auto --dist load $(addprefix tests/trainer/,test_seams.py \
-	  test_matrix.py test_dummy_image.py test_model_reuse.py test_multimodal.py \
-	  shared_prefix/test_packing.py shared_prefix/test_rollout.py shared_prefix/test_support.py)
+	HF_HUB_OFFLINE=1 .venv-oldest/bin/python -m pytest -n auto --dist load $(TRAINER_TESTS)
+
+test-newest:  ## the trainer's tests with the newest versions allowed, without constraints.txt, in .venv-newest
+	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install -q --disable-pip-version-check --upgrade --upgrade-strategy eager -e '.[dev]'
+	HF_HUB_OFFLINE=1 .venv-newest/bin/python -m pytest -n auto --dist load $(TRAINER_TESTS)
 
 lint: setup  ## ruff, mypy and import-linter
 	$(BIN)/ruff check .

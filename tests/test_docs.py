@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 TRACKED = subprocess.run(
@@ -13,6 +14,7 @@ TRACKED = subprocess.run(
 ).stdout.split("\n")
 DOCUMENTS = [ROOT / name for name in TRACKED if name.endswith(".md")]
 MADE_BY_A_RUN = ("outputs/", "data/", ".venv/")
+TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 FOLDERS = "recipes|omnirl_core|omnirl_tools|accelerate_configs|tests|notebooks|benchmarks|docs|scripts"
 
 
@@ -33,9 +35,20 @@ def test_paths_and_make_targets_exist(document):
     text = document.read_text()
     for path in re.findall(rf"(?<![\w/.-])((?:{FOLDERS})/[\w./-]*\w)", text):
         assert (ROOT / path).exists(), f"{document.name} names {path}"
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for target in re.findall(r"(?:^|`)make (\w+)", text, re.MULTILINE):
-        assert target in targets, f"{document.name} says make {target}"
+    for target in re.findall(r"(?:^|`)make ([\w-]+)", text, re.MULTILINE):
+        assert target in TARGETS, f"{document.name} says make {target}"
+
+
+@pytest.mark.parametrize("workflow", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=ids)
+def test_workflows_run_what_the_repository_has(workflow):
+    jobs = yaml.safe_load(workflow.read_text())["jobs"]
+    commands = [
+        step["run"].split("#")[0].strip() for job in jobs.values() for step in job["steps"] if "run" in step
+    ]
+    assert commands
+    for command in commands:
+        target = command.removeprefix("make ")
+        assert target in TARGETS if command.startswith("make ") else (ROOT / command).is_file(), command
 
 
 def test_architecture_names_what_exists():
