@@ -41,6 +41,8 @@ def before_imports() -> None:
     """What a recipe calls before its imports, which take seconds: they print nothing, and Ctrl-C is one line."""
     take_debug(sys.argv)
     silence_imports()
+    # read when torch is imported: libgomp's threads spin while they wait, which starves them on cores that others use
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     show = sys.excepthook
 
     def in_one_line(kind: type[BaseException], error: BaseException, traceback: Any) -> None:

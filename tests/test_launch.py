@@ -198,3 +198,23 @@ def test_the_launcher_waits_for_a_run_that_ctrl_c_stops_and_adds_no_traceback(tm
             os.killpg(process.pid, signal.SIGKILL)
     assert printed == "saved\n"
     assert process.returncode == 75
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(None, "passive"), ("active", "active")])
+def test_threads_of_a_run_sleep_while_they_wait_unless_the_environment_says_otherwise(
+    monkeypatch, given, wanted
+):
+    """Set before torch is imported: torch's OpenMP reads it then."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(sys, "argv", ["grpo.py"])
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    launch.before_imports()
+    assert os.environ["OMP_WAIT_POLICY"] == wanted
+    for recipe in ("grpo", "sft", "evaluate"):
+        code = (ROOT / "recipes" / f"{recipe}.py").read_text()
+        before, _, after = code.partition("launch.before_imports()")
+        assert "\nfrom omnirl_core import launch\n" in before
+        assert before.count("\nfrom ") == 1, "what loads torch comes after it"
+        assert "import" in after
