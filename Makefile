@@ -31,7 +31,7 @@ test: setup lint ops  ## lint, types, import rules, then every test and every no
 	$(PYTEST) -m 'not repeat' $(NBVAL) notebooks tests omnirl_core omnirl_tools
 
 ops: setup  # DeepSpeed compiles these on the first launch, which takes minutes: not within a test that has a time limit
-	@DS_ACCELERATOR=cpu TORCH_EXTENSIONS_DIR=$(CURDIR)/.venv/torch_extensions $(BIN)/python -c \
+	@PATH=$(CURDIR)/.venv/bin:$$PATH DS_ACCELERATOR=cpu TORCH_EXTENSIONS_DIR=$(CURDIR)/.venv/torch_extensions $(BIN)/python -c \
 	  'from deepspeed.comm.torch import build_shm_op as a; from deepspeed.ops.op_builder import CPUAdamBuilder as B; a(), B().load()' >/dev/null 2>&1 || true
 
 test-all: test test-repeat  ## the same, then what repeats a check with other draws and engines

@@ -11,6 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMNIRL_FORKED", f"{tempfile.gettempdir()}/omnirl_forked_{os.getpid()}")
 # what DeepSpeed compiles depends on where its sources are: two environments would overwrite each other's, each time
 os.environ.setdefault("TORCH_EXTENSIONS_DIR", f"{sys.prefix}/torch_extensions")
+# one ninja for every process: another version's log makes it compile all of DeepSpeed's operators again
+os.environ["PATH"] = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
 os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="omnirl_trackio_")  # read when TRL imports it
 
 from functools import cache
