@@ -77,7 +77,7 @@ RUNS_CODE = {
 KEPT_TO = {
     "yaml.safe_load": "yaml_loader.py", "yaml.compose": "yaml_loader.py",
     "exec": "shim.py",  # within the code reward's jail
-    "loader.exec_module": "file_function.py",
+    "loader.exec_module": "registry.py",
 }  # fmt: skip
 
 
