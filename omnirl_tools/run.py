@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import platform
 import sys
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from omnirl_core.config.rows import read_rows
 from omnirl_core.config.sft_config import OmniSFTConfig
 from omnirl_core.data import DataError
 from omnirl_core.data.dataset import routing
+from omnirl_core.log_filters import silence_upstream_noise
 from omnirl_core.rewards import Reward
 from omnirl_core.rewards.coverage import Sample, coverage_error, used_rewards
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
@@ -48,8 +48,7 @@ def start_quietly(training: TrainingArguments) -> None:
     """Seed; no bar for every file that is read or written; no remark of DeepSpeed that the CPU asked for is a CPU."""
     set_seed(training.seed)
     disable_progress_bar()
-    if training.use_cpu:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    silence_upstream_noise(use_cpu=training.use_cpu)
 
 
 def join_deepspeed(training: TrainingArguments) -> None:

@@ -19,7 +19,6 @@ from trl import ModelConfig, SFTTrainer, get_peft_config
 from omnirl_core.config.arguments import DataArguments
 from omnirl_core.config.model_settings import model_settings, policy_path, quantization_settings
 from omnirl_core.config.sft_config import OmniSFTConfig
-from omnirl_core.log_filters import silence_upstream_noise
 from omnirl_core.models import freeze_vision_tower, has_vision, load_processor, without_vision
 from omnirl_core.rewards import load_rewards
 from omnirl_core.shapes.drawing import draw_missing
@@ -62,7 +61,6 @@ def main(argv: list[str] | None = None) -> SFTTrainer:
 
 def build(data_args: DataArguments, training_args: OmniSFTConfig, model_args: ModelConfig) -> SFTTrainer:
     """TRL's trainer over prompts and responses."""
-    silence_upstream_noise(use_cpu=training_args.use_cpu)
     model = policy_path(model_args)
     sees = has_vision(model)
     processor = load_processor(model, training_args.min_pixels, training_args.max_pixels)
