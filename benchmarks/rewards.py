@@ -129,10 +129,14 @@ def libraries(corpus: object) -> Callable[[str, str], Scores]:
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
 
     def score(prediction: str, reference: str) -> Scores:
-        theirs, gold = tokens(prediction), tokens(reference)
+        theirs, reference = tokens(prediction), tokens(reference)
         found = scorer.score(reference, prediction)
         rouges = [found[variant].fmeasure for variant in ("rouge1", "rouge2", "rougeL")]
-        return [float(sentence_bleu([gold], theirs)), *rouges, meteor_score([gold], theirs, wordnet=corpus)]
+        return [
+            float(sentence_bleu([reference], theirs)),
+            *rouges,
+            meteor_score([reference], theirs, wordnet=corpus),
+        ]
 
     return score
 
@@ -213,8 +217,14 @@ def long_texts() -> dict[str, str]:
 
 
 def slowest(repeats: int = 3) -> dict[str, tuple[float, float]]:
-    """Scorer -> milliseconds for 20,000 words and for the worst of the tags; best of some repeats, worst gold."""
-    golds = ["the red cube stands left of the green ball " * 3, "B", 42, [10, 20, 300, 400], r"\frac{1}{2}"]
+    """Scorer -> milliseconds for 20,000 words and for the worst of the tags; best of some repeats, worst reference."""
+    references = [
+        "the red cube stands left of the green ball " * 3,
+        "B",
+        42,
+        [10, 20, 300, 400],
+        r"\frac{1}{2}",
+    ]
     texts = long_texts()
     found = {}
     for name in SCORERS:
@@ -223,18 +233,18 @@ def slowest(repeats: int = 3) -> dict[str, tuple[float, float]]:
         reward = Reward(name, scorer_named(name))
         reward.score("<answer>1</answer>", 1)  # what is loaded once
         times = [
-            min(milliseconds(reward, text, gold) for _ in range(repeats))
+            min(milliseconds(reward, text, reference) for _ in range(repeats))
             for text in texts.values()
-            for gold in golds
+            for reference in references
         ]
-        found[name] = (max(times[: len(golds)]), max(times[len(golds) :]))
+        found[name] = (max(times[: len(references)]), max(times[len(references) :]))
     return found
 
 
-def milliseconds(reward: Reward, text: str, gold: object) -> float:
+def milliseconds(reward: Reward, text: str, reference: object) -> float:
     clear_memory()
     started = time.process_time()
-    reward.score(text, gold)
+    reward.score(text, reference)
     return (time.process_time() - started) * 1e3
 
 
@@ -267,7 +277,7 @@ def report(repeats: int) -> str:
             f"| {c.words} | {c.libraries_us:.0f} | {c.ours_us:.0f} | **{c.ratio:.1f}x** | {c.difference:.1g} "
             f"(of {c.pairs} completions x 5) | {c.weighted_us:.0f} | **{c.weighted_ratio:.1f}x** |"
         )
-    lines += ["", "Milliseconds for one completion, nothing cached, the slowest of five golds:", ""]
+    lines += ["", "Milliseconds for one completion, nothing cached, the slowest of five references:", ""]
     lines += ["| scorer | 20,000 words | 50,000 characters of tags |", "|---|---|---|"]
     lines += [f"| {scorer} | {long:.0f} | {tagged:.0f} |" for scorer, (long, tagged) in slowest().items()]
     packages = ("nltk", "rouge-score", "rapidfuzz")

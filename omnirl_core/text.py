@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from math import isfinite
 from typing import Any, NamedTuple
 
 from omnirl_core.types import Completion
@@ -84,7 +85,7 @@ def answer_text(completion: Completion | None) -> str | None:
 
 
 def strip_tags(text: str) -> str:
-    """A gold text without its tags: VLM-R1 data keeps `<answer> ... </answer>` in the solution.
+    """A reference text without its tags: VLM-R1 data keeps `<answer> ... </answer>` in the solution.
 
     >>> strip_tags("<think>easy</think><answer> Paris </answer>"), strip_tags("Paris")
     ('Paris', 'Paris')
@@ -95,13 +96,13 @@ def strip_tags(text: str) -> str:
     return TAG.sub(" ", text).strip() if answer is None else answer
 
 
-def references(solution: Any) -> list[str] | None:
-    """Gold texts of a solution, tags stripped; None when there is nothing to judge by.
+def reference_texts(solution: Any) -> list[str] | None:
+    """Reference texts of a solution, tags stripped; None when there is nothing to judge by.
 
     A number is read as its text, a list as several references, a dict by its `answer`, `text` or `value`.
 
-    >>> references("<answer>a cat</answer>"), references([4, "four"]), references(None), references("")
-    (['a cat'], ['4', 'four'], None, None)
+    >>> reference_texts("<answer>a cat</answer>"), reference_texts([4, "four"]), reference_texts("")
+    (['a cat'], ['4', 'four'], None)
     """
     if isinstance(solution, str):
         text = strip_tags(solution)
@@ -109,17 +110,17 @@ def references(solution: Any) -> list[str] | None:
     if isinstance(solution, dict):
         solution = next((solution[key] for key in ("answer", "text", "value") if key in solution), None)
     candidates = solution if isinstance(solution, list | tuple) else [solution]
-    texts = [text for text in map(_gold_text, candidates) if text]
+    texts = [text for text in map(_reference_text, candidates) if text]
     return texts or None
 
 
-def _gold_text(gold: Any) -> str:
-    if isinstance(gold, str):
-        return strip_tags(gold)
-    if isinstance(gold, float) and gold.is_integer():
-        return str(int(gold))  # JSON writers turn 3 into 3.0
-    readable = isinstance(gold, int) or (isinstance(gold, float) and gold - gold == 0)  # not nan, not inf
-    return str(gold) if readable else ""
+def _reference_text(reference: Any) -> str:
+    if isinstance(reference, str):
+        return strip_tags(reference)
+    if isinstance(reference, float) and reference.is_integer():
+        return str(int(reference))  # JSON writers turn 3 into 3.0
+    readable = isinstance(reference, int) or (isinstance(reference, float) and isfinite(reference))
+    return str(reference) if readable else ""
 
 
 def _fault(text: str, tags: list[Tag]) -> str:

@@ -50,8 +50,8 @@ CHOICES = [
 ]
 YES_NO = [Sample("Is there a dog in the picture?", "no", "no", ("yes",))]
 NUMBERS = [
-    Sample("How many cars are there?", gold, str(gold), ("1", "2", "17", "100"), "count")
-    for gold in (3, 42, 1234.5)
+    Sample("How many cars are there?", reference, str(reference), ("1", "2", "17", "100"), "count")
+    for reference in (3, 42, 1234.5)
 ]
 FORMULAS = [
     Sample("What is the chance of heads?", r"\frac{1}{2}", "1/2", ("1/4", "2", "1/3")),
@@ -160,9 +160,9 @@ def total(rewards: list[Reward], sample: Sample, completion: str) -> float:
 
 
 def markdown(table: dict[str, dict[str, float]], first: str, cell: Callable[[float], str]) -> str:
-    """Two tables, hacks as rows: blind ones, and those made from the gold."""
+    """Two tables, hacks as rows: blind ones, and those made from the reference."""
     parts = []
-    for title, group in (("Blind hacks", BLIND), ("Made from the gold answer", INFORMED)):
+    for title, group in (("Blind hacks", BLIND), ("Made from the reference answer", INFORMED)):
         lines = [f"| {title} | " + " | ".join(table) + " |", "|---|" + "---|" * len(table)]
         for hack in group:
             lines.append(f"| {hack} | " + " | ".join(cell(row[hack]) for row in table.values()) + " |")

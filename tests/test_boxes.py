@@ -108,7 +108,7 @@ def test_labels_and_scores_stay_with_their_box():
     [[1, 2, 3, 4], (1.0, 2.0, 3.0, 4.0), [[1, 2, 3, 4]], {"bbox_2d": [1, 2, 3, 4]}, [{"bbox": [3, 4, 1, 2]}],
      np.array([1, 2, 3, 4]), [np.float32(1), np.int64(2), 3, 4]],
 )  # fmt: skip
-def test_golds_are_read_as_data_too(solution):
+def test_references_are_read_as_data_too(solution):
     assert parse_boxes(solution) == [ONE]
 
 

@@ -1,4 +1,4 @@
-"""omnirl_core.text: tags, the answer, golds, tokens."""
+"""omnirl_core.text: tags, the answer, references, tokens."""
 
 import unicodedata
 
@@ -12,7 +12,7 @@ from omnirl_core.text import (
     completion_text,
     find_tags,
     parse_response,
-    references,
+    reference_texts,
     strip_tags,
     tokens,
 )
@@ -145,7 +145,7 @@ def test_tags_are_scanned_in_linear_time():
     assert answer_text(text) is None
 
 
-# --- golds ---
+# --- references ---
 
 
 @pytest.mark.parametrize(
@@ -181,8 +181,8 @@ def test_tags_are_scanned_in_linear_time():
         (b"bytes", None),
     ],
 )
-def test_golds_are_read_or_missing(solution, texts):
-    assert references(solution) == texts
+def test_references_are_read_or_missing(solution, texts):
+    assert reference_texts(solution) == texts
 
 
 def test_strip_tags_leaves_other_brackets():

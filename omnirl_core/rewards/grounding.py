@@ -1,6 +1,6 @@
 """Rewards for boxes: one box by IoU, several by optimal assignment, detections by COCO's average precision.
 
-Each reads *the answer* of the completion (`text.answer_text`). The gold is in pixels of the original image
+Each reads *the answer* of the completion (`text.answer_text`). The reference is in pixels of the original image
 and the answer in the model's own space; both can be set. docs/boxes.md says which reward to take.
 """
 
@@ -64,10 +64,10 @@ def box_iou(
     kind: str = "iou",
     threshold: float | None = None,
 ) -> float | None:
-    """IoU of the answer's box with the gold box, in [0, 1]; None where the gold holds no box with an area.
+    """IoU of the answer's box with the reference box, in [0, 1]; None where the reference holds no box with an area.
 
     One box of the answer counts, whatever else it lists: the `last`, the `first`, or with `only` none at all
-    where several differ. Several gold boxes are alternatives. `threshold` makes it 1.0 from that IoU on and
+    where several differ. Several reference boxes are alternatives. `threshold` makes it 1.0 from that IoU on and
     0.0 below. `kind: giou` gives (1 + GIoU) / 2, which also tells near misses from far ones, but pays up to
     0.5 for boxes that do not touch.
 
@@ -81,19 +81,19 @@ def box_iou(
     _check_setting("box_iou", "kind", kind, ("iou", "giou"))
     if threshold is not None and kind != "iou":
         raise ValueError("box_iou: threshold is an IoU; leave it out or set kind: iou")
-    golds = _gold_boxes(solution)
-    if not golds:
+    references = _reference_boxes(solution)
+    if not references:
         return None
     sizes = (image_sizes, resized_sizes, image_index)
-    answer_to_pixels, gold_to_pixels = _converters("box_iou", space, solution_space, *sizes)
+    answer_to_pixels, reference_to_pixels = _converters("box_iou", space, solution_space, *sizes)
     boxes = [found.box for found in parse_labelled_boxes(answer_text(completion) or "")]
     if not boxes or (pick == "only" and len(set(boxes)) > 1):
         return 0.0
     box = answer_to_pixels(boxes[0] if pick == "first" else boxes[-1])
-    alternatives = [gold_to_pixels(gold.box) for gold in golds]
+    alternatives = [reference_to_pixels(reference.box) for reference in references]
     if kind == "giou":
-        return max((1 + giou(box, gold)) / 2 for gold in alternatives)
-    best = max(iou(box, gold) for gold in alternatives)
+        return max((1 + giou(box, reference)) / 2 for reference in alternatives)
+    best = max(iou(box, reference) for reference in alternatives)
     return best if threshold is None else float(best >= threshold)
 
 
@@ -113,8 +113,8 @@ def box_f1(
 ) -> float | None:
     """F1 (or precision, or recall) of the answer's boxes under the best one-to-one assignment, in [0, 1].
 
-    A pair counts from `threshold` IoU on: 1, or its IoU when `soft`. Labels must agree where every gold box
-    has one. An empty gold (`[]`, "none") asks for an answer that says so. Every box listed lowers the
+    A pair counts from `threshold` IoU on: 1, or its IoU when `soft`. Labels must agree where every reference box
+    has one. An empty reference (`[]`, "none") asks for an answer that says so. Every box listed lowers the
     precision, so listing them all does not pay; `recall` alone has no such guard.
 
     >>> box_f1("<answer>[[0, 0, 10, 10], [50, 50, 60, 60]]</answer>", [[0, 0, 10, 10], [20, 20, 30, 30]])
@@ -123,20 +123,20 @@ def box_f1(
     (1.0, 0.0)
     """
     _check_setting("box_f1", "measure", measure, ("f1", "precision", "recall"))
-    golds = _gold_boxes(solution)
-    if golds is None:
+    references = _reference_boxes(solution)
+    if references is None:
         return None
     sizes = (image_sizes, resized_sizes, image_index)
     to_pixels_of = _converters("box_f1", space, solution_space, *sizes)
     answer = answer_text(completion) or ""
     found = parse_labelled_boxes(answer)
-    if not golds or not found:
-        return float(not golds and not found and _says_none(answer))
-    overlaps = _overlaps(found, golds, *to_pixels_of)
-    if match_labels and all(gold.label for gold in golds):
-        overlaps *= _labels(found)[:, None] == _labels(golds)[None]  # (found, golds)
+    if not references or not found:
+        return float(not references and not found and _says_none(answer))
+    overlaps = _overlaps(found, references, *to_pixels_of)
+    if match_labels and all(reference.label for reference in references):
+        overlaps *= _labels(found)[:, None] == _labels(references)[None]  # (found, references)
     hits = _assigned(overlaps, threshold, soft)
-    out_of = {"f1": (len(found) + len(golds)) / 2, "precision": len(found), "recall": len(golds)}
+    out_of = {"f1": (len(found) + len(references)) / 2, "precision": len(found), "recall": len(references)}
     return hits / out_of[measure]
 
 
@@ -157,73 +157,73 @@ def box_ap(
     """COCO's average precision of the answer's detections, mean over classes and IoU thresholds, in [0, 1].
 
     Boxes rank by their scores, and in the order of the answer without; at most `max_boxes` a class. Where
-    every gold box has a label, the mean is over the classes of the gold and of the answer: an invented class
-    costs. An empty gold (`[]`, "none") asks for an answer that says so. Surplus boxes ranked last cost
-    nothing in AP; `count_penalty` multiplies by gold count / answer count where the answer lists more.
+    every reference box has a label, the mean is over the classes of the reference and of the answer: an invented class
+    costs. An empty reference (`[]`, "none") asks for an answer that says so. Surplus boxes ranked last cost
+    nothing in AP; `count_penalty` multiplies by reference count / answer count where the answer lists more.
 
     >>> box_ap('<answer>[{"bbox_2d": [0, 0, 10, 9], "label": "cat"}]</answer>',
     ...        [{"bbox_2d": [0, 0, 10, 10], "label": "cat"}])
     0.9
     """
-    golds = _gold_boxes(solution)
-    if golds is None:
+    references = _reference_boxes(solution)
+    if references is None:
         return None
     sizes = (image_sizes, resized_sizes, image_index)
     to_pixels_of = _converters("box_ap", space, solution_space, *sizes)
     answer = answer_text(completion) or ""
     found = parse_labelled_boxes(answer)
-    if not golds or not found:
-        return float(not golds and not found and _says_none(answer))
-    overlaps = _overlaps(found, golds, *to_pixels_of)
-    labelled = match_labels and all(gold.label for gold in golds)
-    precision = _mean_over_classes(found, golds, overlaps, labelled, thresholds, max_boxes)
-    return precision * (min(1.0, len(golds) / len(found)) if count_penalty else 1.0)
+    if not references or not found:
+        return float(not references and not found and _says_none(answer))
+    overlaps = _overlaps(found, references, *to_pixels_of)
+    labelled = match_labels and all(reference.label for reference in references)
+    precision = _mean_over_classes(found, references, overlaps, labelled, thresholds, max_boxes)
+    return precision * (min(1.0, len(references) / len(found)) if count_penalty else 1.0)
 
 
 def _mean_over_classes(
     found: list[LabelledBox],
-    golds: list[LabelledBox],
-    overlaps: np.ndarray,  # (found, golds)
+    references: list[LabelledBox],
+    overlaps: np.ndarray,  # (found, references)
     labelled: bool,
     thresholds: Sequence[float],
     max_boxes: int,
 ) -> float:
     scores = np.array([1.0 if one.score is None else one.score for one in found])
     found_class = _labels(found) if labelled else np.zeros(len(found))
-    gold_class = _labels(golds) if labelled else np.zeros(len(golds))
+    reference_class = _labels(references) if labelled else np.zeros(len(references))
     total = 0.0
-    for name in np.unique(gold_class):
-        rows, columns = found_class == name, gold_class == name
+    for name in np.unique(reference_class):
+        rows, columns = found_class == name, reference_class == name
         ranked = np.argsort(-scores[rows], kind="stable")[:max_boxes]
         total += _average_precision(overlaps[rows][:, columns][ranked], thresholds)
-    return total / len(set(gold_class) | set(found_class))
+    return total / len(set(reference_class) | set(found_class))
 
 
 def _average_precision(overlaps: np.ndarray, thresholds: Sequence[float]) -> float:
     """Mean over thresholds of the 101-point interpolated precision; rows of `overlaps` are ranked."""
-    n_found, n_gold = overlaps.shape
+    n_found, n_reference = overlaps.shape
     if not n_found:
         return 0.0
-    return float(np.mean([_precision_area(_true_positives(overlaps, t), n_gold) for t in thresholds]))
+    return float(np.mean([_precision_area(_true_positives(overlaps, t), n_reference) for t in thresholds]))
 
 
 def _true_positives(overlaps: np.ndarray, threshold: float) -> np.ndarray:
-    """COCO's greedy matching: each detection, best first, takes the free gold box that it overlaps most."""
+    """COCO's greedy matching: each detection, best first, takes the free reference box that it overlaps most."""
     free = overlaps.copy()
     hits = np.zeros(len(overlaps))
     for row in range(len(overlaps)):
-        gold = int(np.argmax(free[row]))
-        if free[row, gold] >= min(threshold, 1 - 1e-10):
+        reference = int(np.argmax(free[row]))
+        if free[row, reference] >= min(threshold, 1 - 1e-10):
             hits[row] = 1
-            free[:, gold] = -1
+            free[:, reference] = -1
     return hits
 
 
-def _precision_area(hits: np.ndarray, n_gold: int) -> float:
+def _precision_area(hits: np.ndarray, n_reference: int) -> float:
     true_positives = np.cumsum(hits)
     precision = true_positives / np.arange(1, len(hits) + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    at = np.searchsorted(true_positives / n_gold, RECALLS, side="left")
+    at = np.searchsorted(true_positives / n_reference, RECALLS, side="left")
     return float(np.sum(envelope[at[at < len(hits)]]) / len(RECALLS))
 
 
@@ -238,12 +238,15 @@ def _assigned(overlaps: np.ndarray, threshold: float, soft: bool) -> float:
 
 
 def _overlaps(
-    found: list[LabelledBox], golds: list[LabelledBox], answer_to_pixels: Converter, gold_to_pixels: Converter
+    found: list[LabelledBox],
+    references: list[LabelledBox],
+    answer_to_pixels: Converter,
+    reference_to_pixels: Converter,
 ) -> np.ndarray:
-    """IoU of each found box (rows) with each gold box (columns)."""
+    """IoU of each found box (rows) with each reference box (columns)."""
     a = [answer_to_pixels(one.box) for one in found]
-    b = [gold_to_pixels(gold.box) for gold in golds]
-    rows, columns = np.array(a)[:, None], np.array(b)[None]  # (found, 1, 4), (1, gold, 4)
+    b = [reference_to_pixels(reference.box) for reference in references]
+    rows, columns = np.array(a)[:, None], np.array(b)[None]  # (found, 1, 4), (1, reference, 4)
     low = np.maximum(rows[..., :2], columns[..., :2])
     high = np.minimum(rows[..., 2:], columns[..., 2:])
     inter = np.clip(high - low, 0, None).prod(-1)
@@ -259,7 +262,7 @@ def _converters(
     resized_sizes: Sequence[Size] | None,
     image_index: int,
 ) -> tuple[Converter, Converter]:
-    """What brings the answer's and the gold's boxes to pixels: nothing where both share a space."""
+    """What brings the answer's and the reference's boxes to pixels: nothing where both share a space."""
     if space == solution_space and space in SPACES:
         return (lambda box: box), (lambda box: box)
     sizes = (image_sizes, resized_sizes, image_index)
@@ -299,14 +302,14 @@ def _check_setting(reward: str, name: str, value: str, known: tuple[str, ...]) -
         raise ValueError(f"{reward}: {name} {value!r} is none of {', '.join(known)}")
 
 
-def _gold_boxes(solution: Any) -> list[LabelledBox] | None:
-    """Gold boxes with an area; [] where the gold says that there are none; None where it says nothing."""
+def _reference_boxes(solution: Any) -> list[LabelledBox] | None:
+    """Reference boxes with an area; [] where the reference says that there are none; None where it says nothing."""
     if solution is None:
         return None
     text = strip_tags(solution) if isinstance(solution, str) else solution
-    golds = [gold for gold in parse_labelled_boxes(text) if area(gold.box) > 0]
-    if golds:
-        return golds
+    references = [reference for reference in parse_labelled_boxes(text) if area(reference.box) > 0]
+    if references:
+        return references
     said_none = _says_none(text) if isinstance(text, str) else isinstance(text, list | tuple) and not text
     return [] if said_none else None
 

@@ -1,7 +1,7 @@
 """From a scorer, which judges one sample, to a reward, which TRL calls on a batch.
 
 A scorer is a plain function `scorer(text[, solution], *, settings...) -> float | None`: 0.0 is wrong, None is
-unjudgeable (no readable gold), an exception is a bug. Its first argument is the whole completion, or, for a
+unjudgeable (no readable reference), an exception is a bug. Its first argument is the whole completion, or, for a
 scorer marked `@on_answer`, the answer that `text.answer_text` finds in it.
 """
 
@@ -64,7 +64,7 @@ class Reward:
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        """One score a completion; None for rows of other tasks and for rows without a readable gold."""
+        """One score a completion; None for rows of other tasks and for rows without a readable reference."""
         columns["prompts"] = prompts
         rows = [_row(columns, i, len(completions)) for i in range(len(completions))]
         applies = [self.applies_to(row.get("task")) for row in rows]
@@ -192,9 +192,9 @@ class Reward:
         if expects.takes_any:
             arguments |= {name: value for name, value in columns.items() if name not in expects.keywords}
         arguments |= dict(self.settings)
-        gold = (solution,) if expects.takes_solution else ()
+        reference = (solution,) if expects.takes_solution else ()
         try:
-            score = self.scorer("" if text is None else text, *gold, **arguments)
+            score = self.scorer("" if text is None else text, *reference, **arguments)
         except Exception as error:
             error.add_note(f"in reward '{self.name}', completion {text!r:.200}, solution {solution!r:.200}")
             raise

@@ -1,6 +1,6 @@
 """Cheap hacks: completions that cost a policy nothing to find, and what each is made of.
 
-A blind hack knows the question and nothing else. The others are built from the gold answer, which no policy has;
+A blind hack knows the question and nothing else. The others are built from the reference answer, which no policy has;
 they show what a reward makes of right words in a wrong answer. `scripts/hack_table.py` and `omnirl check-rewards`
 say what they earn.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Sample:
-    """A question, its gold, a right answer, and wrong answers of the same kind."""
+    """A question, its reference, a right answer, and wrong answers of the same kind."""
 
     problem: str
     solution: Any
@@ -151,18 +151,18 @@ def shuffled(sample: Sample) -> str:
 
 
 def listed(sample: Sample) -> str:
-    """The gold in the middle of a list of wrong answers."""
+    """The reference in the middle of a list of wrong answers."""
     middle = len(sample.decoys) // 2
     return "; ".join([*sample.decoys[:middle], sample.answer, *sample.decoys[middle:]])
 
 
 INFORMED: dict[str, Callable[[Sample], str]] = {
-    "gold in thought": lambda sample: f"<think>{sample.answer}</think><answer>.</answer>",
-    "gold in a list": lambda sample: formed(listed(sample)),
-    "gold shuffled": lambda sample: formed(shuffled(sample)),
-    "gold x 10": lambda sample: formed((sample.answer + " ") * 10),
-    "gold, then no": lambda sample: f"{sample.right}<answer>none</answer>",
-    "gold + junk": lambda sample: formed(f"{sample.answer} {' '.join(COMMON.split() * 3)}"),
+    "answer in thought": lambda sample: f"<think>{sample.answer}</think><answer>.</answer>",
+    "answer in a list": lambda sample: formed(listed(sample)),
+    "answer shuffled": lambda sample: formed(shuffled(sample)),
+    "answer x 10": lambda sample: formed((sample.answer + " ") * 10),
+    "answer, then no": lambda sample: f"{sample.right}<answer>none</answer>",
+    "answer + junk": lambda sample: formed(f"{sample.answer} {' '.join(COMMON.split() * 3)}"),
 }
 
 

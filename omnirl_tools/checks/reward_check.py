@@ -1,4 +1,4 @@
-"""Does each row's own gold answer earn full marks, and what do cheap hacks earn on the same rows?"""
+"""Does each row's own reference earn full marks, and what do cheap hacks earn on the same rows?"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,23 +9,23 @@ from omnirl_core.data import DataError, Record, image_size
 from omnirl_core.rewards.reward import Reward
 from omnirl_core.rewards.settings import signature_of
 from omnirl_core.text import answer_text
-from omnirl_tools.checks.gold import (
+from omnirl_tools.checks.hacks import BLIND, Sample
+from omnirl_tools.checks.reference import (
     box_setting,
-    gold_answers,
-    gold_boxes_in_pixels,
-    gold_completions,
     reads_boxes,
+    reference_answers,
+    reference_boxes_in_pixels,
+    reference_completions,
     total,
 )
-from omnirl_tools.checks.hacks import BLIND, Sample
 
 FULL = 0.98
-"""Rounded boxes and smoothed overlap may leave a gold a hair below 1.0."""
+"""Rounded boxes and smoothed overlap may leave a reference a hair below 1.0."""
 
 
 @dataclass(frozen=True)
 class RewardFault:
-    """Why a row's gold answer cannot earn full marks: `reward` is the one that refuses it."""
+    """Why a row's reference answer cannot earn full marks: `reward` is the one that refuses it."""
 
     row_id: str
     reward: str
@@ -37,7 +37,7 @@ class RewardFault:
 
 @dataclass(frozen=True)
 class Graded:
-    """A row's scores on its best gold completion (None: the reward does not judge it), and its hacks' shares."""
+    """A row's scores on its best reference completion (None: the reward does not judge it), and its hacks' shares."""
 
     row_id: str
     task: str | None
@@ -45,7 +45,7 @@ class Graded:
     scores: Mapping[str, float | None]
     faults: tuple[RewardFault, ...]
     hacks: Mapping[str, float] = field(default_factory=dict)
-    """Hack -> share of what the gold earns; empty for rows that were not picked for it."""
+    """Hack -> share of what the reference earns; empty for rows that were not picked for it."""
     payers: Mapping[str, str] = field(default_factory=dict)
     """Hack -> the reward that gives it most."""
 
@@ -79,7 +79,7 @@ class RewardCheck:
     count_tokens: Callable[[str], list[int]] | None = None
     max_completion_length: int | None = None
     decoys: tuple[str, ...] = ()
-    """Gold answers of other rows, for the hack that lists some."""
+    """Reference answers of other rows, for the hack that lists some."""
     frame: str = ""
     """How answers of the data begin, for the hack that says no more."""
 
@@ -91,7 +91,7 @@ class RewardCheck:
         rewards = [reward for reward in self.rewards if reward.applies_to(record.task)]
         try:
             columns = self._columns(record, rewards)
-            answers = gold_answers(
+            answers = reference_answers(
                 record.solution, rewards, columns.get("image_sizes", ()), columns.get("resized_sizes", ())
             )
             completion, answer, scores = self._best(record, rewards, answers, columns)
@@ -113,18 +113,18 @@ class RewardCheck:
     def _best(
         self, record: Record, rewards: list[Reward], answers: list[str], columns: dict[str, Any]
     ) -> tuple[str, str | None, dict[str, float | None]]:
-        """The completion of the gold that earns most, its answer, and its scores."""
+        """The completion of the reference that earns most, its answer, and its scores."""
         best: tuple[float, str, str | None, dict[str, float | None]] | None = None
         most = sum(reward.weight for reward in rewards if reward.weight > 0)
         for answer in answers or [""]:
-            for completion in gold_completions(answer, rewards):
+            for completion in reference_completions(answer, rewards):
                 scores = self._scores(completion, record, rewards, columns)
                 earned = total(scores, rewards)
                 if best is None or earned > best[0] + 1e-9:
                     best = (earned, completion, answer or None, scores)
                 if earned >= most - 1e-9:
                     return best[1:]
-        assert best is not None  # gold_completions yields some
+        assert best is not None  # reference_completions yields some
         return best[1:]
 
     def _scores(
@@ -159,16 +159,17 @@ class RewardCheck:
             return [RewardFault(record.source, "-", f"no reward judges answers of task {record.task!r}")]
         if all(scores[reward.name] is None for reward in judges):
             names = ", ".join(reward.name for reward in judges)
-            return [RewardFault(record.source, names, f"cannot read the gold {_shown(record.solution)}")]
+            return [RewardFault(record.source, names, f"cannot read the reference {_shown(record.solution)}")]
         if answer is None:  # judged, but not by an answer that could be written: the tests of a program
             return []
         for reward in rewards:
             score = scores[reward.name]
             if score is not None and reward.weight > 0 and score < FULL:
-                why = f"{score:.2f} of 1.00 for its own gold {_shown(answer)}; {_reason(reward, completion, answer)}"
+                reason = _reason(reward, completion, answer)
+                why = f"{score:.2f} of 1.00 for its own reference {_shown(answer)}; {reason}"
                 faults.append(RewardFault(record.source, reward.name, why))
             elif score is not None and reward.weight < 0 and score > 1 - FULL:
-                why = f"takes {-reward.weight * score:.2f} off its own gold {_shown(answer)}"
+                why = f"takes {-reward.weight * score:.2f} off its own reference {_shown(answer)}"
                 faults.append(RewardFault(record.source, reward.name, why))
         return faults
 
@@ -178,7 +179,8 @@ class RewardCheck:
         n_tokens = len(self.count_tokens(completion))
         if n_tokens < self.max_completion_length:  # the end-of-turn token needs a place too
             return []
-        why = f"the gold takes {n_tokens:,} tokens and is cut at max_completion_length {self.max_completion_length:,}"
+        cut = f"is cut at max_completion_length {self.max_completion_length:,}"
+        why = f"the reference takes {n_tokens:,} tokens and {cut}"
         return [RewardFault(record.source, "-", why)]
 
     def _hacks(
@@ -206,7 +208,7 @@ class RewardCheck:
 
 
 def _box_faults(record: Record, rewards: list[Reward], columns: dict[str, Any]) -> list[RewardFault]:
-    """Gold boxes that lie outside of their picture: a sign of the wrong coordinate space."""
+    """Reference boxes that lie outside of their picture: a sign of the wrong coordinate space."""
     faults = []
     sizes = columns.get("image_sizes", ())
     for reward in rewards:
@@ -214,11 +216,13 @@ def _box_faults(record: Record, rewards: list[Reward], columns: dict[str, Any]) 
         if index is None or not -len(sizes) <= index < len(sizes):
             continue
         width, height = sizes[index]
-        for gold in gold_boxes_in_pixels(record.solution, reward, sizes, columns.get("resized_sizes", ())):
-            x1, y1, x2, y2 = gold.box
+        for reference in reference_boxes_in_pixels(
+            record.solution, reward, sizes, columns.get("resized_sizes", ())
+        ):
+            x1, y1, x2, y2 = reference.box
             if min(x1, y1) < -1 or x2 > width + 1 or y2 > height + 1:
-                shown = ", ".join(f"{x:g}" for x in gold.box)
-                why = f"gold box [{shown}] lies outside of its picture of {width} x {height}; look at solution_space"
+                shown = ", ".join(f"{x:g}" for x in reference.box)
+                why = f"reference box [{shown}] lies outside of its image of {width} x {height}; check solution_space"
                 faults.append(RewardFault(record.source, reward.name, why))
                 break
     return faults

@@ -89,7 +89,7 @@ class RewardReport:
                 f"  {self.silent[name]:>10,}"
             )
         lines.append(
-            f"{counted(self.rows, 'row')}, {self.bad_rows:,} whose own gold answer cannot earn full marks"
+            f"{counted(self.rows, 'row')}, {self.bad_rows:,} whose own reference cannot earn full marks"
         )
         return "\n".join(lines)
 
@@ -103,7 +103,7 @@ class RewardReport:
     def _hacks(self) -> str:
         paying = self._paying()
         title = f"what hacks earn, on {counted(max(map(len, self.shares.values())), 'row')}"
-        lines = [f"{title:<38}  {'mean':>5}  {'most':>5}   (100 % is the gold's)"]
+        lines = [f"{title:<38}  {'mean':>5}  {'most':>5}   (100 % is the reference's)"]
         for hack in BLIND:
             shares = self.shares[hack]
             mark = "  <- pays" if hack in paying else ""

@@ -12,7 +12,7 @@ COMMANDS = {
     "check-data": ("omnirl_tools.commands.check_data", "every row and picture of a recipe or a data file"),
     "check-rewards": (
         "omnirl_tools.commands.check_rewards",
-        "whether gold answers earn full marks, and hacks do not",
+        "whether reference answers earn full marks, and hacks do not",
     ),
     "estimate-memory": (
         "omnirl_tools.commands.estimate_memory",

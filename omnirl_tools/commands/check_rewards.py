@@ -1,8 +1,8 @@
-"""Can every row's own gold answer earn full marks under the recipe's rewards?
+"""Can every row's own reference earn full marks under the recipe's rewards?
 
   omnirl check-rewards recipes/mixed/demo.yaml
 
-Writes each gold into the form that the format reward wants, boxes in the space that the box reward reads (with the
+Writes each reference into the form that the format reward wants, boxes in the space that the box reward reads (with the
 sizes that the recipe's processor gives pictures), and scores it as the run would. Names the rows that cannot earn
 full marks, the reward, its value and why. Then shows what cheap hacks earn on some of the rows and, where one pays,
 which reward pays and what to change.
@@ -28,9 +28,9 @@ from omnirl_core.rewards import load_rewards
 from omnirl_core.rewards.load import RewardsError
 from omnirl_core.rewards.reward import Reward
 from omnirl_core.shapes.drawing import drawn_aside
-from omnirl_tools.checks.gold import box_setting, gold_answers, reads_boxes
 from omnirl_tools.checks.hacks import answer_frame
 from omnirl_tools.checks.parallel import chunks, cores, in_order
+from omnirl_tools.checks.reference import box_setting, reads_boxes, reference_answers
 from omnirl_tools.checks.report_file import ReportFile
 from omnirl_tools.checks.reward_check import PixelGrid, RewardCheck
 from omnirl_tools.checks.reward_report import RewardReport
@@ -121,7 +121,7 @@ def _decoys(rows: list[tuple[Record, bool]]) -> tuple[str, ...]:
 
 
 def _answers(record: Record) -> list[str]:
-    return gold_answers(record.solution, (), (), ())
+    return reference_answers(record.solution, (), (), ())
 
 
 def _space_warnings(recipe: Recipe, rewards: list[Reward]) -> list[str]:

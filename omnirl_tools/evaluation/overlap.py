@@ -12,13 +12,13 @@ from itertools import zip_longest
 from typing import Any
 
 from omnirl_core.rewards import bleu, meteor, overlap, rouge
-from omnirl_core.text import answer_text, references
+from omnirl_core.text import answer_text, reference_texts
 
 METRICS = {
     "bleu": bleu,
-    "rouge1": lambda answer, gold: rouge(answer, gold, variant="rouge1"),
-    "rouge2": lambda answer, gold: rouge(answer, gold, variant="rouge2"),
-    "rougeL": lambda answer, gold: rouge(answer, gold, variant="rougeL"),
+    "rouge1": lambda answer, reference: rouge(answer, reference, variant="rouge1"),
+    "rouge2": lambda answer, reference: rouge(answer, reference, variant="rouge2"),
+    "rougeL": lambda answer, reference: rouge(answer, reference, variant="rougeL"),
     "meteor": meteor,
     "overlap": overlap,
 }
@@ -54,11 +54,11 @@ def overlap_figures(lines: Sequence[Mapping[str, Any]], tokenize: str = "auto") 
     >>> overlap_figures([line | {"solution": "a cat sat on the mat"}]).means["rougeL"]
     1.0
     """
-    rows = [(answer_text(line["completion"]), references(line["solution"])) for line in lines]
-    judged = [(answer, golds) for answer, golds in rows if golds is not None]
+    rows = [(answer_text(line["completion"]), reference_texts(line["solution"])) for line in lines]
+    judged = [(answer, references) for answer, references in rows if references is not None]
     samples = [
-        {name: (metric(answer, golds) or 0.0) if answer else 0.0 for name, metric in METRICS.items()}
-        for answer, golds in judged
+        {name: (metric(answer, references) or 0.0) if answer else 0.0 for name, metric in METRICS.items()}
+        for answer, references in judged
     ]
     means = {name: sum(s[name] for s in samples) / len(samples) for name in METRICS} if samples else {}
     score, signature = _corpus_bleu(judged, tokenize) if judged else (None, None)
@@ -81,7 +81,7 @@ def _corpus_bleu(
     from sacrebleu.metrics import BLEU  # optional, and not needed by anything else
 
     streams = list(
-        zip_longest(*(golds for _, golds in judged))
+        zip_longest(*(references for _, references in judged))
     )  # k-th reference of each row, None if it has fewer
     metric = BLEU(tokenize=_tokenizer(judged) if tokenize == "auto" else tokenize)
     result = metric.corpus_score([answer or "" for answer, _ in judged], [list(stream) for stream in streams])
@@ -89,5 +89,5 @@ def _corpus_bleu(
 
 
 def _tokenizer(judged: Sequence[tuple[str | None, list[str]]]) -> str:
-    text = "".join(gold for _, golds in judged for gold in golds)
+    text = "".join(reference for _, references in judged for reference in references)
     return "zh" if 2 * len(_UNSPACED.findall(text)) > sum(map(str.isalpha, text)) else "13a"

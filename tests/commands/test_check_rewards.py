@@ -1,4 +1,4 @@
-"""`omnirl check-rewards`: golds that cannot win are named with the reward and the reason; sound ones pass."""
+"""`omnirl check-rewards`: references that cannot win are named with the reward and the reason; sound ones pass."""
 
 import json
 from pathlib import Path
@@ -11,9 +11,9 @@ from omnirl_core.models import load_processor
 from omnirl_core.rewards import box_iou, load_rewards, think_format
 from omnirl_core.rewards.reward import Reward
 from omnirl_core.shapes import tiny_policy
-from omnirl_tools.checks.gold import gold_answers, gold_completions
 from omnirl_tools.checks.hack_advice import ADVICE
 from omnirl_tools.checks.hacks import BLIND
+from omnirl_tools.checks.reference import reference_answers, reference_completions
 from omnirl_tools.checks.reward_check import PixelGrid, RewardCheck
 from omnirl_tools.cli import main
 
@@ -47,7 +47,7 @@ MIXED = """
 """
 
 
-def test_rows_whose_gold_cannot_win_are_named_with_reward_value_and_reason(tmp_path, picture, capsys):
+def test_rows_whose_reference_cannot_win_are_named_with_reward_value_and_reason(tmp_path, picture, capsys):
     rows = [
         {"problem": "Color?", "solution": "red", "task": "color"},
         {"problem": "Color?", "solution": None, "task": "color"},
@@ -64,10 +64,10 @@ def test_rows_whose_gold_cannot_win_are_named_with_reward_value_and_reason(tmp_p
     told = dict(line.split(": ", 1) for line in lines)
     place = f"{tmp_path}/train.jsonl"
     assert sorted(told) == [f"{place}:{n}" for n in (2, 3, 6, 7, 8, 9)]
-    assert told[f"{place}:2"] == "exact: cannot read the gold None"
-    assert told[f"{place}:3"] == "number: cannot read the gold 'several'"
+    assert told[f"{place}:2"] == "exact: cannot read the reference None"
+    assert told[f"{place}:3"] == "number: cannot read the reference 'several'"
     assert told[f"{place}:6"] == (
-        "box_iou: gold box [100, 200, 900, 800] lies outside of its picture of 64 x 48; look at solution_space"
+        "box_iou: reference box [100, 200, 900, 800] lies outside of its picture of 64 x 48; look at solution_space"
     )
     assert told[f"{place}:7"].endswith("space 'resized' needs a picture's size, and the row has no picture")
     assert told[f"{place}:8"] == "-: no reward judges answers of task 'caption'"
@@ -76,7 +76,7 @@ def test_rows_whose_gold_cannot_win_are_named_with_reward_value_and_reason(tmp_p
     assert band.endswith("gated by exact")
     assert "is cut at max_completion_length 256" in cut
     out = capsys.readouterr().out
-    assert "9 rows, 6 whose own gold answer cannot earn full marks" in out
+    assert "9 rows, 6 whose own reference cannot earn full marks" in out
     assert sum(f"  {hack} " in out for hack in BLIND) >= 10
 
 
@@ -97,7 +97,7 @@ def test_the_mixed_demo_passes_and_two_workers_say_the_same(tmp_path, monkeypatc
         assert main([*arguments, *here, "--workers", workers]) == 0
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1]
-    assert "140 rows, 0 whose own gold answer cannot earn full marks" in outputs[0]
+    assert "140 rows, 0 whose own reference cannot earn full marks" in outputs[0]
     assert "<- pays" not in outputs[0]
     assert outputs[0].splitlines()[-1].startswith("all is well: ")
 
@@ -113,7 +113,7 @@ def test_a_reward_that_pays_for_anything_is_marked(tmp_path, capsys):
     line, advice = [line for line in out.splitlines() if "ramble" in line]
     assert line.endswith("<- pays")
     assert "a long thought and an evasive answer; wordy pays for it. Gate length_band" in advice
-    assert "1 row, 0 whose own gold" in out
+    assert "1 row, 0 whose own reference" in out
     assert out.splitlines()[-1].startswith("not well yet: ")
 
 
@@ -129,11 +129,11 @@ def test_a_space_that_the_model_does_not_answer_in_is_a_warning(tmp_path, pictur
 
 @pytest.mark.parametrize("space", ["pixels", "resized", "0-1000", "0-1"])
 @pytest.mark.parametrize("solution_space", ["pixels", "0-1000"])
-def test_gold_boxes_win_in_every_space(tmp_path, picture, space, solution_space):
-    gold = [5, 6, 40, 30] if solution_space == "pixels" else [78, 125, 625, 625]
+def test_reference_boxes_win_in_every_space(tmp_path, picture, space, solution_space):
+    reference = [5, 6, 40, 30] if solution_space == "pixels" else [78, 125, 625, 625]
     reward = Reward("iou", box_iou, settings={"space": space, "solution_space": solution_space})
     grid = PixelGrid(28, 56 * 56, 28 * 28 * 64)
-    record = Record("Where?", gold, (str(tmp_path / picture),), source="a.json:1")
+    record = Record("Where?", reference, (str(tmp_path / picture),), source="a.json:1")
     [row] = RewardCheck([reward], grid).many([(record, True)])
     assert row.faults == ()
     assert row.scores["iou"] == pytest.approx(1.0, abs=0.02)
@@ -161,41 +161,48 @@ def test_resized_sizes_are_the_processors():
         ({"tests": []}, []),
     ],
 )
-def test_golds_as_text(solution, answers):
-    assert gold_answers(solution, [], [], []) == answers
+def test_references_as_text(solution, answers):
+    assert reference_answers(solution, [], [], []) == answers
 
 
 def test_labelled_boxes_are_tried_together_and_alone():
     reward = Reward("iou", box_iou)
-    gold = [{"bbox_2d": [1, 2, 3, 4], "label": "cat"}, {"bbox_2d": [5, 6, 7, 8], "label": "dog"}]
-    together, *alone = gold_answers(gold, [reward], [(10, 10)], [])
-    assert json.loads(together) == [{**one, "bbox_2d": [float(x) for x in one["bbox_2d"]]} for one in gold]
+    reference = [{"bbox_2d": [1, 2, 3, 4], "label": "cat"}, {"bbox_2d": [5, 6, 7, 8], "label": "dog"}]
+    together, *alone = reference_answers(reference, [reward], [(10, 10)], [])
+    assert json.loads(together) == [
+        {**one, "bbox_2d": [float(x) for x in one["bbox_2d"]]} for one in reference
+    ]
     assert alone == ["[1.0, 2.0, 3.0, 4.0]", "[5.0, 6.0, 7.0, 8.0]"]
 
 
 def test_a_template_that_opens_the_thought_gets_completions_without_the_tag():
     opened = Reward("form", think_format, settings={"think_opened": True})
-    for completion in list(gold_completions("4", [opened]))[:-1]:
+    for completion in list(reference_completions("4", [opened]))[:-1]:
         assert not completion.startswith("<think>")
         assert opened.score(completion) == 1.0
 
 
-NO_GOLD_TEXT = ("code", "original_scheme")  # tests of a program; a peak at 499 characters that no gold has
-CONFIGS = [path for path in (ROOT / "recipes" / "rewards").glob("*.yaml") if path.stem not in NO_GOLD_TEXT]
+NO_REFERENCE_TEXT = (
+    "code",
+    "original_scheme",
+)  # tests of a program; a peak at 499 characters that no reference has
+CONFIGS = [
+    path for path in (ROOT / "recipes" / "rewards").glob("*.yaml") if path.stem not in NO_REFERENCE_TEXT
+]
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS), ids=lambda path: path.stem)
-def test_golds_of_every_shipped_config_win(tmp_path, picture, path):
-    """One row of each kind of gold that the config is for."""
-    golds = {
+def test_references_of_every_shipped_config_win(tmp_path, picture, path):
+    """One row of each kind of reference that the config is for."""
+    references = {
         "math": r"\frac{1}{2}", "multiple_choice": "B", "counting": 3, "visual_qa": "no",
         "rec_soft": [10, 20, 50, 40], "rec_strict": [10, 20, 50, 40],
         "detection": [{"bbox_2d": [1, 2, 30, 40], "label": "dog"}, {"bbox_2d": [40, 2, 60, 30], "label": "cat"}],
     }  # fmt: skip
     rewards = load_rewards(path)
     tasks = [task for reward in rewards for task in reward.tasks or ()] or [None]
-    gold = golds.get(path.stem, "a small boy kicks the ball over the fence")
-    record = Record("What?", gold, (str(tmp_path / picture),), tasks[0], source="a.json:1")
+    reference = references.get(path.stem, "a small boy kicks the ball over the fence")
+    record = Record("What?", reference, (str(tmp_path / picture),), tasks[0], source="a.json:1")
     grid = PixelGrid(28, 56 * 56, 28 * 28 * 64)
     check = RewardCheck(rewards, grid, count_tokens=lambda text: list(range(len(text) // 4)))
     [row] = check.many([(record, False)])

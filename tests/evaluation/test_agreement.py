@@ -22,7 +22,7 @@ CONFIGS = sorted({*ROOT.glob("recipes/*/*rewards.yaml"), *ROOT.glob("recipes/rew
 GROUP, PROMPTS, PROMPTS_OF_CODE = 20, 50, 2  # each program runs in a process of its own
 
 TEXT = "a red circle to the left of a small blue square"
-GOLDS = {
+REFERENCES = {
     "text": TEXT, "caption": [TEXT, "a blue square right of a red circle"], "choice": "B", "count": 7, "math": "1/2",
     "color": "red", "shape": "circle", "compare": "the second", "boxes": [4, 3, 20, 16],
     "detection": [{"bbox_2d": [4, 3, 20, 16], "label": "dog"}, {"bbox_2d": [1, 1, 9, 9], "label": "cat"}],
@@ -66,7 +66,7 @@ def asked(number: int, kind: str, pictures: list[str], task: str | None) -> dict
     images = pictures[number % 5 : number % 5 + (2 if kind == "compare" else 1)] if kind in SEEN else []
     blocks = [*({"type": "image"} for _ in images), {"type": "text", "text": f"Question {number}?"}]
     return {
-        "prompt": [{"role": "user", "content": blocks}], "images": images, "solution": GOLDS[kind], "task": task,
+        "prompt": [{"role": "user", "content": blocks}], "images": images, "solution": REFERENCES[kind], "task": task,
         "problem": f"Question {number}?", "row_id": f"rows.json:{number}",
     }  # fmt: skip
 
@@ -75,12 +75,12 @@ def rows_for(path: Path, pictures: list[str]) -> list[dict[str, Any]]:
     """Rows of every kind, under the tasks that the config knows and under none, each `GROUP` times."""
     rewards = load_rewards(path)
     tasks = [task for reward in rewards for task in reward.tasks or ()]
-    kinds = ["code"] if path.stem == "code" else [kind for kind in GOLDS if kind != "code"]
+    kinds = ["code"] if path.stem == "code" else [kind for kind in REFERENCES if kind != "code"]
     rows = []
     for number in range(PROMPTS_OF_CODE if path.stem == "code" else PROMPTS):
         kind = kinds[number % len(kinds)]
         task = tasks[number % len(tasks)] if tasks and number % 9 else None
-        kind = task if task in GOLDS else kind
+        kind = task if task in REFERENCES else kind
         rows += [asked(number, kind, pictures, task)] * GROUP
     return rows
 

@@ -120,13 +120,13 @@ def test_robust_takes_all_rows_in_order():
 
 @pytest.mark.parametrize("size", SIZES)
 def test_resized_answers_count_in_2025_06_and_raw_ones_in_2025_02(size):
-    gold = [size[0] * 0.7, size[1] * 0.7, size[0] * 0.8, size[1] * 0.8]
-    resized = [round(v) for v in from_pixels(gold, "resized", size, resized_size(size))]
-    raw = [round(v) for v in gold]
+    reference = [size[0] * 0.7, size[1] * 0.7, size[0] * 0.8, size[1] * 0.8]
+    resized = [round(v) for v in from_pixels(reference, "resized", size, resized_size(size))]
+    raw = [round(v) for v in reference]
     found = {}
     for protocol in (JUNE, FEBRUARY):
         result = judge(
-            "d", [question(gold)] * 2, [said(resized, size), said(raw, size)], protocol, protocol.space
+            "d", [question(reference)] * 2, [said(resized, size), said(raw, size)], protocol, protocol.space
         )
         found[protocol.name] = [line["rewards"]["iou"] for line in result.lines]
     assert found["vlmr1-2025-06"][0] > 0.9
@@ -182,8 +182,8 @@ def test_what_each_protocol_counts(box, form, hit):
 
 
 def test_figures_by_hand():
-    gold = [0, 0, 100, 100]
-    rows = [question(gold, number) for number in range(5)]
+    reference = [0, 0, 100, 100]
+    rows = [question(reference, number) for number in range(5)]
     boxes = ["[0, 0, 100, 100]", "[0, 0, 100, 60]", "[0, 0, 100, 30]", "[50, 0, 150, 100]"]
     answers = [said(box, (100, 100)) for box in boxes] + [said("none", clipped=True)]
     result = judge("refcoco_val", rows, answers, ROBUST, "pixels")

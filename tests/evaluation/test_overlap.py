@@ -15,7 +15,7 @@ ANSWERS = [
     "two stars",
     "three green triangles and a star",
 ]
-GOLDS = [
+REFERENCES = [
     "a red circle above a blue square",
     "a red circle below a blue square",
     "two yellow stars beside a ring",
@@ -23,48 +23,51 @@ GOLDS = [
 ]
 
 
-def lines(answers, golds):
+def lines(answers, references):
     return [
-        {"completion": f"<think>hm</think><answer>{answer}</answer>", "solution": gold}
-        for answer, gold in zip(answers, golds, strict=True)
+        {"completion": f"<think>hm</think><answer>{answer}</answer>", "solution": reference}
+        for answer, reference in zip(answers, references, strict=True)
     ]
 
 
 def test_corpus_bleu_is_sacrebleus():
-    found = overlap_figures(lines(ANSWERS, GOLDS))
-    assert found.corpus_bleu == pytest.approx(sacrebleu.corpus_bleu(ANSWERS, [GOLDS]).score)
+    found = overlap_figures(lines(ANSWERS, REFERENCES))
+    assert found.corpus_bleu == pytest.approx(sacrebleu.corpus_bleu(ANSWERS, [REFERENCES]).score)
     assert "tok:13a" in found.signature
     assert f"version:{sacrebleu.__version__}" in found.signature
 
 
 def test_several_references_also_where_rows_have_unlike_many():
-    golds = [[gold, "something else entirely"] if k % 2 else [gold] for k, gold in enumerate(GOLDS)]
-    streams = [GOLDS, [None, "something else entirely"] * 2]
-    found = overlap_figures(lines(ANSWERS, golds))
+    references = [[one, "something else entirely"] if k % 2 else [one] for k, one in enumerate(REFERENCES)]
+    streams = [REFERENCES, [None, "something else entirely"] * 2]
+    found = overlap_figures(lines(ANSWERS, references))
     assert found.corpus_bleu == pytest.approx(sacrebleu.corpus_bleu(ANSWERS, streams).score)
-    assert found.means["rouge1"] == overlap_figures(lines(ANSWERS, GOLDS)).means["rouge1"]
+    assert found.means["rouge1"] == overlap_figures(lines(ANSWERS, REFERENCES)).means["rouge1"]
 
 
 def test_chinese_is_cut_into_characters():
-    answers, golds = ["红色的圆形在蓝色方块上面"], ["红色的圆形在蓝色的方块上面"]
-    found = overlap_figures(lines(answers, golds))
-    assert found.corpus_bleu == pytest.approx(sacrebleu.corpus_bleu(answers, [golds], tokenize="zh").score)
+    answers, references = ["红色的圆形在蓝色方块上面"], ["红色的圆形在蓝色的方块上面"]
+    found = overlap_figures(lines(answers, references))
+    assert found.corpus_bleu == pytest.approx(
+        sacrebleu.corpus_bleu(answers, [references], tokenize="zh").score
+    )
     assert found.corpus_bleu > 50
-    assert overlap_figures(lines(answers, golds), tokenize="13a").corpus_bleu < 1  # one long word
+    assert overlap_figures(lines(answers, references), tokenize="13a").corpus_bleu < 1  # one long word
 
 
 def test_sample_means_are_those_of_the_rewards():
-    found = overlap_figures(lines(ANSWERS, GOLDS))
+    found = overlap_figures(lines(ANSWERS, REFERENCES))
     for name, scorer in (("bleu", bleu), ("meteor", meteor), ("overlap", overlap)):
         reward = Reward(name, scorer)
-        completions = [line["completion"] for line in lines(ANSWERS, GOLDS)]
-        scores = reward(completions=completions, solution=GOLDS)
+        completions = [line["completion"] for line in lines(ANSWERS, REFERENCES)]
+        scores = reward(completions=completions, solution=REFERENCES)
         assert [sample[name] for sample in found.samples] == scores
         assert found.means[name] == pytest.approx(math.fsum(scores) / 4)
     rouge = RougeScorer(["rouge1", "rouge2", "rougeL"])
     for kind in ("rouge1", "rouge2", "rougeL"):
         plain = [
-            rouge.score(gold, answer)[kind].fmeasure for gold, answer in zip(GOLDS, ANSWERS, strict=True)
+            rouge.score(reference, answer)[kind].fmeasure
+            for reference, answer in zip(REFERENCES, ANSWERS, strict=True)
         ]
         assert [sample[kind] for sample in found.samples] == pytest.approx(plain)
 

@@ -55,7 +55,7 @@ def test_lines_hold_what_the_contract_of_the_run_folder_names():
         said("cat"),
         said("<answer>[0, 0, 20, 20]</answer>", [(100, 100)], [(20, 20)], clipped=True),
         said("<think>no</think><answer>dog</answer>", [(8, 8), (9, 9)], [(16, 16), (16, 16)], n=7),
-        said("<think>no gold</think><answer>dog</answer>"),
+        said("<think>no reference</think><answer>dog</answer>"),
     ]
     lines = score_rows(rows, answers, REWARDS)
     assert [line["rewards"] for line in lines] == [

@@ -143,12 +143,12 @@ def test_two_empty_boxes_score_nothing_where_the_original_divides_by_zero():
 def test_iou_is_bit_for_bit_the_published_one_and_else_the_continuous_one():
     draw = np.random.default_rng(0)
     for _ in range(20_000):
-        gold = (
+        reference = (
             np.concatenate([low := draw.uniform(0, 300, 2), low + draw.uniform(1, 300, 2)]).round(2).tolist()
         )
         said = draw.integers(0, 600, 4).astype(float).tolist()
-        assert vlmr1_iou(said, gold) == published_iou(said, gold)
-        width = min(said[2], gold[2]) - max(said[0], gold[0])
-        height = min(said[3], gold[3]) - max(said[1], gold[1])
+        assert vlmr1_iou(said, reference) == published_iou(said, reference)
+        width = min(said[2], reference[2]) - max(said[0], reference[0])
+        height = min(said[3], reference[3]) - max(said[1], reference[1])
         if said[0] < said[2] and said[1] < said[3] and min(width, height) > 1.001:
-            assert vlmr1_iou(said, gold) == pytest.approx(iou(said, gold), rel=1e-9)
+            assert vlmr1_iou(said, reference) == pytest.approx(iou(said, reference), rel=1e-9)

@@ -18,7 +18,7 @@ from omnirl_core.data.record import DataError, RowContext, record_from_row
 from omnirl_core.data.sampling import Sampling
 from omnirl_core.data.sources import find_sources
 from omnirl_core.rewards.load import RewardsError, load_rewards
-from omnirl_core.text import answer_text, find_tags, parse_response, references, strip_tags
+from omnirl_core.text import answer_text, find_tags, parse_response, reference_texts, strip_tags
 from omnirl_core.yaml_loader import ConfigError, YamlFault, parse_yaml, read_config
 
 _TEMPORARY = tempfile.TemporaryDirectory(prefix="omnirl_fuzz_")
@@ -40,7 +40,7 @@ def tags(data: bytes) -> None:
     found = find_tags(text)
     assert [tag.start for tag in found] == sorted(tag.start for tag in found)
     strip_tags(text)
-    assert references(text) in (None, [strip_tags(text)])
+    assert reference_texts(text) in (None, [strip_tags(text)])
 
 
 def boxes(data: bytes) -> None:

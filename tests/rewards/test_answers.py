@@ -112,7 +112,7 @@ def test_choice_gives_nothing_for_no_letter_or_several(prediction):
         ("A", 3, None),
     ],
 )
-def test_choice_of_several_letters_and_of_golds_that_are_none(prediction, solution, expected):
+def test_choice_of_several_letters_and_of_references_that_are_none(prediction, solution, expected):
     assert choice(prediction, solution) == expected
 
 
@@ -171,7 +171,7 @@ def test_an_echo_of_the_choice_chooses_nothing():
 
 
 @pytest.mark.parametrize("solution", [None, "", "maybe", "a cat", 5, []])
-def test_yes_no_abstains_on_other_golds(solution):
+def test_yes_no_abstains_on_other_references(solution):
     assert yes_no("yes", solution) is None
 
 
@@ -217,11 +217,11 @@ def test_unequal_numbers(prediction, solution):
     "solution",
     [None, "", "a dog", "17:45", "2 of 3", "3D", "[1, 2]", float("nan"), float("inf"), {}, [], "2x + 1"],
 )
-def test_number_abstains_where_the_gold_is_none(solution):
+def test_number_abstains_where_the_reference_is_none(solution):
     assert number("42", solution) is None
 
 
-def test_number_picks_one_and_alternatives_help_the_gold_side_only():
+def test_number_picks_one_and_alternatives_help_the_reference_side_only():
     assert [number("7 or 8", 7, pick=pick) for pick in ("last", "first", "only")] == [0.0, 1.0, 0.0]
     assert [number("8, that is 8.0", 8, pick=pick) for pick in ("last", "first", "only")] == [1.0, 1.0, 1.0]
     assert number(" ".join(map(str, range(1000))), 500) == 0.0
@@ -236,7 +236,7 @@ def test_number_tolerances():
     assert number("101", 100, absolute_tolerance=1) == 1.0
     assert number("101.5", 100, absolute_tolerance=1) == 0.0
     assert number("105", 100, relative_tolerance=0.05) == 1.0
-    assert number("24 cm", "0.25 m", absolute_tolerance=0.01) == 1.0  # in the gold's unit
+    assert number("24 cm", "0.25 m", absolute_tolerance=0.01) == 1.0  # in the reference's unit
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-9999, max_value=9999, places=4))
@@ -250,12 +250,14 @@ def test_number_reads_what_python_writes(value):
 
 @given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e30, max_value=1e30))
 @settings(max_examples=200, deadline=None)
-def test_number_agrees_with_isclose(gold):
+def test_number_agrees_with_isclose(reference):
     for factor in (1.0, 1 + 1e-6, 0.98, 1.5, -1.0):
-        written = repr(gold * factor)
-        expected = floats.isclose(float(written), gold, rel_tol=0.05) if gold else float(written) == 0
+        written = repr(reference * factor)
+        expected = (
+            floats.isclose(float(written), reference, rel_tol=0.05) if reference else float(written) == 0
+        )
         if abs(abs(factor) - 0.95) > 0.001:
-            assert number(written, gold, relative_tolerance=0.05) == float(expected)
+            assert number(written, reference, relative_tolerance=0.05) == float(expected)
 
 
 # --- edit similarity ---
@@ -324,7 +326,7 @@ def test_long_texts_are_compared_by_tokens():
         ("a cat", {}, None),
     ],
 )
-def test_answer_asks_the_first_scorer_that_can_read_the_gold(prediction, solution, expected):
+def test_answer_asks_the_first_scorer_that_can_read_the_reference(prediction, solution, expected):
     assert answer(prediction, solution) == expected
 
 
@@ -343,15 +345,15 @@ def test_the_order_of_answer_is_a_setting():
 
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_as_a_reward_each_is_given_the_answer(scorer):
-    gold = "yes" if scorer is yes_no else "B" if scorer is choice else "42"
+    reference = "yes" if scorer is yes_no else "B" if scorer is choice else "42"
     completions = [
-        f"<think>is it <answer>7</answer>?</think><answer>{gold}</answer>",
-        f"<think>{gold}</think>{gold}",
-        [{"role": "assistant", "content": f"<answer>{gold}</answer>"}],
+        f"<think>is it <answer>7</answer>?</think><answer>{reference}</answer>",
+        f"<think>{reference}</think>{reference}",
+        [{"role": "assistant", "content": f"<answer>{reference}</answer>"}],
         None,
     ]
     reward = Reward("r", scorer)
-    assert reward(completions=completions, solution=[gold] * 4) == [1.0, 0.0, 1.0, 0.0]
+    assert reward(completions=completions, solution=[reference] * 4) == [1.0, 0.0, 1.0, 0.0]
     assert reward(completions=completions, solution=[None] * 4) == [None] * 4
 
 
@@ -366,11 +368,11 @@ HOSTILE = [
 @pytest.mark.timeout(60)  # a watchdog: each takes below 0.1 s
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_hostile_answers_are_judged_quickly(scorer):
-    golds = ["B", "yes", "42", "$\\frac{1}{2}$", "a red cube on the left of the blue sphere"]
+    references = ["B", "yes", "42", "$\\frac{1}{2}$", "a red cube on the left of the blue sphere"]
     for piece in HOSTILE:
         text = piece * (50_000 // len(piece))
-        for gold in golds:
-            assert scorer(text, gold) in (0.0, None, 1.0), piece
+        for reference in references:
+            assert scorer(text, reference) in (0.0, None, 1.0), piece
 
 
 @given(
@@ -395,6 +397,6 @@ def test_no_hack_is_worth_anything_without_the_right_answer():
         f"{letters} {numbers} yes no",
         "yes or no",
     ):
-        for gold in ("B", "yes", "no", "42", "$\\sqrt{2}$", "a red cube left of the sphere"):
-            assert answer(hack, gold) == 0.0, (hack, gold)
-            assert edit_similarity(hack, gold) == 0.0, (hack, gold)
+        for reference in ("B", "yes", "no", "42", "$\\sqrt{2}$", "a red cube left of the sphere"):
+            assert answer(hack, reference) == 0.0, (hack, reference)
+            assert edit_similarity(hack, reference) == 0.0, (hack, reference)

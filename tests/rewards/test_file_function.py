@@ -15,7 +15,7 @@ def one(completion, solution):
     return float(solution in completion)
 def batch(completions, solution, **kwargs):
     calls.append((len(completions), sorted(kwargs)))
-    return [float(gold in turns[0]["content"]) for turns, gold in zip(completions, solution, strict=True)]
+    return [float(reference in turns[0]["content"]) for turns, reference in zip(completions, solution, strict=True)]
 def longest(prompts, completions, bonus=1.0):
     most = max(len(turns[0]["content"]) for turns in completions)
     return [bonus * (len(turns[0]["content"]) == most) for turns in completions]
@@ -26,13 +26,13 @@ def scalar(completions, **kwargs):
 def short(completions, **kwargs):
     return [1.0]
 def breaks_on_blue(completions, solution, **kwargs):
-    return [1.0 if gold != "blue" else 1 / 0 for gold in solution]
+    return [1.0 if reference != "blue" else 1 / 0 for reference in solution]
 def not_finite(completions, solution, **kwargs):
     return [float("inf") for _ in solution]
 async def later(completions, **kwargs):
     return [1.0]
 """
-TEXTS, GOLDS, TASKS = ["red car", "a blue sky is up", "green"], ["red", "blue", "grey"], ["a", None, "a"]
+TEXTS, REFERENCES, TASKS = ["red car", "a blue sky is up", "green"], ["red", "blue", "grey"], ["a", None, "a"]
 
 
 @pytest.fixture
@@ -62,7 +62,12 @@ def said(texts=TEXTS):
 )
 def test_both_signatures_are_taken(reward, entry, scores):
     found = reward(entry)
-    columns = {"solution": GOLDS, "task": TASKS, "row_id": ["r:1", "r:2", "r:3"], "trainer_state": object()}
+    columns = {
+        "solution": REFERENCES,
+        "task": TASKS,
+        "row_id": ["r:1", "r:2", "r:3"],
+        "trainer_state": object(),
+    }
     assert found(prompts=["p"] * 3, completions=said(), **columns) == scores
     assert pickle.loads(pickle.dumps(found))(prompts=["p"] * 3, completions=said(), **columns) == scores
 
@@ -70,7 +75,7 @@ def test_both_signatures_are_taken(reward, entry, scores):
 def test_a_batch_function_is_called_once_with_the_samples_of_its_tasks(reward):
     found = reward("function: 'mine.py:batch', tasks: [a]")
     found.scorer.load().__globals__["calls"].clear()
-    found(prompts=["p"] * 3, completions=said(), solution=GOLDS, task=TASKS, log_metric=lambda *_: None)
+    found(prompts=["p"] * 3, completions=said(), solution=REFERENCES, task=TASKS, log_metric=lambda *_: None)
     assert found.scorer.load().__globals__["calls"] == [(2, ["log_metric", "prompts", "task"])]
 
 
@@ -97,7 +102,10 @@ def test_an_asynchronous_function_is_refused_when_the_file_is_read(reward):
 )
 def test_the_evaluation_names_function_sample_and_value(reward, function, told):
     found = reward(f"function: 'mine.py:{function}'")
-    rows = [{"prompt": "p", "row_id": f"r:{k}", "solution": gold} for k, gold in enumerate(GOLDS, 1)]
+    rows = [
+        {"prompt": "p", "row_id": f"r:{k}", "solution": reference}
+        for k, reference in enumerate(REFERENCES, 1)
+    ]
     answers = [Generation(text, [1], False) for text in TEXTS]
     with pytest.raises(RewardError, match=rf"held-out samples: reward '{function}' {told}"):
         score_rows(rows, answers, [found], guarded_scores)
@@ -108,7 +116,7 @@ def test_an_evaluation_that_abstains_goes_on(reward, caplog):
     columns = {
         "prompts": ["p"] * 3,
         "completions": said(),
-        "solution": GOLDS,
+        "solution": REFERENCES,
         "row_id": ["r:1", "r:2", "r:3"],
     }
     assert guarded_scores(found, on_error="abstain", **columns) == [1.0, None, 1.0]

@@ -163,7 +163,7 @@ def long_texts():
 
 
 LONG = dict(long_texts())
-GOLDS = ["a red car by the sea", "B", 42, [10, 20, 300, 400], r"\frac{1}{2}"]
+REFERENCES = ["a red car by the sea", "B", 42, [10, 20, 300, 400], r"\frac{1}{2}"]
 WATCHDOG_S = 60
 """For all long texts together, on a machine that is busy; alone each takes well under 0.1 s (benchmarks/RESULTS.md)."""
 
@@ -173,8 +173,8 @@ WATCHDOG_S = 60
 def test_long_and_hostile_texts_come_back(name):
     reward = reward_named(name)
     for text in LONG.values():
-        for gold in GOLDS:
-            score = reward.score(text, gold)
+        for reference in REFERENCES:
+            score = reward.score(text, reference)
             assert score is None or 0.0 <= score <= 1.0
 
 

@@ -21,7 +21,7 @@ def load_script():
 
 
 hack_table = load_script()
-WRONG_WITH_GOLD = ("gold in thought", "gold shuffled", "gold, then no")
+WRONG_WITH_REFERENCE = ("answer in thought", "answer shuffled", "answer, then no")
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +36,13 @@ def test_every_config_that_promises_it_is_held_to_it(by_config):
 
 @pytest.mark.parametrize("config", hack_table.OF_CONFIG)
 def test_no_hack_without_the_right_answer_earns_more_than_a_quarter(by_config, config):
-    hacks = [*BLIND, *WRONG_WITH_GOLD]
+    hacks = [*BLIND, *WRONG_WITH_REFERENCE]
     assert len(hacks) >= 10
     assert {hack: share for hack in hacks if (share := by_config[config][hack]) > MOST} == {}
 
 
 @pytest.mark.parametrize("config", hack_table.OF_CONFIG)
-def test_nothing_made_from_the_gold_earns_more_than_the_gold(by_config, config):
+def test_nothing_made_from_the_reference_earns_more_than_the_reference(by_config, config):
     assert max(by_config[config].values()) <= 1.0 + 1e-9
 
 

@@ -226,7 +226,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 def test_a_custom_function_may_be_marked(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from omnirl_core.rewards import on_answer\n\n@on_answer\n"
-        "def same(answer, gold):\n    return float(answer == gold)\n"
+        "def same(answer, reference):\n    return float(answer == reference)\n"
     )
     (reward,) = load_rewards(write(tmp_path, "rewards:\n- function: mine.py:same"))
     assert on_answer(lambda answer: 1.0).reads == reward.reads == "answer"

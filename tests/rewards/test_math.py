@@ -68,9 +68,9 @@ def test_runaway_answers_of_a_batch_share_one_limit(monkeypatch):
     asked = []
 
     class Judge(math_verifier.MathJudge):
-        def same(self, gold, answer, timeout_s=2.0):
+        def same(self, reference, answer, timeout_s=2.0):
             asked.append(timeout_s)
-            return math_verifier.OVER if "y" in answer else answer == gold
+            return math_verifier.OVER if "y" in answer else answer == reference
 
     monkeypatch.setattr(math_verifier, "_judges", {os.getpid(): Judge()})
     math_verifier._remembered.cache_clear()

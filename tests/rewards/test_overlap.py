@@ -56,17 +56,19 @@ class NltkWordNet:
 # --- the oracles, on the same tokens ---
 
 
-def nltk_bleu(prediction, golds, max_order=4):
+def nltk_bleu(prediction, references, max_order=4):
     weights = [1 / max_order] * max_order
-    return float(sentence_bleu([tokens(gold) for gold in golds], tokens(prediction), weights))
+    return float(sentence_bleu([tokens(reference) for reference in references], tokens(prediction), weights))
 
 
-def nltk_meteor(prediction, golds):
-    return meteor_score([tokens(gold) for gold in golds], tokens(prediction), wordnet=NltkWordNet())
+def nltk_meteor(prediction, references):
+    return meteor_score(
+        [tokens(reference) for reference in references], tokens(prediction), wordnet=NltkWordNet()
+    )
 
 
-def library_rouge(prediction, golds, variant):
-    return RougeScorer([variant], use_stemmer=True).score_multi(golds, prediction)[variant].fmeasure
+def library_rouge(prediction, references, variant):
+    return RougeScorer([variant], use_stemmer=True).score_multi(references, prediction)[variant].fmeasure
 
 
 def original_accuracy(prediction, solution):
@@ -89,26 +91,28 @@ ascii_texts = st.one_of(
     st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join),
     st.text(st.characters(max_codepoint=127), max_size=60),
 )
-gold_texts = ascii_texts.filter(str.strip)
+reference_texts = ascii_texts.filter(str.strip)
 
 
 @settings(max_examples=300, deadline=None)
-@given(ascii_texts, st.lists(gold_texts, min_size=1, max_size=3), st.integers(1, 5))
-def test_compat_equals_the_libraries(prediction, golds, max_order):
-    golds = [gold.strip() for gold in golds]
-    assert bleu(prediction, golds, max_order=max_order, compat="nltk") == pytest.approx(
-        nltk_bleu(prediction, golds, max_order), abs=1e-12
+@given(ascii_texts, st.lists(reference_texts, min_size=1, max_size=3), st.integers(1, 5))
+def test_compat_equals_the_libraries(prediction, references, max_order):
+    references = [reference.strip() for reference in references]
+    assert bleu(prediction, references, max_order=max_order, compat="nltk") == pytest.approx(
+        nltk_bleu(prediction, references, max_order), abs=1e-12
     )
     for variant in VARIANTS:
-        got = rouge(prediction, golds, variant, compat="rouge_score")
-        assert got == pytest.approx(library_rouge(prediction, golds, variant), abs=1e-12)
-    assert meteor(prediction, golds, compat="nltk") == pytest.approx(
-        nltk_meteor(prediction, golds), abs=1e-12
+        got = rouge(prediction, references, variant, compat="rouge_score")
+        assert got == pytest.approx(library_rouge(prediction, references, variant), abs=1e-12)
+    assert meteor(prediction, references, compat="nltk") == pytest.approx(
+        nltk_meteor(prediction, references), abs=1e-12
     )
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.one_of(ascii_texts, st.text(max_size=40)), st.one_of(gold_texts, st.text(min_size=1, max_size=40)))
+@given(
+    st.one_of(ascii_texts, st.text(max_size=40)), st.one_of(reference_texts, st.text(min_size=1, max_size=40))
+)
 def test_preset_seed_equals_the_original_formula(prediction, solution):
     solution = solution.replace("<", " ").strip()
     if solution:
@@ -120,36 +124,38 @@ def noisy_pairs(n, size):
     """Long texts with much in common, where alignments and repeated n-grams matter."""
     rng = random.Random(size)
     for _ in range(n):
-        gold = [rng.choice(WORDS) for _ in range(size)]
-        changed = [word if rng.random() < 0.7 else rng.choice(WORDS) for word in gold]
+        reference = [rng.choice(WORDS) for _ in range(size)]
+        changed = [word if rng.random() < 0.7 else rng.choice(WORDS) for word in reference]
         cut = rng.randrange(size)
-        yield " ".join(changed[cut:] + changed[:cut]), " ".join(gold)
+        yield " ".join(changed[cut:] + changed[:cut]), " ".join(reference)
 
 
 @pytest.mark.parametrize("size", [3, 30, 200])
 def test_compat_equals_the_libraries_on_long_shuffled_texts(size):
-    for prediction, gold in noisy_pairs(20, size):
-        assert bleu(prediction, gold, compat="nltk") == nltk_bleu(prediction, [gold])
-        assert meteor(prediction, gold, compat="nltk") == nltk_meteor(prediction, [gold])
+    for prediction, reference in noisy_pairs(20, size):
+        assert bleu(prediction, reference, compat="nltk") == nltk_bleu(prediction, [reference])
+        assert meteor(prediction, reference, compat="nltk") == nltk_meteor(prediction, [reference])
         for variant in VARIANTS:
-            got = rouge(prediction, gold, variant, compat="rouge_score")
-            assert got == library_rouge(prediction, [gold], variant)
+            got = rouge(prediction, reference, variant, compat="rouge_score")
+            assert got == library_rouge(prediction, [reference], variant)
 
 
 @settings(max_examples=200, deadline=None)
-@given(ascii_texts, gold_texts)
-def test_rouge_on_ascii_is_the_librarys_without_asking(prediction, gold):
-    if tokens(gold) and tokens(prediction) and not MARKS.search(gold + "\n" + prediction):
+@given(ascii_texts, reference_texts)
+def test_rouge_on_ascii_is_the_librarys_without_asking(prediction, reference):
+    if tokens(reference) and tokens(prediction) and not MARKS.search(reference + "\n" + prediction):
         for variant in ("rouge1", "rougeL"):
-            assert rouge(prediction, gold, variant) == rouge(prediction, gold, variant, compat="rouge_score")
+            assert rouge(prediction, reference, variant) == rouge(
+                prediction, reference, variant, compat="rouge_score"
+            )
 
 
 # --- our own definitions ---
 
 
-def bleu_by_definition(prediction, gold):
+def bleu_by_definition(prediction, reference):
     """Lin and Och's add-one BLEU with effective order, with fractions of lists instead of counters."""
-    theirs, ours = tokens(prediction), tokens(gold)
+    theirs, ours = tokens(prediction), tokens(reference)
     order, product = min(4, len(theirs), len(ours)), 1.0
     for n in range(1, order + 1):
         grams, pool = ([t[i : i + n] for i in range(len(t) - n + 1)] for t in (theirs, ours))
@@ -164,9 +170,11 @@ def bleu_by_definition(prediction, gold):
 
 
 @given(st.lists(st.sampled_from("abcd"), min_size=1).map(" ".join), st.text("ab cd", min_size=1))
-def test_bleu_is_what_its_definition_says(prediction, gold):
-    if tokens(gold):
-        assert bleu(prediction, gold) == pytest.approx(bleu_by_definition(prediction, gold), abs=1e-12)
+def test_bleu_is_what_its_definition_says(prediction, reference):
+    if tokens(reference):
+        assert bleu(prediction, reference) == pytest.approx(
+            bleu_by_definition(prediction, reference), abs=1e-12
+        )
 
 
 def longest_common(a, b):
@@ -183,9 +191,9 @@ def longest_common(a, b):
 
 
 @given(st.text("我爱北京上", min_size=1), st.text("我爱北京上", min_size=1))
-def test_rouge_l_is_the_longest_common_subsequence_in_any_script(prediction, gold):
-    common = longest_common(prediction, gold)
-    assert rouge(prediction, gold) == pytest.approx(2 * common / (len(prediction) + len(gold)))
+def test_rouge_l_is_the_longest_common_subsequence_in_any_script(prediction, reference):
+    common = longest_common(prediction, reference)
+    assert rouge(prediction, reference) == pytest.approx(2 * common / (len(prediction) + len(reference)))
 
 
 LANGUAGES = [
@@ -205,24 +213,24 @@ def test_identical_text_is_one_in_every_language_and_length(metric, text):
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(
-    ("prediction", "gold"),
+    ("prediction", "reference"),
     [("", "a cat"), ("  ", "我"), ("...", "!!!"), ("!!!", "a cat"), ("dog", "!!!"), ("犬", "猫")],
 )
-def test_nothing_in_common_is_zero(metric, prediction, gold):
-    assert METRICS[metric](prediction, gold) == 0.0
+def test_nothing_in_common_is_zero(metric, prediction, reference):
+    assert METRICS[metric](prediction, reference) == 0.0
 
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(
-    "gold", [None, "", " ", [], [None], {}, {"box": [1]}, float("nan"), "<answer></answer>"]
+    "reference", [None, "", " ", [], [None], {}, {"box": [1]}, float("nan"), "<answer></answer>"]
 )
-def test_a_missing_gold_is_unjudgeable(metric, gold):
-    assert METRICS[metric]("a cat", gold) is None
+def test_a_missing_reference_is_unjudgeable(metric, reference):
+    assert METRICS[metric]("a cat", reference) is None
 
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(
-    ("prediction", "gold"),
+    ("prediction", "reference"),
     [
         ("42", 42),
         ("3", 3.0),
@@ -231,38 +239,38 @@ def test_a_missing_gold_is_unjudgeable(metric, gold):
         ("x", {"answer": ["y", "x"]}),
     ],
 )
-def test_golds_that_are_no_strings(metric, prediction, gold):
-    assert METRICS[metric](prediction, gold) == 1.0
+def test_references_that_are_no_strings(metric, prediction, reference):
+    assert METRICS[metric](prediction, reference) == 1.0
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(), st.text())
-def test_scores_stay_in_range_on_any_text(prediction, gold):
+def test_scores_stay_in_range_on_any_text(prediction, reference):
     for metric in METRICS.values():
         for numbers in (False, True):
-            score = metric(prediction, gold, numbers=numbers)
+            score = metric(prediction, reference, numbers=numbers)
             assert score is None or 0.0 <= score <= 1.0
 
 
 @given(
     st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map(" ".join),
-    st.lists(gold_texts, min_size=2, max_size=4),
+    st.lists(reference_texts, min_size=2, max_size=4),
 )
-def test_the_best_reference_counts(prediction, golds):
+def test_the_best_reference_counts(prediction, references):
     for metric in METRICS.values():
-        single = [score for gold in golds if (score := metric(prediction, gold)) is not None]
-        assert metric(prediction, golds) == max(single, default=None)
+        single = [score for reference in references if (score := metric(prediction, reference)) is not None]
+        assert metric(prediction, references) == max(single, default=None)
 
 
 def test_order_counts_for_the_default_and_not_for_rouge_1():
-    gold = "a small boy in a red shirt kicks the ball over a wooden fence"
+    reference = "a small boy in a red shirt kicks the ball over a wooden fence"
     shuffled = "fence ball red the a kicks over in shirt boy wooden a small a"
-    assert rouge(shuffled, gold, "rouge1") == 1.0
-    assert overlap(shuffled, gold) < 0.5 < overlap(shuffled, gold, preset="seed")
+    assert rouge(shuffled, reference, "rouge1") == 1.0
+    assert overlap(shuffled, reference) < 0.5 < overlap(shuffled, reference, preset="seed")
 
 
 @pytest.mark.parametrize(
-    ("prediction", "gold", "plain", "numbered"),
+    ("prediction", "reference", "plain", "numbered"),
     [
         ("5", "-5", 1.0, 0.0),
         ("1234", "1,234", 0.0, 1.0),
@@ -270,27 +278,27 @@ def test_order_counts_for_the_default_and_not_for_rouge_1():
         ("17:54", "17:45", None, 0.0),
     ],
 )
-def test_number_aware_tokens(prediction, gold, plain, numbered):
-    assert overlap(prediction, gold, numbers=True) == numbered
-    assert plain is None or overlap(prediction, gold) == plain
+def test_number_aware_tokens(prediction, reference, plain, numbered):
+    assert overlap(prediction, reference, numbers=True) == numbered
+    assert plain is None or overlap(prediction, reference) == plain
 
 
 def test_overlap_weighs_its_three_views():
-    prediction, gold = "a big dog ran home", "a large dog ran off"
+    prediction, reference = "a big dog ran home", "a large dog ran off"
     parts = {
-        "bleu": bleu(prediction, gold),
-        "rouge": rouge(prediction, gold),
-        "meteor": meteor(prediction, gold),
+        "bleu": bleu(prediction, reference),
+        "rouge": rouge(prediction, reference),
+        "meteor": meteor(prediction, reference),
     }
-    assert overlap(prediction, gold) == pytest.approx(sum(parts.values()) / 3)
+    assert overlap(prediction, reference) == pytest.approx(sum(parts.values()) / 3)
     for name, part in parts.items():
-        assert overlap(prediction, gold, weights={name: 2}) == part
+        assert overlap(prediction, reference, weights={name: 2}) == part
     weights = {"bleu": 1, "meteor": 3}
-    assert overlap(prediction, gold, weights=weights) == pytest.approx(
+    assert overlap(prediction, reference, weights=weights) == pytest.approx(
         (parts["bleu"] + 3 * parts["meteor"]) / 4
     )
-    assert overlap(prediction, gold, variant="rouge1", weights={"rouge": 1}) == rouge(
-        prediction, gold, "rouge1"
+    assert overlap(prediction, reference, variant="rouge1", weights={"rouge": 1}) == rouge(
+        prediction, reference, "rouge1"
     )
 
 
@@ -361,10 +369,10 @@ def test_an_alignment_pairs_each_word_once_and_leaves_no_equal_words_alone(their
 
 
 def test_a_text_remembers_one_partner_at_a_time():
-    predicted, golds = read_words("a b c d"), [read_words("a b x"), read_words("b c d e")]
+    predicted, references = read_words("a b c d"), [read_words("a b x"), read_words("b c d e")]
     for _ in range(2):
-        assert [predicted.shared(gold, 2) for gold in golds] == [1, 2]
-        assert [predicted.shared(gold, 1) for gold in golds] == [2, 3]
+        assert [predicted.shared(reference, 2) for reference in references] == [1, 2]
+        assert [predicted.shared(reference, 1) for reference in references] == [2, 3]
 
 
 def test_threads_agree_with_one_thread():

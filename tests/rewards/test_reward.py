@@ -59,7 +59,7 @@ def test_the_answer_or_the_whole_text():
 @pytest.mark.parametrize(
     "completion", [None, "", [], [{"role": "assistant", "content": None}], "<answer>", "no tags"]
 )
-def test_no_answer_is_wrong_and_no_gold_is_unjudgeable(completion):
+def test_no_answer_is_wrong_and_no_reference_is_unjudgeable(completion):
     assert Reward("overlap", overlap).score(completion, "a cat") == 0.0
     assert Reward("overlap", overlap).score(completion, None) is None
 
@@ -195,9 +195,9 @@ def test_an_error_in_a_scorer_names_the_reward_and_the_sample():
         raise KeyError("boom")
 
     with pytest.raises(KeyError) as caught:
-        batch(Reward("mine", broken), ["a"], solution=["gold"])
+        batch(Reward("mine", broken), ["a"], solution=["reference"])
     assert caught.value.__notes__[0].startswith("in reward 'mine', completion '<think>a</think>")
-    assert "gold" in caught.value.__notes__[0]
+    assert "reference" in caught.value.__notes__[0]
 
 
 def test_settings_are_checked_when_a_reward_is_made():

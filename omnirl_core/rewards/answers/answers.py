@@ -1,7 +1,7 @@
 """Rewards for answers that are right or wrong: exact text, choice, yes/no, number, mathematics; and by edits.
 
-Each takes the plain answer; as a reward it is given the text that `text.answer_text` finds. A list of golds
-holds alternatives, and the best counts. A gold that is not of the scorer's kind gives None, so that `answer`
+Each takes the plain answer; as a reward it is given the text that `text.answer_text` finds. A list of references
+holds alternatives, and the best counts. A reference that is not of the scorer's kind gives None, so that `answer`
 can ask the next scorer.
 """
 
@@ -15,9 +15,9 @@ from rapidfuzz.distance import Levenshtein
 from omnirl_core.rewards.answers import math_verifier
 from omnirl_core.rewards.answers.choices import (
     Options,
-    gold_choice,
     read_choice,
     read_yes_no,
+    reference_choice,
     reference_yes_no,
 )
 from omnirl_core.rewards.answers.evaluated import in_evaluated_form, question_text
@@ -26,7 +26,7 @@ from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, question_of, weigh
 from omnirl_core.rewards.overlap.overlap import overlap
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.rewards.settings import reads_columns
-from omnirl_core.text import references, tokens
+from omnirl_core.text import reference_texts, tokens
 
 MAX_CELLS = 400_000_000  # of the edit table: beyond, texts are compared by tokens, to stay below 0.1 s
 
@@ -35,46 +35,48 @@ _OUTER_MARKS = " \t\r\n.,;:!?\"'`*。，；：！？“”‘’「」"
 
 @on_answer
 def exact(prediction: str, solution: Any, *, case_sensitive: bool = False) -> float | None:
-    """1.0 where the answer is the gold text, else 0.0: case, spacing, width and outer punctuation aside.
+    """1.0 where the answer is the reference text, else 0.0: case, spacing, width and outer punctuation aside.
 
     >>> exact(" The  red Cube. ", "the red cube"), exact("Ｐａｒｉｓ", ["Lyon", "Paris"]), exact("-5", "5")
     (1.0, 1.0, 0.0)
     """
-    return _best(references(solution), lambda gold: _same_text(prediction, gold, case_sensitive))
+    return _best(
+        reference_texts(solution), lambda reference: _same_text(prediction, reference, case_sensitive)
+    )
 
 
 @reads_columns("options")
 @on_answer
 def choice(prediction: str, solution: Any, *, options: Options = None) -> float | None:
-    """1.0 where the answer names the gold option and no other, else 0.0; None where the gold is no option.
+    """1.0 where the answer names the reference option and no other, else 0.0; None where the reference is no option.
 
     Reads `B`, `(B)`, `b.`, full-width letters, `B. Paris`, "the answer is B", 选B, and with `options`
-    (texts in order, or by letter) the text of an option. A gold of several letters asks for all of them.
+    (texts in order, or by letter) the text of an option. A reference of several letters asks for all of them.
 
     >>> choice("（Ｂ）", "B"), choice("A or B", "B"), choice("Paris", "B", options=["Rome", "Paris"])
     (1.0, 0.0, 1.0)
     """
 
-    def judge(gold: str) -> float | None:
-        letters = gold_choice(gold, options)
+    def judge(reference: str) -> float | None:
+        letters = reference_choice(reference, options)
         return None if letters is None else float(read_choice(prediction, options, letters) == letters)
 
-    return _best(references(solution), judge)
+    return _best(reference_texts(solution), judge)
 
 
 @on_answer
 def yes_no(prediction: str, solution: Any) -> float | None:
-    """1.0 where answer and gold both say yes or both say no, else 0.0; None for other golds.
+    """1.0 where answer and reference both say yes or both say no, else 0.0; None for other references.
 
     >>> yes_no("Yes, there is.", "yes"), yes_no("没有", False), yes_no("yes, no", "yes"), yes_no("no", "No exit")
     (1.0, 1.0, 0.0, None)
     """
 
-    def judge(gold: str) -> float | None:
-        said = reference_yes_no(gold)
+    def judge(reference: str) -> float | None:
+        said = reference_yes_no(reference)
         return None if said is None else float(read_yes_no(prediction) == said)
 
-    return _best(references(solution), judge)
+    return _best(reference_texts(solution), judge)
 
 
 @on_answer
@@ -86,7 +88,7 @@ def number(
     absolute_tolerance: float = 0.0,
     pick: str = "last",
 ) -> float | None:
-    """1.0 where the answer's number is the gold number, else 0.0; None where the gold is no number.
+    """1.0 where the answer's number is the reference number, else 0.0; None where the reference is no number.
 
     Reads signs, `1,234.5`, `1e-3`, `3 × 10^5`, `1/2`, `1 1/2`, `50%` (also as 0.5), units (25 cm is 0.25 m; a
     unit missing on one side is no fault), 1.2万, and small number words. A fraction must be in lowest terms,
@@ -101,8 +103,8 @@ def number(
     if pick not in ("last", "first", "only"):
         raise ValueError(f"number: pick {pick!r} is none of last, first, only")
 
-    def judge(gold: str) -> float | None:
-        wanted = read_quantity(gold)
+    def judge(reference: str) -> float | None:
+        wanted = read_quantity(reference)
         if wanted is None:
             return None
         found = pick_quantity(prediction, pick)
@@ -110,14 +112,14 @@ def number(
             return 0.0
         return float(same_quantity(found, wanted, relative_tolerance, absolute_tolerance))
 
-    return _best(references(solution), judge)
+    return _best(reference_texts(solution), judge)
 
 
 @on_answer
 def math(
     prediction: str, solution: Any, *, timeout_s: float = 2.0, prompt: Any = None, problem: Any = None
 ) -> float | None:
-    r"""1.0 where the answer equals the gold mathematically, else 0.0; None where the gold is no mathematics.
+    r"""1.0 where the answer equals the reference mathematically, else 0.0; None where the reference is no mathematics.
 
     math-verify judges (`pip install -e '.[math]'`), in a process of its own; an answer that keeps it busy
     for more than `timeout_s` of CPU time is wrong, as is one over 500 characters. The answer must be worked out
@@ -127,7 +129,10 @@ def math(
     (1.0, 0.0, 0.0)
     """
     question = question_text(problem, prompt)
-    return _best(references(solution), lambda gold: _same_mathematics(prediction, gold, timeout_s, question))
+    return _best(
+        reference_texts(solution),
+        lambda reference: _same_mathematics(prediction, reference, timeout_s, question),
+    )
 
 
 @on_answer
@@ -149,14 +154,14 @@ def edit_similarity(
     """
     question = question_of(prompt, problem)
 
-    def judge(gold: str) -> float:
-        similarity = _similarity(prediction, gold, floor)
-        pair = weigh(prediction, gold, question, LIGHT_WEIGHT) if similarity and question else None
-        if pair is not None and not _similarity(pair.predicted.joined, pair.gold.joined, floor):
+    def judge(reference: str) -> float:
+        similarity = _similarity(prediction, reference, floor)
+        pair = weigh(prediction, reference, question, LIGHT_WEIGHT) if similarity and question else None
+        if pair is not None and not _similarity(pair.predicted.joined, pair.reference.joined, floor):
             return 0.0
         return similarity
 
-    return _best(references(solution), judge)
+    return _best(reference_texts(solution), judge)
 
 
 ORDER = ("choice", "yes_no", "number", "math", "exact")
@@ -177,9 +182,9 @@ def answer(
     prompt: Any = None,
     problem: Any = None,
 ) -> float | None:
-    """Score by the first scorer of `order` that can read the gold: one verdict, never a second chance.
+    """Score by the first scorer of `order` that can read the reference: one verdict, never a second chance.
 
-    In `order`, `math` takes a gold only when it is written as mathematics (LaTeX, a power, an equation).
+    In `order`, `math` takes a reference only when it is written as mathematics (LaTeX, a power, an equation).
 
     >>> answer("(b)", "B"), answer("no.", "No"), answer("42.0", 42), answer("a cat", "A cat")
     (1.0, 1.0, 1.0, 1.0)
@@ -195,16 +200,16 @@ def answer(
     if unknown := [name for name in order if name not in settings]:
         raise ValueError(f"answer: order has {unknown[0]!r}; known: {', '.join(settings)}")
 
-    def judge(gold: str) -> float | None:
+    def judge(reference: str) -> float | None:
         for name in order:
-            if name == "math" and not _WRITTEN_AS_MATHEMATICS.search(gold):
+            if name == "math" and not _WRITTEN_AS_MATHEMATICS.search(reference):
                 continue
-            score = _SCORERS[name](prediction, gold, **settings[name])
+            score = _SCORERS[name](prediction, reference, **settings[name])
             if score is not None:
                 return score
         return None
 
-    return _best(references(solution), judge)
+    return _best(reference_texts(solution), judge)
 
 
 _SCORERS: dict[str, Callable[..., float | None]] = {
@@ -220,27 +225,27 @@ _WRITTEN_AS_MATHEMATICS = re.compile(
 )
 
 
-def _best(golds: list[str] | None, judge: Callable[[str], float | None]) -> float | None:
-    """The best score over the golds that can be judged; None where none can."""
-    scores = [score for gold in golds or () if (score := judge(gold)) is not None]
+def _best(references: list[str] | None, judge: Callable[[str], float | None]) -> float | None:
+    """The best score over the references that can be judged; None where none can."""
+    scores = [score for reference in references or () if (score := judge(reference)) is not None]
     return max(scores, default=None)
 
 
-def _same_text(prediction: str, gold: str, case_sensitive: bool) -> float:
+def _same_text(prediction: str, reference: str, case_sensitive: bool) -> float:
     spaced = " ".join(prediction.split())
-    if len(spaced) > 4 * len(gold) + 100:  # no normalisation shrinks a text so much
+    if len(spaced) > 4 * len(reference) + 100:  # no normalisation shrinks a text so much
         return 0.0
-    return float(_normal(spaced, case_sensitive) == _normal(gold, case_sensitive))
+    return float(_normal(spaced, case_sensitive) == _normal(reference, case_sensitive))
 
 
 def _normal(text: str, case_sensitive: bool) -> str:
     text = unicodedata.normalize("NFKC", text)
     bare = " ".join((text if case_sensitive else text.casefold()).split()).strip(_OUTER_MARKS)
-    return bare or text.strip()  # a gold that is all punctuation
+    return bare or text.strip()  # a reference that is all punctuation
 
 
-def _same_mathematics(prediction: str, gold: str, timeout_s: float, question: str) -> float | None:
-    wanted = math_verifier.expression(gold)
+def _same_mathematics(prediction: str, reference: str, timeout_s: float, question: str) -> float | None:
+    wanted = math_verifier.expression(reference)
     if wanted is None:
         return None
     found = math_verifier.expression(prediction)
@@ -258,11 +263,11 @@ def _same_mathematics(prediction: str, gold: str, timeout_s: float, question: st
     return None if same is None else float(same)
 
 
-def _similarity(prediction: str, gold: str, floor: float) -> float:
+def _similarity(prediction: str, reference: str, floor: float) -> float:
     a: Sequence[Any] = " ".join(half_width(prediction).casefold().split())
-    b: Sequence[Any] = " ".join(half_width(gold).casefold().split())
+    b: Sequence[Any] = " ".join(half_width(reference).casefold().split())
     if len(a) * len(b) > MAX_CELLS:
-        a, b = tokens(prediction), tokens(gold)
+        a, b = tokens(prediction), tokens(reference)
     similarity = Levenshtein.normalized_similarity(a, b)
     return similarity if similarity > floor or similarity == 1.0 else 0.0
 
@@ -285,19 +290,19 @@ def answer_or_overlap(
     >>> 0 < answer_or_overlap("a dog on a chair", "a small dog sits on a chair") < 1
     True
     """
-    golds = references(solution)
-    if golds is None or _is_box(solution):
+    references = reference_texts(solution)
+    if references is None or _is_box(solution):
         return None
-    if all(_is_short(gold, most_words) for gold in golds):
+    if all(_is_short(reference, most_words) for reference in references):
         return answer(prediction, solution)
     return overlap(prediction, solution, power=power)
 
 
-def _is_short(gold: str, most_words: int) -> bool:
-    words = gold.split()
-    if len(words) == 1 and gold.isascii():
+def _is_short(reference: str, most_words: int) -> bool:
+    words = reference.split()
+    if len(words) == 1 and reference.isascii():
         return True
-    return len(words) <= most_words and len(tokens(gold)) <= LONGEST_TOKENS
+    return len(words) <= most_words and len(tokens(reference)) <= LONGEST_TOKENS
 
 
 def _is_box(solution: Any) -> bool:

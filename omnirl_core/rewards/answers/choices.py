@@ -28,11 +28,11 @@ _MARKED = re.compile(r"(?<![^\s(\[\"'])([A-J])\s?[).:\]、](?![A-Za-z]\.)")
 _FIRST = re.compile(r"\W{0,9}([A-Ja-j])\s?[).:\]、,](?!\w\.)|\W{0,9}([B-HJ])\s(?=\S)")
 
 
-def read_choice(text: str, options: Options = None, gold: Iterable[str] = "") -> frozenset[str]:
+def read_choice(text: str, options: Options = None, reference: Iterable[str] = "") -> frozenset[str]:
     """Letters that an answer names: of the option whose text it is, or else all that it puts forward.
 
     An answer that puts forward several letters has named them all: "A or B" is a multiple answer. Letters
-    go to E, or as far as the options and `gold` do.
+    go to E, or as far as the options and `reference` do.
 
     >>> [sorted(read_choice(text)) for text in ("(B)", "b", "B. Paris", "答案是Ｂ", "A or B", "a cat")]
     [['B'], ['B'], ['B'], ['B'], ['A', 'B'], []]
@@ -45,15 +45,17 @@ def read_choice(text: str, options: Options = None, gold: Iterable[str] = "") ->
     letters = (
         frozenset(named[:1]) or _bare_letters(text) or _letters_put_forward(text) or _mentioned(text, texts)
     )
-    n_letters = max([FEWEST, len(texts), *(LETTERS.find(letter) + 1 for letter in gold)])
+    n_letters = max([FEWEST, len(texts), *(LETTERS.find(letter) + 1 for letter in reference)])
     return letters & frozenset(LETTERS[:n_letters])
 
 
-def gold_choice(text: str, options: Options = None) -> frozenset[str] | None:
-    """Letters of a gold answer: `B`, `(B)`, `B. Paris`, `A, C`, or an option's text; None for other text.
+def reference_choice(text: str, options: Options = None) -> frozenset[str] | None:
+    """Letters of a reference answer: `B`, `(B)`, `B. Paris`, `A, C`, or an option's text; None for other text.
 
-    >>> sorted(gold_choice("A, C")), sorted(gold_choice("Paris", ["Rome", "Paris"])), gold_choice("Paris")
-    (['A', 'C'], ['B'], None)
+    >>> sorted(reference_choice("A, C")), sorted(reference_choice("Paris", ["Rome", "Paris"]))
+    (['A', 'C'], ['B'])
+    >>> reference_choice("Paris") is None
+    True
     """
     if len(text) > MAX_CHARACTERS:
         return None

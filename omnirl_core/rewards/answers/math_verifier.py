@@ -73,9 +73,9 @@ def expression(text: str) -> str | None:
     return f"${text}$"
 
 
-def hedges(gold: str, answer: str) -> bool:
-    """Whether an answer says "a or b" where the gold does not; math-verify would take b."""
-    return bool(_EITHER.search(answer)) and not _EITHER.search(gold)
+def hedges(reference: str, answer: str) -> bool:
+    """Whether an answer says "a or b" where the reference does not; math-verify would take b."""
+    return bool(_EITHER.search(answer)) and not _EITHER.search(reference)
 
 
 def _last_boxed(text: str) -> str | None:
@@ -107,8 +107,8 @@ class MathJudge:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[str] | None = None
 
-    def same(self, gold: str, answer: str, timeout_s: float = 2.0) -> bool | str | None:
-        """Whether the answer is mathematically the gold; None where the gold is no mathematics.
+    def same(self, reference: str, answer: str, timeout_s: float = 2.0) -> bool | str | None:
+        """Whether the answer is mathematically the reference; None where the reference is no mathematics.
 
         `OVER` for an answer that takes more than `timeout_s` of CPU time.
         """
@@ -117,7 +117,9 @@ class MathJudge:
             assert child.stdin is not None
             assert child.stdout is not None
             try:
-                child.stdin.write(json.dumps({"gold": gold, "answer": answer, "timeout_s": timeout_s}) + "\n")
+                child.stdin.write(
+                    json.dumps({"reference": reference, "answer": answer, "timeout_s": timeout_s}) + "\n"
+                )
                 child.stdin.flush()
                 reply = child.stdout.readline()
             except BrokenPipeError:
@@ -163,7 +165,7 @@ class MathJudge:
 _judges: dict[int, MathJudge] = {}  # by process id: a forked child must not talk in its parent's pipes
 
 
-def same_mathematics(gold: str, answer: str, timeout_s: float = 2.0) -> bool | None:
+def same_mathematics(reference: str, answer: str, timeout_s: float = 2.0) -> bool | None:
     """`MathJudge.same` of this process's judge; an answer that runs over its limit is wrong.
 
     Runaway answers of one batch have MOST_RUNAWAY_S together; then no answer gets more than LATE_S.
@@ -172,15 +174,15 @@ def same_mathematics(gold: str, answer: str, timeout_s: float = 2.0) -> bool | N
     if spent.seconds >= MOST_RUNAWAY_S:
         timeout_s = min(timeout_s, LATE_S)
     before = _remembered.cache_info().misses
-    verdict = _remembered(gold, answer, timeout_s)
+    verdict = _remembered(reference, answer, timeout_s)
     if verdict == OVER and _remembered.cache_info().misses > before:
         spent.seconds += timeout_s
     return False if verdict == OVER else verdict  # type: ignore[return-value]
 
 
 @lru_cache(maxsize=10_000)  # the answers of a group often repeat
-def _remembered(gold: str, answer: str, timeout_s: float) -> bool | str | None:
-    return _judges.setdefault(os.getpid(), MathJudge()).same(gold, answer, timeout_s)
+def _remembered(reference: str, answer: str, timeout_s: float) -> bool | str | None:
+    return _judges.setdefault(os.getpid(), MathJudge()).same(reference, answer, timeout_s)
 
 
 # --- the child ---
@@ -214,7 +216,7 @@ def _answer_lines(replies: IO[str], busy: mmap.mmap) -> None:
         busy[0] = 1
         request = json.loads(line)
         _set_timers(request["timeout_s"])
-        verdict = _judge(request["gold"], request["answer"])
+        verdict = _judge(request["reference"], request["answer"])
         _set_timers(0)
         busy[0] = 0
         _reply(replies, verdict)
@@ -250,15 +252,15 @@ def _set_timers(timeout_s: float) -> None:
         signal.setitimer(timer, seconds)
 
 
-def _judge(gold: str, answer: str) -> bool | None:
+def _judge(reference: str, answer: str) -> bool | None:
     from math_verify import verify
 
-    gold_forms = _parsed(gold)
-    if not gold_forms:
+    reference_forms = _parsed(reference)
+    if not reference_forms:
         return None
     answer_forms = _parsed(answer)
     try:
-        return bool(answer_forms) and verify(gold_forms, answer_forms, timeout_seconds=None)
+        return bool(answer_forms) and verify(reference_forms, answer_forms, timeout_seconds=None)
     except (RecursionError, MemoryError):
         return False
 

@@ -126,32 +126,32 @@ def read_quantity(text: str) -> Quantity | None:
 
 
 def same_quantity(
-    found: Quantity, gold: Quantity, relative_tolerance: float | None, absolute_tolerance: float
+    found: Quantity, reference: Quantity, relative_tolerance: float | None, absolute_tolerance: float
 ) -> bool:
     """Whether two quantities agree. A missing unit agrees with any; a known one converts or contradicts.
 
     A percentage agrees with the bare number and with its hundredth: 50 % with 50 and with 0.5. Where both say
     what they count, they count the same: 2 cats are not 2 dogs. A year has no relative tolerance.
     """
-    if not same_things(found.counts, gold.counts):
+    if not same_things(found.counts, reference.counts):
         return False
-    relative_tolerance = 0.0 if gold.year and relative_tolerance is not None else relative_tolerance
+    relative_tolerance = 0.0 if reference.year and relative_tolerance is not None else relative_tolerance
     values = [found.value]
-    if found.percent != gold.percent:
-        if found.unit or gold.unit:
+    if found.percent != reference.percent:
+        if found.unit or reference.unit:
             return False
         values.append(found.value / 100 if found.percent else found.value * 100)
-    elif found.unit and gold.unit:
-        if found.unit.dimension != gold.unit.dimension:
+    elif found.unit and reference.unit:
+        if found.unit.dimension != reference.unit.dimension:
             return False
-        values = [found.value * found.unit.factor / gold.unit.factor]
-    return any(_close(value, gold.value, relative_tolerance, absolute_tolerance) for value in values)
+        values = [found.value * found.unit.factor / reference.unit.factor]
+    return any(_close(value, reference.value, relative_tolerance, absolute_tolerance) for value in values)
 
 
-def _close(value: Fraction, gold: Fraction, relative: float | None, absolute: float) -> bool:
+def _close(value: Fraction, reference: Fraction, relative: float | None, absolute: float) -> bool:
     if relative is None:  # whole numbers are counted, others may have been computed in binary
-        relative = 0.0 if value.denominator == gold.denominator == 1 else 1e-9
-    return abs(value - gold) <= max(Fraction(absolute), Fraction(relative) * abs(gold))
+        relative = 0.0 if value.denominator == reference.denominator == 1 else 1e-9
+    return abs(value - reference) <= max(Fraction(absolute), Fraction(relative) * abs(reference))
 
 
 def _without_latex(text: str) -> str:

@@ -187,14 +187,14 @@ def words_after(text: str, end: int) -> tuple[str, ...]:
     return tuple(match.group().lower().split()) if match else ()
 
 
-def same_things(found: tuple[str, ...], gold: tuple[str, ...]) -> bool:
+def same_things(found: tuple[str, ...], reference: tuple[str, ...]) -> bool:
     """Whether what an answer counts can be what the reference counts; words missing on one side are no fault.
 
     >>> same_things(("dogs",), ("dog",)), same_things(("cats",), ("dogs",)), same_things((), ("dogs",))
     (True, False, True)
     """
     named = [word for word in found if word not in _LITTLE]
-    wanted = _noun(gold)
+    wanted = _noun(reference)
     if not named or wanted is None:
         return True
     if _CJK.search(wanted):

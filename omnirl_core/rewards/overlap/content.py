@@ -192,20 +192,20 @@ def split(words: Words, known: Lexicon) -> Split:
 class Weighing:
     """A pair as the weighted metrics see it: content words of both, and the weights of both and of light matches."""
 
-    def __init__(self, predicted: Split, gold: Split, light: float) -> None:
-        self.predicted, self.gold = predicted.content, gold.content
+    def __init__(self, predicted: Split, reference: Split, light: float) -> None:
+        self.predicted, self.reference = predicted.content, reference.content
         self.size = len(self.predicted) + light * len(predicted.light)
-        self.gold_size = len(self.gold) + light * len(gold.light)
-        self.light_matched = light * predicted.light.shared(gold.light, 1)
+        self.reference_size = len(self.reference) + light * len(reference.light)
+        self.light_matched = light * predicted.light.shared(reference.light, 1)
 
 
 @lru_cache(maxsize=16)  # the metrics of one completion, and its references
-def weigh(prediction: str, gold: str, question: str, light: float) -> Weighing | None:
+def weigh(prediction: str, reference: str, question: str, light: float) -> Weighing | None:
     """The weighted pair; None where the reference has function words only, and weights would say nothing."""
     predicted, wanted = (
-        read_words(text, numbered if _DIGIT.search(text) else plain) for text in (prediction, gold)
+        read_words(text, numbered if _DIGIT.search(text) else plain) for text in (prediction, reference)
     )
-    languages = languages_of(question) + languages_of(gold)
+    languages = languages_of(question) + languages_of(reference)
     for asked in (question, ""):
         known = lexicon(asked, languages)
         found = split(wanted, known)

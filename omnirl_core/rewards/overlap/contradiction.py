@@ -140,7 +140,7 @@ def _kind(name: str, kinds: dict[str, str]) -> str:
     return next((kinds[name[:size]] for size in range(len(name), 0, -1) if name[:size] in kinds), name)
 
 
-def contradictions(prediction: str, gold: str, question: str) -> int:
+def contradictions(prediction: str, reference: str, question: str) -> int:
     """How many kinds of fact the prediction has otherwise than the reference.
 
     >>> contradictions("The car is blue.", "The car is red.", "What colour is the car?")
@@ -148,8 +148,8 @@ def contradictions(prediction: str, gold: str, question: str) -> int:
     >>> contradictions("It's red", "The car is red.", "Is the car red or blue?")
     0
     """
-    languages = languages_of(gold) or languages_of(question) or ("en",)
-    said, wanted = facts_of(prediction, languages), facts_of(gold, languages)
+    languages = languages_of(reference) or languages_of(question) or ("en",)
+    said, wanted = facts_of(prediction, languages), facts_of(reference, languages)
     swapped = sum(
         bool(one - other and other - one)
         for one, other in (
@@ -159,14 +159,14 @@ def contradictions(prediction: str, gold: str, question: str) -> int:
         )
     )
     # where a short answer is a number, one without any has another fact in its place
-    swapped += bool(wanted.numbers and not said.numbers and len(gold) <= SHORT)
+    swapped += bool(wanted.numbers and not said.numbers and len(reference) <= SHORT)
     asked = facts_of(question, languages).names
     swapped += bool(said.names - wanted.names - asked and wanted.names - said.names - asked)
     denied = said.denies is not wanted.denies or (said.opens and wanted.opens and said.opens != wanted.opens)
-    return swapped + bool(denied) + _names_both(prediction, gold, question)
+    return swapped + bool(denied) + _names_both(prediction, reference, question)
 
 
-def _names_both(prediction: str, gold: str, question: str) -> bool:
+def _names_both(prediction: str, reference: str, question: str) -> bool:
     """Whether an answer names another of the words that the question lets choose from: "red or blue" chooses none."""
     offered = alternatives(question)
-    return bool(offered) and not (offered & set(numbered(prediction))) <= set(numbered(gold))
+    return bool(offered) and not (offered & set(numbered(prediction))) <= set(numbered(reference))

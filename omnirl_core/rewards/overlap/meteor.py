@@ -10,7 +10,7 @@ from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, Weighing, asked, w
 from omnirl_core.rewards.overlap.wordnet import Synonyms, wordnet
 from omnirl_core.rewards.overlap.words import Words, chained, cut_by, read_words
 from omnirl_core.rewards.reward import on_answer
-from omnirl_core.text import references
+from omnirl_core.text import reference_texts
 from omnirl_core.type_checks import check_choice
 
 logger = logging.getLogger(__name__)
@@ -48,8 +48,8 @@ def meteor(
     >>> meteor("a big dog", "a large dog"), meteor("Paris", "Paris"), meteor("cat", "tree")
     (1.0, 1.0, 0.0)
     """
-    golds = references(reference)
-    if golds is None:
+    references = reference_texts(reference)
+    if references is None:
         return None
     check_choice("compat", compat, (None, "nltk"))
     if not (0 < alpha < 1 and beta >= 0 and 0 <= gamma <= 1):
@@ -64,12 +64,13 @@ def meteor(
     if question:
         return max(
             weighted_meteor(pair, table, shape)
-            if (pair := weigh(prediction, gold, question, light))
-            else aligned_score(predicted, read_words(gold, cut), table, shape)
-            for gold in golds
+            if (pair := weigh(prediction, reference, question, light))
+            else aligned_score(predicted, read_words(reference, cut), table, shape)
+            for reference in references
         )
     return max(
-        aligned_score(predicted, read_words(gold, cut), table, shape, compat == "nltk") for gold in golds
+        aligned_score(predicted, read_words(reference, cut), table, shape, compat == "nltk")
+        for reference in references
     )
 
 
@@ -88,25 +89,27 @@ def _say_once(message: str) -> None:
 
 def aligned_score(
     predicted: Words,
-    gold: Words,
+    reference: Words,
     table: Synonyms | None,
     shape: tuple[float, float, float] = (0.9, 3.0, 0.5),
     as_nltk: bool = False,
 ) -> float:
     """METEOR of one pair; `shape` is (alpha, beta, gamma)."""
-    if not predicted.words or not gold.words:
-        return float(not as_nltk and not predicted.words and not gold.words and predicted.same_text(gold))
-    partners = align(predicted, gold, table, as_nltk)
+    if not predicted.words or not reference.words:
+        return float(
+            not as_nltk and not predicted.words and not reference.words and predicted.same_text(reference)
+        )
+    partners = align(predicted, reference, table, as_nltk)
     matched = len(partners) - partners.count(FREE)
     if not matched:
         return 0.0
     chunks = matched - list(map(sub, partners[1:], partners)).count(
         1
     )  # a partner next to the last one: same chunk
-    if not as_nltk and chunks == 1 and matched == len(predicted) == len(gold):
+    if not as_nltk and chunks == 1 and matched == len(predicted) == len(reference):
         return 1.0  # as in METEOR 1.5: one chunk that covers both texts is not fragmented
     alpha, beta, gamma = shape
-    precision, recall = matched / len(predicted), matched / len(gold)
+    precision, recall = matched / len(predicted), matched / len(reference)
     mean = (precision * recall) / (alpha * precision + (1 - alpha) * recall)
     return (1 - gamma * (chunks / matched) ** beta) * mean
 
@@ -115,38 +118,38 @@ def weighted_meteor(
     pair: Weighing, table: Synonyms | None, shape: tuple[float, float, float] = (0.9, 3.0, 0.5)
 ) -> float:
     """METEOR whose words are weighted; the alignment and its chunks are of the content words."""
-    predicted, gold = pair.predicted, pair.gold
-    partners = align(predicted, gold, table)
+    predicted, reference = pair.predicted, pair.reference
+    partners = align(predicted, reference, table)
     found = len(partners) - partners.count(FREE)
     matched = found + pair.light_matched
     if not matched:
         return 0.0
     alpha, beta, gamma = shape
     chunks = found - list(map(sub, partners[1:], partners)).count(1)
-    whole = chunks == 1 and found == len(predicted) == len(gold)
+    whole = chunks == 1 and found == len(predicted) == len(reference)
     fragmented = 0.0 if whole else (chunks / found) ** beta if found else 1.0
-    precision, recall = matched / pair.size, matched / pair.gold_size
+    precision, recall = matched / pair.size, matched / pair.reference_size
     if precision == recall:  # both 1.0 for the same text, which the quotient below may miss by a bit
         return (1 - gamma * fragmented) * precision
     mean = (precision * recall) / (alpha * precision + (1 - alpha) * recall)
     return (1 - gamma * fragmented) * mean
 
 
-def align(predicted: Words, gold: Words, table: Synonyms | None, as_nltk: bool = False) -> list[int]:
+def align(predicted: Words, reference: Words, table: Synonyms | None, as_nltk: bool = False) -> list[int]:
     """For each predicted word the place of its partner in the reference, or FREE.
 
     Words are matched by form, then by stem, then by synonym; in each stage from the last word to the first, each
     with its last free partner.
     """
     partners = [FREE] * len(predicted)
-    last, before = gold.chains
+    last, before = reference.chains
     left = _match(partners, predicted.words, range(len(predicted) - 1, -1, -1), last.copy(), before)
-    free: Iterable[int] = range(len(gold))
+    free: Iterable[int] = range(len(reference))
     if left:
         free = _still_free(free, partners)
-        left = _match(partners, predicted.stems, left, *chained(gold.stems, free))
+        left = _match(partners, predicted.stems, left, *chained(reference.stems, free))
     if left and table is not None:  # an unused table is empty
-        theirs, ours = (predicted.stems, gold.stems) if as_nltk else (predicted.words, gold.words)
+        theirs, ours = (predicted.stems, reference.stems) if as_nltk else (predicted.words, reference.words)
         left = left if as_nltk else left[:MOST_LOOKED_UP]
         _match_synonyms(partners, theirs, left, *chained(ours, _still_free(free, partners)), table)
     return partners

@@ -1,4 +1,4 @@
-"""The unified accuracy reward: one number for any generated text, from three views of its overlap with gold.
+"""The unified accuracy reward: one number for any generated text, from three views of its overlap with reference.
 
 Rb, BLEU: local wording. Rr, ROUGE: coverage of key information. Rm, METEOR: the same words, stems and
 synonyms in the same order. No mix of n-grams sees a negation or a swapped fact; where an answer has one right
@@ -15,7 +15,7 @@ from omnirl_core.rewards.overlap.meteor import aligned_score, meteor, synonym_ta
 from omnirl_core.rewards.overlap.rouge import ORDER, Variant, rouge, rouge_f, weighted_rouge
 from omnirl_core.rewards.overlap.words import cut_by, read_words, rouge_score_words, seed_words
 from omnirl_core.rewards.reward import on_answer
-from omnirl_core.text import references
+from omnirl_core.text import reference_texts
 from omnirl_core.type_checks import check_choice
 
 __all__ = ["bleu", "meteor", "overlap", "rouge"]
@@ -57,15 +57,15 @@ def overlap(
     >>> round(overlap("a big dog", "a large dog"), 2), overlap("Paris", "Paris", preset="seed")
     (0.72, 0.5)
     """
-    golds = references(reference)
-    if golds is None:
+    references = reference_texts(reference)
+    if references is None:
         return None
     check_choice("preset", preset, (None, "seed"))
     check_choice("variant", variant, ORDER)
     if power <= 0:
         raise ValueError(f"power: {power} must be above 0")
     if preset == "seed":
-        return max(seed_accuracy(prediction, gold) for gold in golds) ** power
+        return max(seed_accuracy(prediction, reference) for reference in references) ** power
     if not 0 <= contradiction <= 1:
         raise ValueError(f"contradiction: {contradiction} must be from 0 to 1")
     total = _total(weights)
@@ -73,22 +73,22 @@ def overlap(
     cut = cut_by(numbers)
     question = asked(prompt, problem, light)
 
-    def mean(gold: str) -> float:
-        pair = weigh(prediction, gold, question, light) if question else None
+    def mean(reference: str) -> float:
+        pair = weigh(prediction, reference, question, light) if question else None
         if pair is None:
-            texts = (read_words(prediction, cut), read_words(gold, cut))
+            texts = (read_words(prediction, cut), read_words(reference, cut))
             return sum(w * PLAIN[name](*texts, variant, table) for name, w in weights.items() if w) / total
         return sum(w * WEIGHTED[name](pair, variant, table) for name, w in weights.items() if w) / total
 
-    def judged(gold: str) -> float:
+    def judged(reference: str) -> float:
         factor = (
-            contradiction ** contradictions(prediction, gold, question)
+            contradiction ** contradictions(prediction, reference, question)
             if question and contradiction < 1
             else 1
         )
-        return factor * mean(gold) ** power
+        return factor * mean(reference) ** power
 
-    return max(judged(gold) for gold in golds)
+    return max(judged(reference) for reference in references)
 
 
 PLAIN: dict[str, Callable[..., float]] = {
@@ -112,10 +112,13 @@ def _total(weights: Mapping[str, float]) -> float:
     return total
 
 
-def seed_accuracy(prediction: str, gold: str) -> float:
+def seed_accuracy(prediction: str, reference: str) -> float:
     """The original's accuracy, (BLEU-2 + ROUGE-1) / 2, with the text cleaning of each."""
-    bleu_2 = nltk_bleu(read_words(prediction, seed_words), [read_words(gold, seed_words)], 2)
+    bleu_2 = nltk_bleu(read_words(prediction, seed_words), [read_words(reference, seed_words)], 2)
     rouge_1 = rouge_f(
-        read_words(prediction, rouge_score_words), read_words(gold, rouge_score_words), "rouge1", strict=True
+        read_words(prediction, rouge_score_words),
+        read_words(reference, rouge_score_words),
+        "rouge1",
+        strict=True,
     )
     return (bleu_2 + rouge_1) / 2

@@ -7,7 +7,7 @@ from rapidfuzz.distance import LCSseq
 from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, Weighing, asked, weigh
 from omnirl_core.rewards.overlap.words import Words, cut_by, read_words, rouge_score_words
 from omnirl_core.rewards.reward import on_answer
-from omnirl_core.text import references
+from omnirl_core.text import reference_texts
 from omnirl_core.type_checks import check_choice
 
 Variant = Literal["rouge1", "rouge2", "rougeL"]
@@ -36,8 +36,8 @@ def rouge(
     >>> rouge("the cat sat", "the cat sat down"), rouge("sat cat the", "the cat sat", "rouge1")
     (0.857..., 1.0)
     """
-    golds = references(reference)
-    if golds is None:
+    references = reference_texts(reference)
+    if references is None:
         return None
     check_choice("variant", variant, ORDER)
     check_choice("compat", compat, (None, "rouge_score"))
@@ -47,36 +47,47 @@ def rouge(
     if question:
         return max(
             weighted_rouge(pair, variant)
-            if (pair := weigh(prediction, gold, question, light))
-            else rouge_f(predicted, read_words(gold, cut), variant)
-            for gold in golds
+            if (pair := weigh(prediction, reference, question, light))
+            else rouge_f(predicted, read_words(reference, cut), variant)
+            for reference in references
         )
-    return max(rouge_f(predicted, read_words(gold, cut), variant, compat is not None) for gold in golds)
+    return max(
+        rouge_f(predicted, read_words(reference, cut), variant, compat is not None)
+        for reference in references
+    )
 
 
-def rouge_f(predicted: Words, gold: Words, variant: Variant, strict: bool = False) -> float:
+def rouge_f(predicted: Words, reference: Words, variant: Variant, strict: bool = False) -> float:
     """F1 of one pair; `strict` leaves texts without tokens, and bigrams of one word, at the library's 0.0."""
-    if not predicted.words or not gold.words:
-        return float(not strict and not predicted.words and not gold.words and predicted.same_text(gold))
+    if not predicted.words or not reference.words:
+        return float(
+            not strict and not predicted.words and not reference.words and predicted.same_text(reference)
+        )
     if variant == "rougeL":
-        return _f1(LCSseq.similarity(predicted.rouge_stems, gold.rouge_stems), len(predicted), len(gold))
-    order = ORDER[variant] if strict else min(ORDER[variant], len(predicted), len(gold))
-    return _f1(predicted.shared(gold, order, stemmed=True), len(predicted) - order + 1, len(gold) - order + 1)
+        return _f1(
+            LCSseq.similarity(predicted.rouge_stems, reference.rouge_stems), len(predicted), len(reference)
+        )
+    order = ORDER[variant] if strict else min(ORDER[variant], len(predicted), len(reference))
+    return _f1(
+        predicted.shared(reference, order, stemmed=True),
+        len(predicted) - order + 1,
+        len(reference) - order + 1,
+    )
 
 
 def weighted_rouge(pair: Weighing, variant: Variant) -> float:
     """F1 whose words are weighted; subsequences and bigrams run over the content words alone."""
-    predicted, gold = pair.predicted, pair.gold
+    predicted, reference = pair.predicted, pair.reference
     if variant == "rougeL":
-        order, shared = 1, LCSseq.similarity(predicted.rouge_stems, gold.rouge_stems)
+        order, shared = 1, LCSseq.similarity(predicted.rouge_stems, reference.rouge_stems)
     else:
-        order = min(ORDER[variant], len(predicted), len(gold)) or 1
-        shared = predicted.shared(gold, order, stemmed=True)
-    return _f1(shared + pair.light_matched, pair.size - order + 1, pair.gold_size - order + 1)
+        order = min(ORDER[variant], len(predicted), len(reference)) or 1
+        shared = predicted.shared(reference, order, stemmed=True)
+    return _f1(shared + pair.light_matched, pair.size - order + 1, pair.reference_size - order + 1)
 
 
-def _f1(matched: float, predicted: float, gold: float) -> float:
+def _f1(matched: float, predicted: float, reference: float) -> float:
     if not matched:
         return 0.0
-    precision, recall = matched / predicted, matched / gold  # rouge_score's operations, in its order
+    precision, recall = matched / predicted, matched / reference  # rouge_score's operations, in its order
     return 2 * precision * recall / (precision + recall)

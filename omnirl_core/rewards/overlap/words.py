@@ -72,23 +72,23 @@ class Words:
             self._counts[key] = Counter(self.ngrams(order, stemmed))
         return self._counts[key]
 
-    def shared(self, gold: "Words", order: int, stemmed: bool = False) -> int:
+    def shared(self, reference: "Words", order: int, stemmed: bool = False) -> int:
         """How many n-grams both texts have, each counted as often as in both.
 
         >>> read_words("the cat the cat").shared(read_words("The cat sat."), 1)
         2
         """
         partner, found = self._shared
-        if partner is not gold:  # remembers one partner: BLEU asks for four orders, ROUGE for two
+        if partner is not reference:  # remembers one partner: BLEU asks for four orders, ROUGE for two
             found = {}
-            self._shared = (gold, found)
-        return self._share(gold, order, stemmed, found).counted
+            self._shared = (reference, found)
+        return self._share(reference, order, stemmed, found).counted
 
-    def _share(self, gold: "Words", order: int, stemmed: bool, found: dict) -> "Shared":
+    def _share(self, reference: "Words", order: int, stemmed: bool, found: dict) -> "Shared":
         if (order, stemmed) not in found:
-            shorter = WORDS if order == 1 else self._share(gold, order - 1, stemmed, found)
+            shorter = WORDS if order == 1 else self._share(reference, order - 1, stemmed, found)
             found[order, stemmed] = _intersect(
-                self.ngrams(order, stemmed), gold.counts(order, stemmed), shorter
+                self.ngrams(order, stemmed), reference.counts(order, stemmed), shorter
             )
         return found[order, stemmed]
 

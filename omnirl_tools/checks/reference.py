@@ -1,4 +1,4 @@
-"""Ways to write a row's gold answer as a completion: the best of them has to earn full marks."""
+"""Ways to write a row's reference answer as a completion: the best of them has to earn full marks."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,21 +8,21 @@ from omnirl_core.boxes import LabelledBox, Size, area, from_pixels, parse_labell
 from omnirl_core.rewards.format import think_format
 from omnirl_core.rewards.reward import Reward
 from omnirl_core.rewards.settings import signature_of
-from omnirl_core.text import references, strip_tags
+from omnirl_core.text import reference_texts, strip_tags
 from omnirl_tools.checks.hacks import THOUGHT, formed
 
 THOUGHTS = ("This is what the question asks for.", THOUGHT, "ok")
 """A sentence, a paragraph (for a reward that wants length), a word (for one that wants brevity)."""
 MOST_ANSWERS = 8
-"""Alternatives of a gold that are tried; one of them is enough."""
+"""Alternatives of a reference that are tried; one of them is enough."""
 
 
-def gold_answers(
+def reference_answers(
     solution: Any, rewards: Iterable[Reward], image_sizes: Sequence[Size], resized_sizes: Sequence[Size]
 ) -> list[str]:
-    """Texts that should be right: boxes in the space that a box reward reads, else the gold's own references.
+    """Texts that should be right: boxes in the space that a box reward reads, else the reference's own references.
 
-    [] where the gold holds no answer that could be written down: nothing, or the tests of a program.
+    [] where the reference holds no answer that could be written down: nothing, or the tests of a program.
     """
     found: dict[str, None] = {}
     reader = next((reward for reward in rewards if reads_boxes(reward)), None)
@@ -30,12 +30,12 @@ def gold_answers(
         found |= dict.fromkeys(_box_answers(solution, reader, image_sizes, resized_sizes))
     if solution in ([], "[]"):
         found["[]"] = None
-    for text in references(solution) or ():
+    for text in reference_texts(solution) or ():
         found[text] = None
     return list(found)[:MOST_ANSWERS]
 
 
-def gold_completions(answer: str, rewards: Sequence[Reward]) -> Iterator[str]:
+def reference_completions(answer: str, rewards: Sequence[Reward]) -> Iterator[str]:
     """The answer in the tags that the format reward wants, after thoughts of three lengths; and bare."""
     opened = any(
         reward.scorer is think_format and reward.settings.get("think_opened") is True for reward in rewards
@@ -56,17 +56,17 @@ def box_setting(reward: Reward, name: str) -> Any:
     return reward.settings.get(name, signature_of(reward.scorer).defaults.get(name))
 
 
-def gold_boxes_in_pixels(
+def reference_boxes_in_pixels(
     solution: Any, reward: Reward, image_sizes: Sequence[Size], resized_sizes: Sequence[Size]
 ) -> list[LabelledBox]:
-    """The gold's boxes with an area, in pixels of the original picture; ValueError where a size is missing."""
+    """The reference's boxes with an area, in pixels of the original picture; ValueError where a size is missing."""
     text = strip_tags(solution) if isinstance(solution, str) else solution
     image, resized = _sizes(reward, image_sizes, resized_sizes)
     space = box_setting(reward, "solution_space")
     return [
-        LabelledBox(to_pixels(gold.box, space, image, resized), gold.label)
-        for gold in parse_labelled_boxes(text)
-        if area(gold.box) > 0
+        LabelledBox(to_pixels(reference.box, space, image, resized), reference.label)
+        for reference in parse_labelled_boxes(text)
+        if area(reference.box) > 0
     ]
 
 
@@ -78,8 +78,8 @@ def _box_answers(
     space = box_setting(reward, "space")
     digits = 5 if space == "0-1" else 2
     boxes = [
-        (gold.label, [round(x, digits) for x in from_pixels(gold.box, space, image, resized)])
-        for gold in gold_boxes_in_pixels(solution, reward, image_sizes, resized_sizes)
+        (reference.label, [round(x, digits) for x in from_pixels(reference.box, space, image, resized)])
+        for reference in reference_boxes_in_pixels(solution, reward, image_sizes, resized_sizes)
     ]
     if len(boxes) > 1 or any(label for label, _ in boxes):
         yield json.dumps([{"bbox_2d": box, **({"label": label} if label else {})} for label, box in boxes])
