@@ -1,6 +1,6 @@
 """What checking a large data set costs: rows a second, peak memory, and whether every corrupted row is named.
 
-100,000 rows, each with a picture of its own (JPEG, 640 x 480), 1,000 of them corrupted in ten ways, beside 1,000
+100,000 rows, each with an image of its own (JPEG, 640 x 480), 1,000 of them corrupted in ten ways, beside 1,000
 evaluation rows. The check is `omnirl check-data` on a recipe with max_prompt_length, in a fresh process; the start
 (importing TRL, loading the processor) is not in the rate. Must hold: at least 1,000 rows a second on two cores,
 memory that does not grow with the rows, and every corrupted row named, and no other.
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--decode", action="store_true", help="every pixel, not headers only")
     parser.add_argument(
-        "--folder", type=Path, help="where to write rows and pictures (default: a temporary one)"
+        "--folder", type=Path, help="where to write rows and images (default: a temporary one)"
     )
     arguments = parser.parse_args(argv)
     if arguments.folder:
@@ -121,25 +121,25 @@ def _children(pid: int) -> list[int]:
         return []
 
 
-# --- rows and pictures, good and corrupted; the suite uses them too ---
+# --- rows and images, good and corrupted; the suite uses them too ---
 
 
 def write_rows(folder: Path, n_rows: int, n_bad: int, size: tuple[int, int] = (640, 480)) -> dict[str, str]:
-    """Write train.jsonl, test.jsonl, recipe.yaml and one picture a row; returns what must be found:
+    """Write train.jsonl, test.jsonl, recipe.yaml and one image a row; returns what must be found:
     `file:line` -> kind of fault.
 
     Corruptions follow each other in the order of `CORRUPTIONS`, at random places of train.jsonl.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = [_jpeg(seed, size) for seed in range(20)]
+    images = [_jpeg(seed, size) for seed in range(20)]
     n_eval = max(2, n_rows // 100)
-    test = [_row(folder, "test", i, pictures[i % 20]) for i in range(n_eval)]
+    test = [_row(folder, "test", i, images[i % 20]) for i in range(n_eval)]
     (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in test))
     places = sorted(random.Random(0).sample(range(n_rows), n_bad))
     corrupt = dict(zip(places, [CORRUPTIONS[i % len(KINDS)] for i in range(n_bad)], strict=True))
     with open(folder / "train.jsonl", "w") as file:
         for i in range(n_rows):
-            row = _row(folder, "train", i, pictures[i % 20])
+            row = _row(folder, "train", i, images[i % 20])
             line = corrupt[i](row, folder, test[i % n_eval]) if i in corrupt else json.dumps(row)
             file.write(line + "\n")
     (folder / "recipe.yaml").write_text(
@@ -157,12 +157,12 @@ def _jpeg(seed: int, size: tuple[int, int]) -> bytes:
     return buffer.getvalue()
 
 
-def _row(folder: Path, split: str, i: int, picture: bytes) -> Row:
+def _row(folder: Path, split: str, i: int, image: bytes) -> Row:
     place = folder / "img" / split / str(i // _FILES_PER_FOLDER)
     if i % _FILES_PER_FOLDER == 0:
         place.mkdir(parents=True, exist_ok=True)
     path = place / f"{i}.jpg"
-    path.write_bytes(picture)
+    path.write_bytes(image)
     return {
         "problem": _QUESTION.format(f"{split} {i}"),
         "solution": i,
@@ -171,7 +171,7 @@ def _row(folder: Path, split: str, i: int, picture: bytes) -> Row:
 
 
 def _rewrite(change: Callable[[bytes], bytes]) -> Callable[[Row, Path, Row], str]:
-    """A corruption of the picture's file."""
+    """A corruption of the image's file."""
 
     def corrupt(row: Row, folder: Path, _: Row) -> str:
         path = folder / str(row["image"])
@@ -210,7 +210,7 @@ def _missing(row: Row, folder: Path, _: Row) -> str:
 
 
 def _copied(row: Row, folder: Path, test: Row) -> str:
-    """The question of an evaluation row, and a copy of its picture."""
+    """The question of an evaluation row, and a copy of its image."""
     (folder / str(row["image"])).write_bytes((folder / str(test["image"])).read_bytes())
     return json.dumps({**row, "problem": test["problem"]})
 
@@ -220,7 +220,7 @@ CORRUPTIONS: list[Callable[[Row, Path, Row], str]] = [
     _no_solution,
     lambda row, folder, test: json.dumps({**row, "problem": "<image><image> which?"}),
     _missing,
-    _rewrite(lambda jpeg: jpeg[: len(jpeg) // 2]),  # the picture is cut
+    _rewrite(lambda jpeg: jpeg[: len(jpeg) // 2]),  # the image is cut
     _rewrite(lambda jpeg: b"<html>404 not found</html>"),
     _rewrite(_saved((5, 40))),  # too small
     _rewrite(_huge_header),  # too large
@@ -228,7 +228,7 @@ CORRUPTIONS: list[Callable[[Row, Path, Row], str]] = [
     _copied,
 ]
 
-KINDS = ("row", "row", "row", "row", "picture", "picture", "size", "picture", "length", "duplicate")
+KINDS = ("row", "row", "row", "row", "image", "image", "size", "image", "length", "duplicate")
 """What the check calls each of `CORRUPTIONS`."""
 
 

@@ -6,7 +6,7 @@ One prompt a step, G completions of exactly C tokens, a policy of 11 million par
 fp32, one thread, the same rows and the same seed: both trainers sample the same completions, which is checked. The two
 alternate in one process; each figure is the median of the repeats. Times are CPU seconds of the process, which one
 thread spends in as many seconds of the clock on a quiet machine. Peak memory is that of a fresh process a trainer, over
-what it held before the step. Three quarters of an image prompt's tokens are one picture's. With a GPU, `--preset 3b`
+what it held before the step. Three quarters of an image prompt's tokens are one image's. With a GPU, `--preset 3b`
 does the same for a randomly initialised Qwen2.5-VL-3B in bf16, by the clock.
 
 The whole table takes about an hour of CPU. With `--lines FILE` each cell is kept there as it is measured, and a later
@@ -33,7 +33,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from grpo_step_cells import PICTURES, PRESETS, Cell, reward, rows, write_checkpoint
+from grpo_step_cells import IMAGES, PRESETS, Cell, reward, rows, write_checkpoint
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -302,7 +302,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--groups", type=int, nargs="+", default=[4, 8, 16])
-    parser.add_argument("--prompts", type=int, nargs="+", default=[128, 512, 1024], choices=list(PICTURES))
+    parser.add_argument("--prompts", type=int, nargs="+", default=[128, 512, 1024], choices=list(IMAGES))
     parser.add_argument("--completions", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--kinds", nargs="+", default=["image", "text"], choices=["image", "text"])
     parser.add_argument("--preset", default="small", choices=list(PRESETS))

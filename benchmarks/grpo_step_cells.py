@@ -17,8 +17,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-PICTURES = {128: (12, 8), 512: (24, 16), 1024: (32, 24)}
-"""Tokens across and down of the picture in a prompt of so many tokens."""
+IMAGES = {128: (12, 8), 512: (24, 16), 1024: (32, 24)}
+"""Tokens across and down of the image in a prompt of so many tokens."""
 SPECIAL = ["<pad>", "<end>", "<vision>", "</vision>", "<image>", "<video>"]
 TEMPLATE = (
     "{% for part in messages[0]['content'] %}{% if part['type'] == 'image' %}<vision> <image> </vision> "
@@ -96,16 +96,16 @@ def write_checkpoint(folder: str, preset: str) -> None:
 
 
 def rows(cell: Cell) -> Dataset:
-    """Prompts of exactly P tokens; the picture is noise, kept as a PIL image as TRL takes it."""
+    """Prompts of exactly P tokens; the image is noise, kept as a PIL image as TRL takes it."""
     random = np.random.default_rng(0)
-    across, down = PICTURES[cell.prompt]
+    across, down = IMAGES[cell.prompt]
     n_words = cell.prompt - (across * down + 2 if cell.kind == "image" else 0)
     words = " ".join(f"w{i}" for i in random.integers(0, 4000, n_words))
-    picture = Image.fromarray(random.integers(0, 256, (28 * down, 28 * across, 3), dtype=np.uint8))
+    image = Image.fromarray(random.integers(0, 256, (28 * down, 28 * across, 3), dtype=np.uint8))
     blocks = [{"type": "image"}] * (cell.kind == "image") + [{"type": "text", "text": words}]
     row = {
         "prompt": [{"role": "user", "content": blocks}],
-        "images": [picture] if cell.kind == "image" else [],
+        "images": [image] if cell.kind == "image" else [],
     }
 
     def draw(batch: dict[str, list[int]]) -> dict[str, list[Any]]:

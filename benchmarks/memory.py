@@ -27,7 +27,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from datasets import Dataset
-from grpo_step_cells import PICTURES, PRESETS, Cell, reward, rows, write_checkpoint
+from grpo_step_cells import IMAGES, PRESETS, Cell, reward, rows, write_checkpoint
 from trl import ModelConfig, get_peft_config
 
 from omnirl_core.config.model_settings import quantization_settings
@@ -93,7 +93,7 @@ def configs(case: Case) -> tuple[OmniGRPOConfig, ModelConfig]:
 def estimate(case: Case, folder: str) -> MemoryEstimate:
     """From the checkpoint's config; its weights are not read."""
     training, model = configs(case)
-    across, down = PICTURES[case.cell.prompt]
+    across, down = IMAGES[case.cell.prompt]
     prompt = Prompt(case.cell.prompt, across * down if case.cell.kind == "image" else 0)
     return estimate_memory(training, model, model_config(folder), prompt, bf16=False, on_gpu=False)
 

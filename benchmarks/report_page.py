@@ -92,11 +92,11 @@ def write_run(folder: Path, photographs: int = PHOTOGRAPHS) -> None:
     """Write the files of a run as a trainer leaves them."""
     chance = random.Random(0)
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = list(_photographs(folder / "pictures", photographs))
+    photos = list(_photographs(folder / "pictures", photographs))
     _write(folder / "metrics.jsonl", (_metrics(step, chance) for step in range(1, STEPS + 1)))
-    _write(folder / "completions.jsonl", _completions(pictures, chance))
+    _write(folder / "completions.jsonl", _completions(photos, chance))
     for name, skill in (("before", 0.2), ("after", 0.8)):
-        rows = (_row(number, pictures, "test.json") for number in range(ROWS))
+        rows = (_row(number, photos, "test.json") for number in range(ROWS))
         _write(folder / f"{name}.jsonl", ({**row, **_answer(row, skill, chance)} for row in rows))
     facts = {
         "started": "2026-01-01T12:00:00+00:00",
@@ -116,11 +116,9 @@ def _photographs(folder: Path, n: int) -> Iterator[str]:
         yield str(path)
 
 
-def _row(number: int, pictures: list[str], file: str) -> dict[str, Any]:
-    """Every second row asks for a box, one in four is text-only, one in four has two pictures."""
-    images = [[pictures[number % len(pictures)]], [], [pictures[number % len(pictures)]], pictures[:2]][
-        number % 4
-    ]
+def _row(number: int, photos: list[str], file: str) -> dict[str, Any]:
+    """Every second row asks for a box, one in four is text-only, one in four has two images."""
+    images = [[photos[number % len(photos)]], [], [photos[number % len(photos)]], photos[:2]][number % 4]
     is_box = number % 2 == 0
     row = {
         "row_id": f"data/{file}:{number}",
@@ -158,10 +156,10 @@ def _answer(row: dict[str, Any], skill: float, chance: random.Random) -> dict[st
     }
 
 
-def _completions(pictures: list[str], chance: random.Random) -> Iterator[dict[str, Any]]:
+def _completions(photos: list[str], chance: random.Random) -> Iterator[dict[str, Any]]:
     for step in range(1, STEPS + 1):
         for _ in range(PER_STEP // GROUP):
-            row = _row(chance.randrange(4000), pictures, "train.json")
+            row = _row(chance.randrange(4000), photos, "train.json")
             for place in range(GROUP):
                 answer = _answer(row, 0.2 + 0.6 * step / STEPS, chance)
                 for name in ("weights", "score"):

@@ -29,7 +29,7 @@ from omnirl_core.shapes import tiny_policy, write_dataset
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 
 ROOT = Path(__file__).resolve().parents[1]
-PICTURE = ROOT / "docs" / "pictures" / "shared_prefix_curves.png"
+FIGURE = ROOT / "docs" / "pictures" / "shared_prefix_curves.png"
 COLORS = {"on": "tab:blue", "off": "tab:orange"}
 
 
@@ -83,8 +83,8 @@ def main(argv: list[str] | None = None) -> int:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("reward, mean of 8 steps")
     axes[0].legend()
-    PICTURE.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(PICTURE, dpi=110)
+    FIGURE.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(FIGURE, dpi=110)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What mixed-safety costs a forward without pictures: Qwen2.5-VL-3B's vision tower on the smallest picture.
+"""What mixed-safety costs a forward without images: Qwen2.5-VL-3B's vision tower on the smallest image.
 
     python benchmarks/vision_anchor.py
 
@@ -48,7 +48,7 @@ def main() -> None:
         head_pass(args.tokens), args.repeats
     )
     print(f"fp32, {torch.get_num_threads()} thread(s) of a CPU, forward and backward")
-    print(f"vision tower, smallest picture (4 patches)   {anchor:8.2f} s")
+    print(f"vision tower, smallest image (4 patches)   {anchor:8.2f} s")
     print(f"language model, one sequence of {args.tokens} tokens {language:8.2f} s")
     for rows in (1, 8):
         print(f"anchor's share of a micro-batch of {rows}: {anchor / (anchor + rows * language):.1%}")

@@ -1,7 +1,7 @@
 """Boxes: read them from text, measure them, carry them between coordinate spaces.
 
 A box is `(x1, y1, x2, y2)` with an exclusive end: its width is `x2 - x1`. Sizes are `(width, height)`.
-Rewards, the evaluator and the pictures all read boxes here, so that they cannot disagree. See docs/boxes.md.
+Rewards, the evaluator and the report all read boxes here, so that they cannot disagree. See docs/boxes.md.
 """
 
 import json

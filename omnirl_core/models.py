@@ -23,7 +23,7 @@ TOWER_NAMES = ("vision_tower", "visual", "vision_model", "vision_encoder", "imag
 """What models of transformers 5 call their vision tower (PreTrainedModel.get_encoder)."""
 _FROZEN = "_frozen_by_trainer"
 """Attribute of a tower: whether the model was adapted when it was frozen, and the names that this concerned."""
-_NAMES_A_PICTURE = re.compile(r"vision|image|video|^</?img>$|img_context", re.IGNORECASE)
+_NAMES_AN_IMAGE = re.compile(r"vision|image|video|^</?img>$|img_context", re.IGNORECASE)
 _CONFIG_KEY = re.compile(r"(image|video|vision|boi|eoi)\w*_token_(id|index)")
 
 
@@ -61,7 +61,7 @@ def load_processor(
 ) -> ProcessorMixin | PreTrainedTokenizerBase:
     """The checkpoint's processor (or tokenizer, for a text-only model), padding on the left as GRPO needs it.
 
-    `min_pixels` and `max_pixels` bound width times height of every picture as the model sees it.
+    `min_pixels` and `max_pixels` bound width times height of every image as the model sees it.
     """
     kwargs = {"padding_side": "left", "truncation_side": "left", **kwargs}
     processor = AutoProcessor.from_pretrained(path, **kwargs)
@@ -70,7 +70,7 @@ def load_processor(
 
 
 def set_pixel_budget(processor: Any, min_pixels: int | None, max_pixels: int | None) -> None:
-    """Bound width times height of resized pictures; saved with the processor, so evaluation sees the same.
+    """Bound width times height of resized images; saved with the processor, so evaluation sees the same.
 
     The attributes `min_pixels` and `max_pixels` of transformers 5.23 take effect but are not saved; `size`
     is (test_models.py::test_pixel_budget_is_saved).
@@ -82,7 +82,7 @@ def set_pixel_budget(processor: Any, min_pixels: int | None, max_pixels: int | N
     if "min_pixels" not in kwargs:
         raise ValueError(
             f"min_pixels and max_pixels are settings of Qwen's image processors; {type(processor).__name__} "
-            "has none; remove them, or resize the pictures in the data"
+            "has none; remove them, or resize the images in the data"
         )
     low = images.size["shortest_edge"] if min_pixels is None else min_pixels
     high = images.size["longest_edge"] if max_pixels is None else max_pixels
@@ -181,7 +181,7 @@ def without_vision(peft_config: PeftConfig) -> PeftConfig:
 
 
 def vision_token_ids(config: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> list[int]:
-    """Ids that stand for pictures or frame them: a sampled one would ask for features that no picture has.
+    """Ids that stand for images or frame them: a sampled one would ask for features that no image has.
 
     Those that the config names, and the tokenizer's special tokens that say so (`<|vision_pad|>`, `<img>`).
     Tokens for boxes and objects stay: an answer may need them.
@@ -193,6 +193,6 @@ def vision_token_ids(config: Any, tokenizer: PreTrainedTokenizerBase | None = No
     ids = {value for key, value in config.to_dict().items() if _CONFIG_KEY.fullmatch(key)}
     if tokenizer is not None:
         added = tokenizer.added_tokens_decoder.items()
-        ids |= {id for id, token in added if token.special and _NAMES_A_PICTURE.search(token.content)}
+        ids |= {id for id, token in added if token.special and _NAMES_AN_IMAGE.search(token.content)}
         ids -= {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
     return sorted(id for id in ids if isinstance(id, int))

@@ -208,12 +208,12 @@ def _processor(evaluation: Evaluation) -> Any:
 
 
 def _is_vlmr1(evaluation: Evaluation) -> bool:
-    """VLM-R1's rules fix the picture sizes too: the checkpoint's own."""
+    """VLM-R1's rules fix the image sizes too: the checkpoint's own."""
     return bool(evaluation.rules and evaluation.rules.vlmr1_parser)
 
 
 def _resize(evaluation: Evaluation) -> Any:
-    """How the policy saw pictures, where boxes are read in that space."""
+    """How the policy saw images, where boxes are read in that space."""
     spaces = [evaluation.space, *(box_reading(reward).get("space") for reward in evaluation.rewards)]
     if "resized" not in spaces or evaluation.model is None:
         return None

@@ -59,10 +59,10 @@ class EvaluationArguments(DataArguments):
         default=None, metadata={"help": "the same, by its other name"}
     )
     min_pixels: int | None = field(
-        default=None, metadata={"help": "least size of a picture as the model sees it"}
+        default=None, metadata={"help": "least size of an image as the model sees it"}
     )
     max_pixels: int | None = field(
-        default=None, metadata={"help": "most size of a picture as the model sees it"}
+        default=None, metadata={"help": "most size of an image as the model sees it"}
     )
     chat_template_kwargs: dict | str | None = field(default=None, metadata={"help": "for the chat template"})
     per_device_eval_batch_size: int = field(default=8, metadata={"help": "rows answered at once"})

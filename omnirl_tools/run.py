@@ -166,7 +166,7 @@ def write_run_file(folder: Path, trainer: OmniGRPOTrainer, rewards: list[Reward]
 
 
 def show(folder: Path, changes: list[Change], curves: bool = True) -> None:
-    """Print before -> after, draw the pictures, and name every file, last."""
+    """Print before -> after, draw the figures, and name every file, last."""
     if changes:
         print(f"\nHeld-out rows, greedy, before and after training\n\n{table(changes)}")
     made = [*([plot_curves(folder)] if curves else []), write_completions(folder)]

@@ -30,11 +30,11 @@ from omnirl_core.shapes.policy import CHECKPOINT
 from omnirl_core.shapes.scenes import COLORS, SHAPES, Scene, random_scene
 from omnirl_core.shapes.tasks import ASK, TASKS, Example, make_example
 
-CELL = 2 * PATCH  # pixels of the resized picture under one merged token
+CELL = 2 * PATCH  # pixels of the resized image under one merged token
 WELL_FORMED = (0.70, 0.45, 0.15)  # by template: how often the response has both tags ...
 BARE = (0.20, 0.30, 0.25)  # ... or only an answer tag; the rest is prose
 LOOSE = (0.15, 0.45, 0.65)  # by template: how often the wording is not the one the reward asks for
-JITTER = 10  # pixels of the resized picture, for loose boxes
+JITTER = 10  # pixels of the resized image, for loose boxes
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -72,7 +72,7 @@ class Pool:
         return int(self.grids[i][2]) * PATCH, int(self.grids[i][1]) * PATCH
 
     def box(self, i: int, box: Sequence[float]) -> list[int]:
-        """A box of the scene in pixels of the resized picture, which is what Qwen2.5-VL answers in."""
+        """A box of the scene in pixels of the resized image, which is what Qwen2.5-VL answers in."""
         x1, y1, x2, y2 = box
         moved = from_pixels((x1, y1, x2, y2), "resized", self.scenes[i].size, self.resized(i))
         return [round(v) for v in moved]

@@ -63,7 +63,7 @@ SIGNS = [
 CORNERS = ("[0, 0, 90, 90]", "[550, 0, 640, 90]", "[0, 390, 90, 480]", "[550, 390, 640, 480]")
 ONE_BOX = [
     Sample("Where is the dog?", box, json.dumps(box), CORNERS, "boxes")
-    for box in ([120, 80, 260, 220], [400, 30, 600, 270])  # 6 % and 16 % of the picture
+    for box in ([120, 80, 260, 220], [400, 30, 600, 270])  # 6 % and 16 % of the image
 ]
 MANY = [
     {"bbox_2d": [20, 30, 120, 140], "label": "dog"},
@@ -110,7 +110,7 @@ OF_CONFIG = {
 
 # --- tables ---
 
-PICTURE = [(640, 480)]
+IMAGE = [(640, 480)]
 
 
 def reward_table() -> dict[str, dict[str, float]]:
@@ -149,8 +149,8 @@ def score(reward: Reward, sample: Sample, completion: str) -> float:
         "options": sample.options,
         "task": sample.task,
         "completion_ids": completion_ids,
-        "image_sizes": PICTURE,
-        "resized_sizes": PICTURE,
+        "image_sizes": IMAGE,
+        "resized_sizes": IMAGE,
     }
     return reward.score(completion, sample.solution, **columns) or 0.0
 

@@ -22,7 +22,7 @@ from omnirl_tools.report.result import read_changes
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "recipes" / "results"
-PICTURES = ROOT / "docs" / "pictures"
+FIGURES = ROOT / "docs" / "pictures"
 KEPT_CONFIG = ("model_name_or_path", "max_steps", "learning_rate", "seed")
 HEAD = (
     "| run | n | score before → after | 95 % interval | accuracy before → after | 95 % interval | CPU minutes "
@@ -40,7 +40,7 @@ def keep(folder: Path) -> None:
     kept |= json.loads(finished.read_text()) if finished.exists() else {"stopped": True}
     (RESULTS / f"{folder.name}.json").write_text(json.dumps(kept, indent=1) + "\n")
     if (folder / "curves.png").exists():
-        shutil.copy(folder / "curves.png", PICTURES / f"{folder.name}_curves.png")
+        shutil.copy(folder / "curves.png", FIGURES / f"{folder.name}_curves.png")
 
 
 def load() -> dict[str, dict[str, Any]]:

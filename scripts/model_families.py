@@ -213,7 +213,7 @@ FAMILIES: dict[str, Callable[[], Built]] = {
 
 
 def write_checkpoint(family: str, folder: Path) -> str:
-    """Its random weights are large enough for pictures and positions to move the log-probabilities."""
+    """Its random weights are large enough for images and positions to move the log-probabilities."""
     torch.manual_seed(0)
     processor, model = FAMILIES[family]()
     with torch.no_grad():
@@ -237,7 +237,7 @@ def row(text: str, images: list[str], row_id: str) -> dict[str, Any]:
 
 
 def rows_by_kind(folder: Path, sees: bool) -> dict[str, list[dict[str, Any]]]:
-    """Rows of each kind over noise pictures of four sizes; text-only models get the text-only ones."""
+    """Rows of each kind over noise images of four sizes; text-only models get the text-only ones."""
     random, paths = np.random.default_rng(0), []
     for number, (width, height) in enumerate([(32, 32), (48, 32), (32, 64), (100, 60)]):
         paths.append(str(folder / f"{number}.png"))
@@ -279,11 +279,11 @@ class Outcome:
     family: str
     trained: tuple[str, ...]
     moved: tuple[str, ...]
-    """The kinds whose two steps changed the language model, and the vision tower where there are pictures."""
+    """The kinds whose two steps changed the language model, and the vision tower where there are images."""
     difference: float
     """The largest, of a row's log-probabilities alone and in a mixed batch."""
-    other_picture: float
-    """The smallest difference that another picture makes to a row: that the comparison would see it."""
+    other_image: float
+    """The smallest difference that another image makes to a row: that the comparison would see it."""
     shares_prefix: bool
 
     @property
@@ -291,9 +291,7 @@ class Outcome:
         sees = len(self.trained) > 1
         kinds = ["yes" if kind in self.moved else "-" for kind in KINDS]
         alone = (
-            "yes"
-            if self.difference <= 1e-4 < self.other_picture / 10
-            else f"differs by {self.difference:.1g}"
+            "yes" if self.difference <= 1e-4 < self.other_image / 10 else f"differs by {self.difference:.1g}"
         )
         cells = [self.family, *kinds, alone if sees else "-", "shared" if self.shares_prefix else "plain"]
         return f"| {' | '.join(cells)} |"
@@ -324,13 +322,13 @@ def run_family(family: str, folder: Path) -> Outcome:
     together = log_probs(checkpoint, mixed, run)
     alone = [log_probs(checkpoint, [one], run)[0] for one in mixed]
     difference = max((a - b).abs().max().item() for a, b in zip(together, alone, strict=True))
-    others = [log_probs(checkpoint, [with_other_picture(one)], run)[0] for one in mixed if one["images"]]
+    others = [log_probs(checkpoint, [with_other_image(one)], run)[0] for one in mixed if one["images"]]
     seen = [values for one, values in zip(mixed, alone, strict=True) if one["images"]]
     moves = [(a - b).abs().max().item() for a, b in zip(seen, others, strict=True)]
     return Outcome(family, tuple(kinds), tuple(moved), difference, min(moves, default=0.0), shares)
 
 
-def with_other_picture(one: dict[str, Any]) -> dict[str, Any]:
+def with_other_image(one: dict[str, Any]) -> dict[str, Any]:
     """The same sizes, so that only pixels differ."""
     changed = []
     for path in one["images"]:
@@ -368,7 +366,7 @@ PASSED = (
     "pixel_values", "image_grid_thw", "num_images", "pixel_attention_mask", "image_sizes", "token_type_ids",
     "mm_token_type_ids", "num_tiles", "spatial_shapes", "image_position_ids",
 )  # fmt: skip
-"""What TRL 1.16 buffers of pictures and hands to its log-probability pass."""
+"""What TRL 1.16 buffers of images and hands to its log-probability pass."""
 
 
 # --- the page ---

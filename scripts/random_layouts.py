@@ -2,7 +2,7 @@
 
     python scripts/random_layouts.py --layouts 200 --first_seed 1000
 
-Rows of random kinds (text-only, one to three pictures), a random engine (DDP, ZeRO-2, ZeRO-3, FSDP2) and random
+Rows of random kinds (text-only, one to three images), a random engine (DDP, ZeRO-2, ZeRO-3, FSDP2) and random
 settings; gloo on the CPU, a tiny random Qwen2.5-VL. A watchdog ends a layout that makes no progress. Prints what
 is wrong with each layout that is wrong, then a table by engine; the exit code says whether all were right.
 """
@@ -35,8 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tests = load(TESTS / "conftest.py")
-        checkpoint, pictures = write_checkpoint(tests, folder / "policy"), tests.noise_pictures(folder)
-        found = verdicts(layouts, checkpoint, pictures, folder / "layouts", args.hours * 3600)
+        checkpoint, images = write_checkpoint(tests, folder / "policy"), tests.noise_images(folder)
+        found = verdicts(layouts, checkpoint, images, folder / "layouts", args.hours * 3600)
     for layout, wrong in found.items():
         if wrong:
             print(f"{layout}\n  {wrong}\n")

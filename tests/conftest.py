@@ -150,8 +150,8 @@ def tiny_text_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def noise_pictures(folder: Path) -> list[str]:
-    """Paths of six noise pictures of six sizes."""
+def noise_images(folder: Path) -> list[str]:
+    """Paths of six noise images of six sizes."""
     random = np.random.default_rng(0)
     paths = []
     for number, (width, height) in enumerate([(32, 32), (48, 32), (32, 64), (100, 60), (16, 16), (64, 40)]):
@@ -162,8 +162,8 @@ def noise_pictures(folder: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return noise_pictures(tmp_path_factory.mktemp("pictures"))
+def image_files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return noise_images(tmp_path_factory.mktemp("pictures"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

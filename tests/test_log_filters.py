@@ -11,9 +11,9 @@ import sys, warnings
 warnings.simplefilter("default")
 from datasets import Dataset
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
-checkpoint, picture, folder = sys.argv[1:]
+checkpoint, image, folder = sys.argv[1:]
 blocks = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
-rows = [{"prompt": [{"role": "user", "content": blocks}], "images": [picture]},
+rows = [{"prompt": [{"role": "user", "content": blocks}], "images": [image]},
         {"prompt": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}], "images": []}]
 config = OmniGRPOConfig(folder, use_cpu=True, bf16=False, report_to="none", max_steps=2, num_generations=2,
     per_device_train_batch_size=4, max_completion_length=8, beta=0.1, save_strategy="steps", save_steps=1,
@@ -25,9 +25,9 @@ print("done")
 
 
 @pytest.mark.slow
-def test_a_run_prints_no_warning(tiny_checkpoint, pictures, tmp_path):
+def test_a_run_prints_no_warning(tiny_checkpoint, image_files, tmp_path):
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", RUN, tiny_checkpoint, pictures[0], str(tmp_path / "run")]
+    command = [sys.executable, "-c", RUN, tiny_checkpoint, image_files[0], str(tmp_path / "run")]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.endswith("done\n")

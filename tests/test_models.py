@@ -26,7 +26,7 @@ def test_processor_pads_left(tiny_checkpoint, tiny_text_checkpoint):
 
 
 @pytest.mark.parametrize("size", [(640, 480), (33, 900), (10, 10), (301, 299)])
-def test_pixel_budget_holds_for_every_picture(tiny_checkpoint, size):
+def test_pixel_budget_holds_for_every_image(tiny_checkpoint, size):
     from PIL import Image
 
     processor = load_processor(tiny_checkpoint, min_pixels=2048, max_pixels=8192)
@@ -80,14 +80,14 @@ def test_lora_leaves_the_tower_alone_by_name(tiny_checkpoint, targets, excluded)
     assert any("visual" in name for name, p in both.named_parameters() if p.requires_grad)
 
 
-def test_tokens_of_pictures(tiny_checkpoint):
+def test_tokens_of_images(tiny_checkpoint):
     model, tokenizer = load_policy(tiny_checkpoint), load_processor(tiny_checkpoint).tokenizer
     ids = vision_token_ids(model.config, tokenizer)
     names = ["<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]
     assert ids == sorted(tokenizer.convert_tokens_to_ids(names))
 
 
-def test_a_picture_token_that_also_ends_is_kept(tiny_checkpoint):
+def test_a_image_token_that_also_ends_is_kept(tiny_checkpoint):
     model, tokenizer = load_policy(tiny_checkpoint), load_processor(tiny_checkpoint).tokenizer
     tokenizer.eos_token = "<|vision_end|>"
     assert tokenizer.eos_token_id not in vision_token_ids(model.config, tokenizer)

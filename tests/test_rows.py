@@ -28,7 +28,7 @@ from omnirl_core.config.rows import agreed_bad_rows
 state = PartialState(cpu=True)
 assert state.num_processes == 2
 real = image_checks.open_image
-def flaky(path, row_id=None):  # a picture that only one of the two cannot read
+def flaky(path, row_id=None):  # an image that only one of the two cannot read
     if path.endswith("img/3.png"):
         raise DataError(f"image {path!r} cannot be read: Input/output error")
     return real(path, row_id)

@@ -29,13 +29,13 @@ class DataArguments:
     check_images: str = field(
         default="header",
         metadata={
-            "help": "how far pictures are looked at before training; on_bad_sample: skip always reads all pixels",
+            "help": "how far images are looked at before training; on_bad_sample: skip always reads all pixels",
             "choices": ["exists", "header", "pixels"],
         },
     )
     max_image_pixels: int | None = field(
         default=None,
-        metadata={"help": "most pixels of a picture's file; default: Pillow's 178,956,970"},
+        metadata={"help": "most pixels of an image's file; default: Pillow's 178,956,970"},
     )
     allow_outside_image_root: bool = field(
         default=False, metadata={"help": "let image paths, or links, lead out of image_root"}

@@ -36,7 +36,7 @@ def read_rows(data: DataArguments, name: str, seed: int, report: Path) -> Datase
 
 
 def agreed_bad_rows(name: str, image_root: str | None, **reading: Any) -> dict[str, str]:
-    """Every bad row and why, the same on all processes, each of which looks at the pictures of its share of rows.
+    """Every bad row and why, the same on all processes, each of which looks at the images of its share of rows.
 
     A process that cannot read the data raises on all of them: none waits for it.
     """

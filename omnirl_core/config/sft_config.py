@@ -7,10 +7,10 @@ from trl import SFTConfig
 
 @dataclass
 class OmniSFTConfig(SFTConfig):
-    """TRL's SFTConfig with what rows with pictures need."""
+    """TRL's SFTConfig with what rows with images need."""
 
     max_length: int | None = field(
-        default=None, metadata={"help": "most tokens; None, since to cut a prompt cuts its pictures"}
+        default=None, metadata={"help": "most tokens; None, since to cut a prompt cuts its images"}
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "rows are made when drawn"})
     response_template: str = field(
@@ -21,8 +21,8 @@ class OmniSFTConfig(SFTConfig):
         default=None,
         metadata={"help": "space of the boxes that are taught; by default the policy's family's"},
     )
-    min_pixels: int | None = field(default=None, metadata={"help": "least pixels of a picture as it is seen"})
-    max_pixels: int | None = field(default=None, metadata={"help": "most pixels of a picture as it is seen"})
+    min_pixels: int | None = field(default=None, metadata={"help": "least pixels of an image as it is seen"})
+    max_pixels: int | None = field(default=None, metadata={"help": "most pixels of an image as it is seen"})
     freeze_vision_tower: bool = field(default=False, metadata={"help": "train the language model only"})
     max_completion_length: int = field(
         default=256, metadata={"help": "most tokens of an answer to a held-out row, as in GRPO"}

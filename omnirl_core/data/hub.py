@@ -27,18 +27,18 @@ def open_hub(name: str, config: str | None = None, split: str = "train") -> data
 
 
 def hub_rows(dataset: datasets.Dataset, keep: Container[int] | None = None) -> Iterator[RawRow]:
-    """Its rows, numbered from 1; pictures inside the data set become files in the cache of `datasets`."""
+    """Its rows, numbered from 1; images inside the data set become files in the cache of `datasets`."""
     decoder = StrictDecoder()
     index = 0
-    for batch in dataset.with_format("arrow").iter(batch_size=256):  # as arrow: pictures stay encoded
+    for batch in dataset.with_format("arrow").iter(batch_size=256):  # as arrow: images stay encoded
         for row in batch.to_pylist():
             if keep is None or index in keep:
                 yield _raw_row(decoder, index + 1, row)
             index += 1
 
 
-def picture_folder() -> Path:
-    """Where pictures inside of hub data sets are written, by their content."""
+def image_folder() -> Path:
+    """Where images inside of hub data sets are written, by their content."""
     return Path(datasets.config.HF_DATASETS_CACHE) / "omnirl_images"
 
 
@@ -62,12 +62,12 @@ def _raw_row(decoder: StrictDecoder, number: int, row: dict[str, Any]) -> RawRow
 
 
 def _image_path(image: Any) -> Any:
-    """The path of a picture that `datasets` holds as {"bytes", "path"}; anything else as it is."""
+    """The path of an image that `datasets` holds as {"bytes", "path"}; anything else as it is."""
     if not isinstance(image, dict) or set(image) != {"bytes", "path"}:
         return image
     if image["bytes"] is None:
         return image["path"]
-    folder = picture_folder()
+    folder = image_folder()
     name = hashlib.sha256(image["bytes"]).hexdigest()[:40] + PurePath(image["path"] or "").suffix
     file = folder / name[:2] / name
     if not file.exists():
@@ -75,5 +75,5 @@ def _image_path(image: Any) -> Any:
         handle, unfinished = tempfile.mkstemp(dir=file.parent)
         with os.fdopen(handle, "wb") as out:
             out.write(image["bytes"])
-        os.replace(unfinished, file)  # several processes may write the same picture
+        os.replace(unfinished, file)  # several processes may write the same image
     return str(file)

@@ -1,4 +1,4 @@
-"""Pictures looked at before training: headers or every pixel, in threads, each file once, rows in order."""
+"""Images looked at before training: headers or every pixel, in threads, each file once, rows in order."""
 
 import os
 from collections import deque
@@ -9,14 +9,14 @@ from omnirl_core.data.images import MAX_ASPECT_RATIO, image_size, open_image
 from omnirl_core.data.record import DataError, Record
 
 LEVELS = ("exists", "header", "pixels")
-"""That the file is there; that it is a picture of a size that models take; that every pixel can be decoded."""
+"""That the file is there; that it is an image of a size that models take; that every pixel can be decoded."""
 
 _CHUNK = 64
 _CHUNKS_AHEAD = 4  # a thread, so that rows do not pile up in memory
 
 
 def picture_problem(path: str, level: str = "pixels") -> str | None:
-    """What is wrong with a picture that exists, or None; a picture that passes `pixels` opens in training too."""
+    """What is wrong with an image that exists, or None; an image that passes `pixels` opens in training too."""
     try:
         width, height = image_size(path)
         if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
@@ -31,10 +31,10 @@ def picture_problem(path: str, level: str = "pixels") -> str | None:
     return None
 
 
-def with_checked_pictures(
+def with_checked_images(
     rows: Iterable[Record | DataError], level: str, threads: int | None = None
 ) -> Iterator[Record | DataError]:
-    """The rows in their order, those with a bad picture as a DataError that names row and file.
+    """The rows in their order, those with a bad image as a DataError that names row and file.
 
     Pillow decodes without holding Python's lock, so threads use all cores; what is remembered of a file is a few
     bytes.

@@ -40,14 +40,14 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 """What is read, by content and not by the file's name. Pillow knows more, of which EPS starts Ghostscript."""
 
 MAX_ASPECT_RATIO = 200
-"""Qwen's processors refuse a picture with one side more than 200 times the other."""
+"""Qwen's processors refuse an image with one side more than 200 times the other."""
 
 
 def open_image(path: str | os.PathLike[str], row_id: str | None = None) -> Image.Image:
-    """The picture as RGB, upright: EXIF orientation applied, transparency on white, 16 bits scaled to 8.
+    """The image as RGB, upright: EXIF orientation applied, transparency on white, 16 bits scaled to 8.
 
     Animations and many-page files give their first frame. A file that cannot be decoded, or has more pixels than
-    `limit_pixels` allows, is a DataError that names `row_id` (`file:line`); there is no stand-in picture.
+    `limit_pixels` allows, is a DataError that names `row_id` (`file:line`); there is no stand-in image.
     """
     with _opened(path, row_id) as image:
         image.load()
@@ -68,7 +68,7 @@ def image_size(path: str | os.PathLike[str], row_id: str | None = None) -> tuple
 
 
 def limit_pixels(most: int) -> None:
-    """Let pictures of this process have up to so many pixels in their files; Pillow's limit is 178,956,970.
+    """Let images of this process have up to so many pixels in their files; Pillow's limit is 178,956,970.
 
     The limit is Pillow's own, which refuses above twice MAX_IMAGE_PIXELS, and warns above that.
     """
@@ -139,7 +139,7 @@ def _opened(path: str | os.PathLike[str], row_id: str | None) -> Iterator[Image.
     except UnidentifiedImageError:
         size = os.path.getsize(path)
         raise DataError(
-            f"{image_name} is no picture of a format that is read ({size:,} bytes); {replace}"
+            f"{image_name} is no image of a format that is read ({size:,} bytes); {replace}"
         ) from None
     except Image.DecompressionBombError as error:
         fix = "shrink it, or set max_image_pixels higher if you trust it"

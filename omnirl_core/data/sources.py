@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from omnirl_core.data.hub import hub_rows, open_hub, picture_folder
-from omnirl_core.data.image_checks import with_checked_pictures
+from omnirl_core.data.hub import hub_rows, image_folder, open_hub
+from omnirl_core.data.image_checks import with_checked_images
 from omnirl_core.data.images import ImageFiles
 from omnirl_core.data.json_reader import RawRow, count_jsonl, read_json, read_jsonl
 from omnirl_core.data.record import DataError, Problems, Record, RowContext, record_from_row, shown
@@ -69,16 +69,16 @@ def find_bad_rows(
     share: tuple[int, int] = (0, 1),
     **rules: Any,
 ) -> dict[str, str]:
-    """Row id -> what is wrong, for every bad row of what `load_records` would read; pictures at level `pixels`.
+    """Row id -> what is wrong, for every bad row of what `load_records` would read; images at level `pixels`.
 
-    `share` (k, n): of the rows, look at the pictures of every n-th from the k-th on only. Processes that each take
+    `share` (k, n): of the rows, look at the images of every n-th from the k-th on only. Processes that each take
     a share and put their answers together know all bad rows, and the same ones.
     """
     checks = RowRules(**{"check_images": "pixels", **rules})
     sources = find_sources(path, image_root, task=task, split=split)
     found = checked_rows(sources, seed=seed, allow_outside_image_root=checks.allow_outside_image_root)
     own = (row for n, row in enumerate(found) if n % share[1] == share[0] or isinstance(row, DataError))
-    checked = with_checked_pictures(own, checks.check_images)
+    checked = with_checked_images(own, checks.check_images)
     return {row.row_id: str(row) for row in checked if isinstance(row, DataError)}
 
 
@@ -136,7 +136,7 @@ def checked_rows(
 ) -> Iterator[Record | DataError]:
     """Every row of all sources in order: a Record, or a DataError with its `row_id` that says what is wrong with it.
 
-    Of pictures, only that their files exist is looked at. A file that cannot be read on raises its DataError; with
+    Of images, only that their files exist is looked at. A file that cannot be read on raises its DataError; with
     `read_on` that is one more item, and the next source follows.
     """
     files = ImageFiles()
@@ -160,7 +160,7 @@ def _context(source: Source, files: ImageFiles, allow_outside: bool) -> RowConte
     context = RowContext(absolute, root or ".", files, source.task)
     if allow_outside:
         return context
-    roots = [os.path.realpath(absolute), *([os.path.realpath(picture_folder())] if source.on_hub else [])]
+    roots = [os.path.realpath(absolute), *([os.path.realpath(image_folder())] if source.on_hub else [])]
     return replace(context, outside=partial(files.outside, roots=roots))
 
 

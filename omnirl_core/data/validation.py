@@ -1,9 +1,9 @@
-"""What is done about bad rows, and how far pictures are looked at before training."""
+"""What is done about bad rows, and how far images are looked at before training."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from omnirl_core.data.image_checks import LEVELS, with_checked_pictures
+from omnirl_core.data.image_checks import LEVELS, with_checked_images
 from omnirl_core.data.record import DataError, Record
 from omnirl_core.type_checks import check_choice
 
@@ -15,10 +15,10 @@ class RowRules:
     """How strict reading is.
 
     `on_bad_sample`: `error` refuses the data, `skip` leaves bad rows out. `check_images`: `exists`, `header` or
-    `pixels`; `skip` always looks at all pixels, since a picture that turned out bad during training could not be
-    left out without changing what every process draws after it. `allow_outside_image_root`: pictures may lie
+    `pixels`; `skip` always looks at all pixels, since an image that turned out bad during training could not be
+    left out without changing what every process draws after it. `allow_outside_image_root`: images may lie
     anywhere. `bad_rows`: what `find_bad_rows` found, on all processes together; exactly these rows are then left
-    out, and no picture is looked at again.
+    out, and no image is looked at again.
     """
 
     on_bad_sample: str = "error"
@@ -33,7 +33,7 @@ class RowRules:
     def settled(self, rows: Iterable[Record | DataError]) -> Iterator[Record | DataError]:
         """The rows, each bad one as a DataError."""
         if self.bad_rows is None:
-            yield from with_checked_pictures(
+            yield from with_checked_images(
                 rows, "pixels" if self.on_bad_sample == "skip" else self.check_images
             )
             return

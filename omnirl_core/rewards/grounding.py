@@ -38,7 +38,7 @@ BOX_SETTINGS = ("space", "solution_space", "image_index")
 
 
 def box_reading(reward: Any) -> dict[str, Any]:
-    """How a reward reads boxes, set or by default, for pictures of what it saw; {} for one that reads none.
+    """How a reward reads boxes, set or by default, for images of what it saw; {} for one that reads none.
 
     >>> from omnirl_core.rewards import Reward
     >>> box_reading(Reward("box_iou", box_iou, settings={"space": "0-1000"}))
@@ -292,7 +292,7 @@ def _size(reward: str, space: str, column: str, sizes: Sequence[Size] | None, in
         have = "is missing" if sizes is None else f"has {len(sizes)} entries and image_index is {index}"
         raise ValueError(
             f"{reward}: space {space!r} needs the row's `{column}`, which {have}. OmniGRPOTrainer adds it to "
-            f"rows with pictures; elsewhere add a column of [(width, height), ...], or set space: pixels"
+            f"rows with images; elsewhere add a column of [(width, height), ...], or set space: pixels"
         )
     return sizes[index]
 

@@ -30,7 +30,7 @@ class DataReport:
     bad_rows: Counter[str] = field(default_factory=Counter)
     leaked: Counter[str] = field(default_factory=Counter)
     """Training rows that are good in themselves, and in the evaluation rows too."""
-    pictures: Counter[str] = field(default_factory=Counter)
+    n_images: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     shown: dict[str, list[str]] = field(default_factory=dict)
 
@@ -39,7 +39,7 @@ class DataReport:
         bad = any(fault.kind != LEAKED for fault in row.faults)
         self.bad_rows[split] += bad
         self.leaked[split] += bool(row.faults) and not bad
-        self.pictures[split] += len(row.images)
+        self.n_images[split] += len(row.images)
         for fault in row.faults:
             self.faults[fault.kind] += 1
             first = self.shown.setdefault(fault.kind, [])
@@ -51,7 +51,7 @@ class DataReport:
     def __str__(self) -> str:
         width = max(map(len, self.rows), default=0)
         lines = [
-            f"{split:<{width}}  {_column(self.rows[split], 9, 'row')}  {_column(self.pictures[split], 9, 'picture')}  "
+            f"{split:<{width}}  {_column(self.rows[split], 9, 'row')}  {_column(self.n_images[split], 9, 'image')}  "
             f"{_column(self.bad_rows[split], 7, 'bad row')}"
             + (f"  {self.leaked[split]:,} leaked" if self.leaked[split] else "")
             for split in self.rows
@@ -63,7 +63,7 @@ class DataReport:
             lines += [f"  ... and {hidden:,} more"] * bool(hidden)
         lines.append("")
         if not self.faults:
-            return "\n".join([*lines, "all is well: every row can be read, and every picture that it names"])
+            return "\n".join([*lines, "all is well: every row can be read, and every image that it names"])
         hidden = any(self.faults[kind] > SHOWN for kind in self.faults)
         if self.path is not None:
             lines.append(f"every fault, one a line: {self.path}")

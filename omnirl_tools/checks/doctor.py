@@ -153,7 +153,7 @@ def _flash_before_ampere(machine: Machine) -> bool:
     return _before_ampere(machine) and machine.settings.get("attn_implementation") == "flash_attention_2"
 
 
-def _colocated_pictures(machine: Machine) -> bool:
+def _colocated_images(machine: Machine) -> bool:
     settings = machine.settings
     return settings.get("use_vllm") is True and settings.get("vllm_mode", "colocate") == "colocate"
 
@@ -220,11 +220,11 @@ TABLE = (
         _flash_before_ampere,
     ),
     KnownBad(
-        "vllm_mode: colocate with pictures: TRL {trl} hands vLLM prompts whose image tokens are already expanded, "
+        "vllm_mode: colocate with images: TRL {trl} hands vLLM prompts whose image tokens are already expanded, "
         "and vLLM expands them again",
         "use_vllm: false, or vllm_mode: server",
         "https://github.com/huggingface/trl/issues/6294",
-        _colocated_pictures,
+        _colocated_images,
         WARNING,
     ),
 )

@@ -1,4 +1,4 @@
-"""Training rows that are in the evaluation rows too: same question, same pictures by content."""
+"""Training rows that are in the evaluation rows too: same question, same images by content."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ class EvaluationRows:
                     self._contents[other.row_id] = _contents(other.images)
                 if contents != self._contents[other.row_id]:
                     continue
-            what = "question and pictures" if row.images else "question"
+            what = "question and images" if row.images else "question"
             return Fault("duplicate", f"{row.row_id}: same {what} as {other.row_id}; drop one of the two")
         return None
 
@@ -39,7 +39,7 @@ def _contents(paths: tuple[str, ...]) -> tuple[bytes, ...]:
 
 
 def _digest(path: str) -> bytes:
-    """A picture is named by the digest of its file, a file that cannot be read by its path."""
+    """An image is named by the digest of its file, a file that cannot be read by its path."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()

@@ -31,7 +31,7 @@ ADVICE = {
     ),
     "all options": ("every option of a multiple choice", _ONE),
     "all numbers": ("every number up to 100", _ONE),
-    "whole picture": (
+    "whole image": (
         "a box around the whole image",
         "set threshold: 0.5 for box_iou, or lower the format's weight",
     ),

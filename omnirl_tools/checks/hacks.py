@@ -23,7 +23,7 @@ class Sample:
     answer: str
     decoys: tuple[str, ...]
     task: str | None = "text"
-    picture: tuple[int, int] = (640, 480)
+    image: tuple[int, int] = (640, 480)
     statement: str = ""
     """The question as a statement without the fact, where `stated` would make a worse one."""
     guess: str = ""
@@ -118,11 +118,9 @@ BLIND: dict[str, Callable[[Sample], str]] = {
     "ramble": lambda sample: formed("I am not sure, it depends.", think=RAMBLE),
     "all options": lambda sample: formed("A, B, C, D, yes, no"),
     "all numbers": lambda sample: formed(" ".join(str(n) for n in range(101))),
-    "whole picture": lambda sample: formed(
-        json.dumps([{"bbox_2d": [0, 0, *sample.picture], "label": "dog"}])
-    ),
+    "whole image": lambda sample: formed(json.dumps([{"bbox_2d": [0, 0, *sample.image], "label": "dog"}])),
     "all boxes": lambda sample: formed(
-        json.dumps([{"bbox_2d": box, "label": "dog"} for box in grid(sample.picture)])
+        json.dumps([{"bbox_2d": box, "label": "dog"} for box in grid(sample.image)])
     ),
     "no boxes": lambda sample: formed("[]"),
     "exit code 0": lambda sample: formed(EXIT),
@@ -130,9 +128,9 @@ BLIND: dict[str, Callable[[Sample], str]] = {
 }
 
 
-def grid(picture: tuple[int, int]) -> list[list[int]]:
-    """Boxes of three sizes that together cover the picture three times."""
-    width, height = picture
+def grid(image: tuple[int, int]) -> list[list[int]]:
+    """Boxes of three sizes that together cover the image three times."""
+    width, height = image
     sides = [max(1, width * share // 32) for share in (3, 6, 12)]
     return [
         [x, y, x + side, y + side]

@@ -59,7 +59,7 @@ def box_setting(reward: Reward, name: str) -> Any:
 def reference_boxes_in_pixels(
     solution: Any, reward: Reward, image_sizes: Sequence[Size], resized_sizes: Sequence[Size]
 ) -> list[LabelledBox]:
-    """The reference's boxes with an area, in pixels of the original picture; ValueError where a size is missing."""
+    """The reference's boxes with an area, in pixels of the original image; ValueError where a size is missing."""
     text = strip_tags(solution) if isinstance(solution, str) else solution
     image, resized = _sizes(reward, image_sizes, resized_sizes)
     space = box_setting(reward, "solution_space")
@@ -90,7 +90,7 @@ def _box_answers(
 def _sizes(
     reward: Reward, image_sizes: Sequence[Size], resized_sizes: Sequence[Size]
 ) -> tuple[Size | None, Size | None]:
-    """The sizes of the picture that the reward's boxes are in; ValueError where a space needs one that is missing."""
+    """The sizes of the image that the reward's boxes are in; ValueError where a space needs one that is missing."""
     index = box_setting(reward, "image_index") or 0
     inside = -len(image_sizes) <= index < len(image_sizes)
     image = image_sizes[index] if inside else None
@@ -98,8 +98,8 @@ def _sizes(
     for name in ("space", "solution_space"):
         space = box_setting(reward, name)
         if space != "pixels" and (image is None or (space == "resized" and resized is None)):
-            missing = "the row has no picture" if image is None else "the model's processor does not tell it"
-            raise ValueError(f"{reward.name}: {name} {space!r} needs a picture's size, and {missing}")
+            missing = "the row has no image" if image is None else "the model's processor does not tell it"
+            raise ValueError(f"{reward.name}: {name} {space!r} needs an image's size, and {missing}")
     return image, resized
 
 

@@ -52,7 +52,7 @@ class Graded:
 
 @dataclass(frozen=True)
 class PixelGrid:
-    """How a Qwen-VL processor resizes pictures; None of it for other processors."""
+    """How a Qwen-VL processor resizes images; None of it for other processors."""
 
     factor: int
     min_pixels: int
@@ -98,7 +98,7 @@ class RewardCheck:
         except (
             DataError,
             ValueError,
-        ) as error:  # a picture that cannot be measured, a space without its size
+        ) as error:  # an image that cannot be measured, a space without its size
             message = str(error).removeprefix(f"{record.source}: ")
             return Graded(record.source, record.task, None, {}, (RewardFault(record.source, "-", message),))
         faults = [
@@ -195,10 +195,8 @@ class RewardCheck:
         if most <= 0:
             return {}, {}
         decoys = tuple(decoy for decoy in self.decoys if decoy != answer)
-        picture = next(iter(columns.get("image_sizes", ())), (640, 480))
-        sample = Sample(
-            record.problem, record.solution, answer, decoys, record.task, picture, frame=self.frame
-        )
+        image = next(iter(columns.get("image_sizes", ())), (640, 480))
+        sample = Sample(record.problem, record.solution, answer, decoys, record.task, image, frame=self.frame)
         shares, payers = {}, {}
         for name, build in BLIND.items():
             earned = self._scores(build(sample), record, rewards, columns)
@@ -208,7 +206,7 @@ class RewardCheck:
 
 
 def _box_faults(record: Record, rewards: list[Reward], columns: dict[str, Any]) -> list[RewardFault]:
-    """Reference boxes that lie outside of their picture: a sign of the wrong coordinate space."""
+    """Reference boxes that lie outside of their image: a sign of the wrong coordinate space."""
     faults = []
     sizes = columns.get("image_sizes", ())
     for reward in rewards:

@@ -1,4 +1,4 @@
-"""What can be wrong with a row that the data layer accepts: its pictures, their sizes, the length of its prompt."""
+"""What can be wrong with a row that the data layer accepts: its images, their sizes, the length of its prompt."""
 
 import hashlib
 import os
@@ -29,11 +29,11 @@ class Fault:
 
 
 KINDS = {
-    "row": "not readable, keys or values wrong, or a picture's file is missing",
-    "picture": "a picture that cannot be opened or decoded, or is too large or too slim",
-    "size": "a picture with a side below --min_side",
+    "row": "not readable, keys or values wrong, or an image's file is missing",
+    "image": "an image that cannot be opened or decoded, or is too large or too slim",
+    "size": "an image with a side below --min_side",
     "length": "a prompt with more tokens than max_prompt_length",
-    "duplicate": "question and pictures of a training row are in the evaluation rows too",
+    "duplicate": "question and images of a training row are in the evaluation rows too",
 }
 
 
@@ -61,7 +61,7 @@ class RowCheck:
     max_prompt_length: int | None = None
 
     def many(self, records: Sequence[Record]) -> list[Checked]:
-        """The rows in order; a picture that several of them share is looked at once."""
+        """The rows in order; an image that several of them share is looked at once."""
         if self.max_image_pixels is not None:
             limit_pixels(self.max_image_pixels)
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what the limit allows is no matter
@@ -76,7 +76,7 @@ class RowCheck:
                 seen[path] = self._look(path)
             found = seen[path]
             if isinstance(found, str):
-                faults.append(Fault("picture", f"{record.source}: {found}"))
+                faults.append(Fault("image", f"{record.source}: {found}"))
                 continue
             sizes[path] = found
             if min(found) < self.min_side:
@@ -88,7 +88,7 @@ class RowCheck:
         return Checked(record.source, record.images, tuple(faults), _key(record) if self.keys else 0)
 
     def _look(self, path: str) -> tuple[int, int] | str:
-        """The picture's size, or what is wrong with it."""
+        """The image's size, or what is wrong with it."""
         try:
             problem = picture_problem(path, "pixels" if self.decode or looks_cut(path) else "header")
             return problem or image_size(path)
@@ -112,7 +112,7 @@ class RowCheck:
 
 
 def _key(record: Record) -> int:
-    """Equal for rows of the same question whose pictures' files have the same sizes."""
+    """Equal for rows of the same question whose images' files have the same sizes."""
     digest = hashlib.blake2b(" ".join(record.problem.split()).encode(), digest_size=8)
     for path in record.images:
         try:

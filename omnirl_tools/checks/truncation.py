@@ -1,4 +1,4 @@
-"""Signs that a picture's file was cut short, seen in its last bytes; a few microseconds, nothing is decoded."""
+"""Signs that an image's file was cut short, seen in its last bytes; a few microseconds, nothing is decoded."""
 
 import os
 

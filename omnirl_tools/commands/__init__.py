@@ -9,7 +9,7 @@ import sys
 
 COMMANDS = {
     "doctor": ("omnirl_tools.commands.doctor", "versions, GPU, known-bad pairs, and what a config needs"),
-    "check-data": ("omnirl_tools.commands.check_data", "every row and picture of a recipe or a data file"),
+    "check-data": ("omnirl_tools.commands.check_data", "every row and image of a recipe or a data file"),
     "check-rewards": (
         "omnirl_tools.commands.check_rewards",
         "whether reference answers earn full marks, and hacks do not",

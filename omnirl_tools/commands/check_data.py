@@ -1,9 +1,9 @@
-"""Check every row and picture before a run: a recipe's YAML, or a data file.
+"""Check every row and image before a run: a recipe's YAML, or a data file.
 
   omnirl check-data recipes/mixed/demo.yaml
   omnirl check-data train.jsonl --image_root images --eval_dataset_name test.jsonl
 
-Rows: format, keys, placeholders, missing pictures. Pictures: cannot be opened, cut short (--decode reads every
+Rows: format, keys, placeholders, missing images. Images: cannot be opened, cut short (--decode reads every
 pixel and finds damage in the middle too), too small, too large, too slim. With a recipe that sets max_prompt_length:
 prompts that are too long, image tokens included. Training rows that are in the evaluation rows too.
 A recipe's keys can be overridden as for recipes/grpo.py: --max_prompt_length 512.
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image_root", help="folder that image paths are relative to")
     parser.add_argument("--eval_dataset_name", help="evaluation rows, checked too and for duplicates")
     parser.add_argument(
-        "--decode", action="store_true", help="decode every picture: slower, and nothing is missed"
+        "--decode", action="store_true", help="decode every image: slower, and nothing is missed"
     )
     parser.add_argument(
         "--min_side", type=int, default=MIN_SIDE, help="least pixels of a side (default %(default)s)"
@@ -101,7 +101,7 @@ def _checked(arguments: argparse.Namespace, plan: Plan) -> int:
             raise CannotRun(str(error)) from error
         except WorkerDied as error:
             rows = [getattr(row, "source", row) for row in error.chunk]
-            reason = "a picture crashes Pillow, or memory ran out; --workers 1 shows where"
+            reason = "an image crashes Pillow, or memory ran out; --workers 1 shows where"
             raise CannotRun(f"a worker died between {rows[0]} and {rows[-1]}: {reason}") from error
     print(found)
     return int(bool(found.faults))

@@ -3,7 +3,7 @@
   omnirl check-rewards recipes/mixed/demo.yaml
 
 Writes each reference into the form that the format reward wants, boxes in the space that the box reward reads (with the
-sizes that the recipe's processor gives pictures), and scores it as the run would. Names the rows that cannot earn
+sizes that the recipe's processor gives images), and scores it as the run would. Names the rows that cannot earn
 full marks, the reward, its value and why. Then shows what cheap hacks earn on some of the rows and, where one pays,
 which reward pays and what to change.
 A recipe's keys can be overridden as for recipes/grpo.py: --rewards mine.yaml.

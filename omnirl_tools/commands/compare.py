@@ -2,7 +2,7 @@
 
 A and B are predictions.jsonl (or before.jsonl, after.jsonl), or folders that hold one. Intervals are paired
 bootstrap intervals of the change; p is McNemar's exact test, for measures that are 0 or 1. With --html the rows
-that changed most come first, with their pictures and boxes.
+that changed most come first, with their images and boxes.
 """
 
 import argparse
@@ -22,7 +22,7 @@ SHOWN = 70
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", metavar="A", help="predictions.jsonl, or the folder of an evaluation")
     parser.add_argument("b", metavar="B", help="the other one")
-    parser.add_argument("--html", metavar="FILE", help="write a page with wins and losses, pictures included")
+    parser.add_argument("--html", metavar="FILE", help="write a page with wins and losses, images included")
     parser.add_argument("--names", nargs=2, metavar=("A", "B"), help="what to call them")
     parser.add_argument("--examples", type=int, default=3, metavar="N", help="wins and losses to print (3)")
     parser.add_argument(

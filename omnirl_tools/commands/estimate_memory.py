@@ -5,7 +5,7 @@
 
 The verdict is about this machine's GPU, or one of --gpu_memory GiB; where the run does not fit, the exit code is 1 and
 the cheapest changes that make it fit are listed. The prompt is the longest of the data set; where that is not here, as
-long as max_prompt_length allows, or 256 tokens of text and one picture of max_pixels (--prompt_tokens,
+long as max_prompt_length allows, or 256 tokens of text and one image of max_pixels (--prompt_tokens,
 --image_tokens say otherwise). A recipe's keys can be overridden as for recipes/grpo.py.
 Checked against measured peaks on CPUs and one H100 (benchmarks/RESULTS.md); not on several GPUs.
 """
@@ -56,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accelerate_config", metavar="FILE", help="read these three from accelerate_configs/..."
     )
-    parser.add_argument("--prompt_tokens", type=int, help="tokens of the longest prompt, pictures included")
-    parser.add_argument("--image_tokens", type=int, help="how many of them stand for pictures")
+    parser.add_argument("--prompt_tokens", type=int, help="tokens of the longest prompt, images included")
+    parser.add_argument("--image_tokens", type=int, help="how many of them stand for images")
     parser.add_argument(
         "--gpu_memory", type=float, metavar="GIB", help="of the GPU to fit (default: this machine's)"
     )
@@ -199,7 +199,7 @@ def _text(recipe: Recipe, found: MemoryEstimate, cluster: Cluster, prompt: Promp
     lines = [
         f"{model.model_name_or_path}, {how}, {processes}{shared_out}{', offload' * cluster.offload}",
         f"{training.per_device_train_batch_size} completions of {training.max_completion_length} tokens at once, "
-        f"prompts of {prompt.tokens:,} tokens, {prompt.image_tokens:,} of them pictures ({source})",
+        f"prompts of {prompt.tokens:,} tokens, {prompt.image_tokens:,} of them images ({source})",
         "",
         *(
             f"  {NAMES[name]:<46} {size / GIB:>8.2f} GiB"

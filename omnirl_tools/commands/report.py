@@ -1,4 +1,4 @@
-"""Pictures of a run, from the files in its folder: curves.png, and completions.html, which needs no network.
+"""Figures of a run, from the files in its folder: curves.png, and completions.html, which needs no network.
 
 RUN is the output_dir of a run that is over, still going, or was killed; or the folder of an evaluation, with its
 predictions.jsonl.

@@ -103,15 +103,15 @@ def _generate_batch(
     inputs, resized = _encode(processor, tokenizer, rows, images, template_kwargs, model.device)
     extra = LogitsProcessorList([draw(model.device)] if draw else [])
     names = [row.get("row_id", f"{i} of the batch") for i, row in enumerate(rows)]
-    with torch.no_grad(), images_counted(model, [len(pictures) for pictures in images], names, "evaluation"):
+    with torch.no_grad(), images_counted(model, [len(own) for own in images], names, "evaluation"):
         # not synced: under ZeRO-3 transformers would wait, batch by batch, for processes that have fewer of them
         output = model.generate(
             **inputs, generation_config=config, logits_processor=extra, synced_gpus=False
         )  # (B, P+C)
     completions = output[:, inputs["input_ids"].shape[1] :].tolist()
     return [
-        _generation(tokenizer, ids, config, tuple(i.size for i in pictures), sizes)
-        for ids, pictures, sizes in zip(completions, images, resized, strict=True)
+        _generation(tokenizer, ids, config, tuple(i.size for i in own_images), sizes)
+        for ids, own_images, sizes in zip(completions, images, resized, strict=True)
     ]
 
 
@@ -136,7 +136,7 @@ def _encode(
     """Return left-padded inputs of `generate`, and each row's resized sizes."""
     is_multimodal = hasattr(processor, "image_processor")
     conversations = [
-        _conversation(row["prompt"], pictures) for row, pictures in zip(rows, images, strict=True)
+        _conversation(row["prompt"], own_images) for row, own_images in zip(rows, images, strict=True)
     ]
     if not is_multimodal:  # a plain tokenizer's template wants strings
         conversations = [[{**m, "content": _text(m["content"])} for m in turns] for turns in conversations]
@@ -153,13 +153,13 @@ def _encode(
             value[0], list
         )  # mm_token_type_ids of Qwen's family
         inputs[name] = _pad_left(value, 0) if is_per_token else torch.as_tensor(value)
-    resized = _resized_sizes(processor, inputs.get("image_grid_thw"), [len(pictures) for pictures in images])
+    resized = _resized_sizes(processor, inputs.get("image_grid_thw"), [len(own) for own in images])
     return {name: value.to(device) for name, value in inputs.items()}, resized
 
 
-def _conversation(prompt: list[dict], pictures: list[Image.Image]) -> list[dict]:
-    """Put the pictures into the image blocks, in order; the data layer has checked that the counts agree."""
-    left = iter(pictures)
+def _conversation(prompt: list[dict], own_images: list[Image.Image]) -> list[dict]:
+    """Put the images into the image blocks, in order; the data layer has checked that the counts agree."""
+    left = iter(own_images)
     return [
         message
         if isinstance(message["content"], str)
@@ -168,9 +168,9 @@ def _conversation(prompt: list[dict], pictures: list[Image.Image]) -> list[dict]
     ]
 
 
-def _block(block: dict, pictures: Iterator[Image.Image]) -> dict:
+def _block(block: dict, own_images: Iterator[Image.Image]) -> dict:
     if block["type"] == "image":
-        return {"type": "image", "image": next(pictures)}
+        return {"type": "image", "image": next(own_images)}
     return {"type": "text", "text": block["text"]}
 
 

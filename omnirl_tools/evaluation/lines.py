@@ -97,7 +97,7 @@ def by_row(lines: Iterable[Mapping[str, Any]]) -> dict[Hashable, Any]:
 
 
 def row_key(line: Mapping[str, Any]) -> tuple[Hashable, ...]:
-    """What tells a row from others: where it stands, what it asks, and about which pictures."""
+    """What tells a row from others: where it stands, what it asks, and about which images."""
     images = line.get("images") or ()
     return line.get("row_id"), line.get("problem"), tuple(image for image in images if isinstance(image, str))
 

@@ -25,15 +25,15 @@ def ready_generations(
     """Return the completion of each row, from a JSON or JSON-lines file of objects with a `completion`.
 
     Lines that say their `row_id` may stand in any order, and there may be more of them than rows; lines without
-    are taken in the order of the rows. Sizes of the pictures are read from their files where the lines do
-    not tell them; `resize` gives the size at which the policy saw a picture. DataError names what does not fit.
+    are taken in the order of the rows. Sizes of the images are read from their files where the lines do
+    not tell them; `resize` gives the size at which the policy saw an image. DataError names what does not fit.
     """
     lines = _matched(Path(path), _read(Path(path)), rows)
     return [_with_sizes(generation_of(line), row, resize) for line, row in zip(lines, rows, strict=True)]
 
 
 def qwen_resize(processor: Any) -> Resize | None:
-    """Return how this processor sizes pictures, None where it is not of Qwen's family."""
+    """Return how this processor sizes images, None where it is not of Qwen's family."""
     images: Any = getattr(processor, "image_processor", None)
     size: Any = getattr(images, "size", None)
     if images is None or not hasattr(images, "merge_size") or not getattr(size, "longest_edge", None):
@@ -101,7 +101,7 @@ def _matched(path: Path, lines: list[Line], rows: Sequence[Mapping[str, Any]]) -
 
 
 def _with_sizes(generation: Generation, row: Mapping[str, Any], resize: Resize | None) -> Generation:
-    """The generation with the sizes of its row's pictures, as `generate` would have told them."""
+    """The generation with the sizes of its row's images, as `generate` would have told them."""
     images = row.get("images") or []
     sizes = generation.image_sizes
     if len(sizes) != len(images):

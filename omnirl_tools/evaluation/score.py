@@ -112,7 +112,7 @@ def _call(
 
 
 def describe_row(row: dict, generation: Generation, place: int) -> dict[str, Any]:
-    """Return a line without its grades: the row, the completion, and the sizes of its pictures."""
+    """Return a line without its grades: the row, the completion, and the sizes of its images."""
     images = row.get("images") or []
     return {
         "row_id": row.get("row_id") or f"row:{place}",

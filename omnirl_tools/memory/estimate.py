@@ -179,7 +179,7 @@ def _shares_prefix(training: OmniGRPOConfig, model: ModelConfig, cluster: Cluste
 
 @dataclass(frozen=True)
 class _Kept:
-    """Bytes kept for backward, held by a pass without gradients, and of the pictures' pixels."""
+    """Bytes kept for backward, held by a pass without gradients, and of the images' pixels."""
 
     training: int
     forward: int
@@ -208,7 +208,7 @@ class _Kept:
 
 
 def _vision(model: nn.Module, work: Workload, rows: int, size: int) -> tuple[int, int, int, int]:
-    """(blocks, bytes that one keeps, bytes of pixels, bytes between blocks) over the pictures of a micro-batch."""
+    """(blocks, bytes that one keeps, bytes of pixels, bytes between blocks) over the images of a micro-batch."""
     tower: Any = vision_tower(model)
     if tower is None or not work.prompt.image_tokens:
         return 0, 0, 0, 0

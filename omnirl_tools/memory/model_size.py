@@ -135,7 +135,7 @@ def kept_by_layer(model: nn.Module, tokens: int, spans: tuple[Span, ...] = ()) -
 
 
 def kept_by_block(model: nn.Module, patches: int) -> int:
-    """The same of one block of the vision tower over the patches of the pictures; 0 where the tower is frozen."""
+    """The same of one block of the vision tower over the patches of the images; 0 where the tower is frozen."""
     tower: Any = vision_tower(model)
     if tower is None or not patches:
         return 0

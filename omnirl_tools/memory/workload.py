@@ -7,9 +7,9 @@ from omnirl_core.trainer import OmniGRPOConfig
 
 @dataclass(frozen=True)
 class Prompt:
-    """The longest prompt of a run: all of its tokens, and how many of them stand for pictures.
+    """The longest prompt of a run: all of its tokens, and how many of them stand for images.
 
-    >>> Prompt.of_pixels(text_tokens=100, n_pictures=2, pixels=28 * 28 * 256).tokens
+    >>> Prompt.of_pixels(text_tokens=100, n_images=2, pixels=28 * 28 * 256).tokens
     612
     """
 
@@ -17,9 +17,9 @@ class Prompt:
     image_tokens: int = 0
 
     @classmethod
-    def of_pixels(cls, text_tokens: int, n_pictures: int, pixels: int, token_side: int = 28) -> "Prompt":
-        """Of pictures with so many pixels each as the model sees them (`max_pixels`)."""
-        image_tokens = n_pictures * (pixels // token_side**2)
+    def of_pixels(cls, text_tokens: int, n_images: int, pixels: int, token_side: int = 28) -> "Prompt":
+        """Of images with so many pixels each as the model sees them (`max_pixels`)."""
+        image_tokens = n_images * (pixels // token_side**2)
         return cls(text_tokens + image_tokens, image_tokens)
 
 

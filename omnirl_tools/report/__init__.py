@@ -1,4 +1,4 @@
-"""Pictures of a run: `plot_curves` and `write_completions` read the files in its folder."""
+"""Figures of a run: `plot_curves` and `write_completions` read the files in its folder."""
 
 from omnirl_tools.report.boxes import draw_boxes
 from omnirl_tools.report.completions import write_comparison, write_completions

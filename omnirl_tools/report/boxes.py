@@ -1,4 +1,4 @@
-"""The boxes of a row, true and predicted, and its picture with them drawn on it."""
+"""The boxes of a row, true and predicted, and its image with them drawn on it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -36,24 +36,24 @@ def answered_boxes(completion: str) -> list[Box]:
 def draw_boxes(
     image: Image.Image, true: Sequence[Box] = (), predicted: Sequence[Box] = (), width: int | None = None
 ) -> Image.Image:
-    """Return a copy of the picture with the true boxes in green and the predicted ones in orange, dashed.
+    """Return a copy of the image with the true boxes in green and the predicted ones in orange, dashed.
 
-    Boxes are in pixels of the picture; `omnirl_core.boxes.to_pixels` brings an answer's boxes there.
+    Boxes are in pixels of the image; `omnirl_core.boxes.to_pixels` brings an answer's boxes there.
     """
-    picture = image.convert("RGB")
-    pen = ImageDraw.Draw(picture)
-    width = width or max(2, round(min(picture.size) / 120))
+    drawn = image.convert("RGB")
+    pen = ImageDraw.Draw(drawn)
+    width = width or max(2, round(min(drawn.size) / 120))
     for box in true:
-        if visible := _inside(box, picture.size):
+        if visible := _inside(box, drawn.size):
             pen.rectangle(visible, outline=TRUE, width=width)
     for box in predicted:
-        if visible := _inside(box, picture.size):
+        if visible := _inside(box, drawn.size):
             _dashed(pen, visible, PREDICTED, width)
-    return picture
+    return drawn
 
 
 def _inside(box: Box, size: Size) -> tuple[float, float, float, float] | None:
-    """The box cut to the picture, with inclusive ends as Pillow draws; None where none of it is inside."""
+    """The box cut to the image, with inclusive ends as Pillow draws; None where none of it is inside."""
     x1, y1 = max(0.0, box[0]), max(0.0, box[1])
     x2, y2 = min(size[0], box[2]) - 1, min(size[1], box[3]) - 1
     return (x1, y1, x2, y2) if x1 <= x2 and y1 <= y2 else None

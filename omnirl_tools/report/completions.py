@@ -1,4 +1,4 @@
-"""`completions.html` of a run: one file, readable offline, with the answers, their pictures, their boxes."""
+"""`completions.html` of a run: one file, readable offline, with the answers, their images, their boxes."""
 
 import json
 import re
@@ -12,9 +12,9 @@ from typing import Any
 from omnirl_tools.evaluation.compare import Change, compare, pair_lines
 from omnirl_tools.evaluation.lines import by_row, read_lines
 from omnirl_tools.evaluation.measures import FORMAT_REWARDS
+from omnirl_tools.report.images import embed
 from omnirl_tools.report.page import write_page
 from omnirl_tools.report.panels import panels, read_metrics, training_seconds
-from omnirl_tools.report.pictures import embed
 from omnirl_tools.report.run_file import judging_weights, read_run_file, run_weights
 from omnirl_tools.report.sample import Group, evenly, sample_groups
 from omnirl_tools.report.svg import curve_data
@@ -71,7 +71,7 @@ def write_comparison(
     """Write a page that sets two evaluations of the same rows side by side, and return its path.
 
     `first` and `second` are files of lines (before.jsonl, predictions.jsonl). The rows that changed most come
-    first: the wins and the losses, with their pictures.
+    first: the wins and the losses, with their images.
     """
     old, new = read_lines(first), read_lines(second)
     changes = compare(old, new, format_rewards=format_rewards)
@@ -108,14 +108,14 @@ def page_data(
     lines = [line for pair in rows for line in pair if line] + [
         line for group in groups for line in group.lines
     ]
-    pictures = embed(_image_rows(rows, groups), max_image_bytes)
+    images = embed(_image_rows(rows, groups), max_image_bytes)
     weights: dict[str, float] = next((line["weights"] for line in lines if line.get("weights")), {})
     if not weights and lines:
         weights = run_weights(run, lines[0].get("rewards") or {})
-    view = View(pictures, weights, readings(lines), box_space)
+    view = View(images, weights, readings(lines), box_space)
     return {
         "names": names,
-        "images": {picture.key: asdict(picture) for picture in pictures.values()},
+        "images": {image.key: asdict(image) for image in images.values()},
         "rows": _anchored([view.row(old, new) for old, new in rows]),
         "groups": _anchored([view.group(group) for group in groups]),
     }
@@ -192,7 +192,7 @@ def _side_by_side(before: list[Line], after: list[Line]) -> list[tuple[Line | No
 def _image_rows(
     rows: Iterable[tuple[Line | None, Line | None]], groups: Iterable[Group]
 ) -> dict[str, str | None]:
-    """Path of each picture, with a row that shows it."""
+    """Path of each image, with a row that shows it."""
     lines = [line for pair in rows for line in pair if line] + [group.lines[0] for group in groups]
     return {
         path: line.get("row_id")

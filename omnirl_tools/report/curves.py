@@ -20,7 +20,7 @@ def plot_curves(run_folder: str | Path, path: str | Path | None = None) -> Path:
     """Draw the run's curves and return where they were written: `curves.png` in its folder.
 
     Works on a run that is still going or was killed. Thin lines are the logged values, thick ones their
-    running mean. The paper is opaque, so that the picture reads the same on a dark page.
+    running mean. The paper is opaque, so that the image reads the same on a dark page.
     """
     found = panels(read_metrics(run_folder), judging_weights(run_folder))
     path = Path(path) if path else Path(run_folder) / "curves.png"

@@ -1,4 +1,4 @@
-"""`completions.html` of one evaluation: its figures, and each row with its answer, pictures and boxes."""
+"""`completions.html` of one evaluation: its figures, and each row with its answer, images and boxes."""
 
 import json
 from pathlib import Path

@@ -62,7 +62,7 @@ def show(figure: Figure, alt: str) -> None:
     """Show the figure in a notebook as a PNG with its alt text, and close it.
 
     The text travels in the output's metadata, where nbconvert and JupyterLab take an image's `alt` from, and as
-    `text/plain` for viewers without pictures; nbval compares it, and leaves pixels alone.
+    `text/plain` for viewers without images; nbval compares it, and leaves pixels alone.
 
     Args:
         alt: what the figure shows, in a sentence or two, for a reader who cannot see it.
@@ -122,18 +122,18 @@ def draw_grid(
     axes.grid(False)
 
 
-def draw_picture(
+def draw_image(
     axes: Axes, image: Image.Image | Sequence[Image.Image], title: str = "", note: str = ""
 ) -> None:
-    """Show a picture in the axes, without ticks, a title above it and a note of one or more lines below.
+    """Show an image in the axes, without ticks, a title above it and a note of one or more lines below.
 
-    Several pictures stand side by side; for none there is an empty ground that says so.
+    Several images stand side by side; for none there is an empty ground that says so.
     """
     images = [image] if isinstance(image, Image.Image) else list(image)
     joined = side_by_side(images) if images else Image.new("RGB", (4, 3), GRID)
     axes.imshow(joined, interpolation="nearest" if max(joined.size) < 200 else "antialiased")
     if not images:
-        axes.text(0.5, 0.5, "no picture", transform=axes.transAxes, ha="center", va="center", color=QUIET)
+        axes.text(0.5, 0.5, "no image", transform=axes.transAxes, ha="center", va="center", color=QUIET)
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
     for spine in axes.spines.values():
@@ -143,7 +143,7 @@ def draw_picture(
 
 
 def side_by_side(images: Sequence[Image.Image], gap: int = 6) -> Image.Image:
-    """One picture of several, in order, their tops aligned.
+    """One image of several, in order, their tops aligned.
 
     >>> side_by_side([Image.new("RGB", (20, 10)), Image.new("RGB", (30, 40))]).size
     (56, 40)

@@ -4,7 +4,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const PAGE = 20;
 const alone = data.names.length === 1; // one evaluation, not two side by side
-const TALLEST = 220; // pixels that an upright picture may be high
+const TALLEST = 220; // pixels that an upright image may be high
 const SVG = "http://www.w3.org/2000/svg";
 
 /** Make an element: attributes as they are, children as nodes or text; nothing for null and false. */
@@ -79,9 +79,9 @@ function answerBlock(title, answer, best) {
   return block;
 }
 
-// --- pictures ---
+// --- images ---
 
-/** Boxes as an SVG in the picture's own pixels; `owner` marks those of one answer, for `light`. */
+/** Boxes as an SVG in the image's own pixels; `owner` marks those of one answer, for `light`. */
 function overlay(image, groups) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", `0 0 ${image.width} ${image.height}`);
@@ -103,10 +103,10 @@ function overlay(image, groups) {
   return svg;
 }
 
-/** The row's pictures; boxes are drawn on the one that a box answer is about. */
-function pictures(row, groups) {
+/** The row's images; boxes are drawn on the one that a box answer is about. */
+function images(row, groups) {
   const shown = groups.filter((group) => group.boxes.length);
-  const list = make("div", { class: "pictures" });
+  const list = make("div", { class: "images" });
   row.images.forEach((key, place) => {
     const image = data.images[key];
     if (!image.source) {
@@ -114,7 +114,7 @@ function pictures(row, groups) {
       return;
     }
     const told = `Image ${place + 1} of ${row.images.length}`;
-    const frame = make("div", { class: "picture" }, make("img", { src: image.source, alt: told, title: `${told}, ${image.width} × ${image.height}`, loading: "lazy" }));
+    const frame = make("div", { class: "image" }, make("img", { src: image.source, alt: told, title: `${told}, ${image.width} × ${image.height}`, loading: "lazy" }));
     frame.style.maxWidth = `${Math.round(Math.min(row.images.length > 1 ? 120 : 250, (TALLEST * image.width) / image.height))}px`;
     if (place === row.boxed_image && shown.length) frame.append(overlay(image, shown));
     list.append(frame);
@@ -138,7 +138,7 @@ function card(row, head, groups, answers) {
   const link = make("a", { class: "where", href: `#${row.anchor}`, title: `Link to ${row.id}` }, lastParts(row.id) || "link");
   return make("li", { id: row.anchor, class: row.images.length ? "card answer-card" : "card answer-card wordy" },
     make("div", { class: "card-head" }, head.filter(Boolean).map((part) => make("span", { class: "chip" }, part)), link),
-    row.images.length ? pictures(row, groups) : null, body);
+    row.images.length ? images(row, groups) : null, body);
 }
 
 function rowCard(row) {

@@ -18,7 +18,7 @@ from omnirl_tools.evaluation.compare import Change
 def write_result(folder: str | Path, changes: Sequence[Change], seconds: float) -> Path:
     """Write `folder/result.json`: the changes of the held-out rows, how long it took, on what, and its peak memory.
 
-    `seconds` is wall time from the reading of the config to the last picture; it grows with whatever else the machine
+    `seconds` is wall time from the reading of the config to the last figure; it grows with whatever else the machine
     does, which `cpu_minutes`, the time that all cores together gave the process, does not. Both and the memory are
     the main process's.
     """

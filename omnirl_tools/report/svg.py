@@ -44,7 +44,7 @@ def curve_data(panels: Sequence[Panel]) -> dict[str, Any]:
 
 
 class _Scale:
-    """From steps and values to places in the picture."""
+    """From steps and values to places in the image."""
 
     def __init__(self, panel: Panel, series: Sequence[Series]):
         steps = [step for one in series for step, _ in one.points]

@@ -10,7 +10,7 @@ from omnirl_core.text import answer_text
 from omnirl_core.types import Box
 from omnirl_tools.evaluation.lines import finite, weighted_mean
 from omnirl_tools.report.boxes import answered_boxes, true_boxes
-from omnirl_tools.report.pictures import Picture
+from omnirl_tools.report.images import EmbeddedImage
 from omnirl_tools.report.sample import Group
 
 MOST_CHARACTERS = 6000
@@ -30,9 +30,9 @@ class Reading:
 
 @dataclass(frozen=True)
 class View:
-    """How lines are shown: with these pictures, and, where they do not tell, weights and readings of boxes by task."""
+    """How lines are shown: with these images, and, where they do not tell, weights and readings of boxes by task."""
 
-    pictures: Mapping[str, Picture]
+    images: Mapping[str, EmbeddedImage]
     weights: Mapping[str, float]
     readings: Mapping[str, Reading] = field(default_factory=dict)
     box_space: str | None = None
@@ -55,7 +55,7 @@ class View:
             "id": str(line.get("row_id") or ""),
             "task": line.get("task") or "",
             "modality": line.get("modality") or modality(line),
-            "images": [self.pictures[path].key for path in _paths(line)],
+            "images": [self.images[path].key for path in _paths(line)],
             "problem": str(line.get("problem") or line.get("prompt") or "")[:MOST_CHARACTERS],
             "solution": solution if isinstance(solution, str) else finite(solution),
             "boxes": self._in_pixels(line, true, reading.solution_space, reading) if reading else [],
@@ -94,8 +94,8 @@ class View:
 
     def _in_pixels(self, line: Line, boxes: list[Box], space: str, reading: Reading) -> list[list[float]]:
         """The boxes in pixels of the original image, [] where a size that this takes is not known."""
-        picture = self.pictures[_paths(line)[reading.image_index]]
-        size = _at(line.get("image_sizes"), reading.image_index) or (picture.width, picture.height)
+        image = self.images[_paths(line)[reading.image_index]]
+        size = _at(line.get("image_sizes"), reading.image_index) or (image.width, image.height)
         resized = _at(line.get("resized_sizes"), reading.image_index)
         if space not in SPACES or not all(size) or (space == "resized" and not resized):
             return []

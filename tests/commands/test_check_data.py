@@ -26,13 +26,13 @@ def load_script(name):
 
 
 corrupted = load_script("check_data")
-PICTURE = (160, 96)
+IMAGE = (160, 96)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corrupted")
-    return folder, corrupted.write_rows(folder, 600, n_bad=60, size=PICTURE)
+    return folder, corrupted.write_rows(folder, 600, n_bad=60, size=IMAGE)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -46,13 +46,13 @@ def test_every_corrupted_row_is_named_with_its_kind_and_no_other(data, monkeypat
     assert len(report.read_text().splitlines()) == len(bad) == 60
     out = capsys.readouterr().out
     assert all(f"x {kind}: " in out for kind in KINDS)
-    assert "600 rows        576 pictures       54 bad rows  6 leaked" in out
+    assert "600 rows        576 images       54 bad rows  6 leaked" in out
     assert f"every fault, one a line: {report}" in out
 
 
 def test_a_clean_file_is_exit_code_0(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    corrupted.write_rows(tmp_path / "clean", 8, n_bad=0, size=PICTURE)
+    corrupted.write_rows(tmp_path / "clean", 8, n_bad=0, size=IMAGE)
     assert (
         main(["check-data", "clean/train.jsonl", "--eval_dataset_name", "clean/test.jsonl", "--workers", "1"])
         == 0
@@ -102,7 +102,7 @@ def test_what_looks_cut_but_decodes_is_no_fault(tmp_path):
     assert row.faults == ()
 
 
-def test_all_bad_pictures_of_a_row_are_named(tmp_path, monkeypatch):
+def test_all_bad_images_of_a_row_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # put back: the check sets it
     sizes = {"small": (4, 40), "slim": (28 * 201, 28), "large": (500, 500), "good": (64, 64)}
     for name, size in sizes.items():
@@ -152,10 +152,10 @@ def test_duplicates_are_told_by_content_not_by_name(tmp_path, monkeypatch, capsy
     )
     told = Path("leaks.txt").read_text()
     assert [line.partition(": ")[0] for line in told.splitlines()] == [f"train.jsonl:{n}" for n in (1, 4, 5)]
-    assert "same question and pictures as test.jsonl:1" in told
+    assert "same question and images as test.jsonl:1" in told
     assert "same question as test.jsonl:2" in told
     out = capsys.readouterr().out
-    assert "5 rows          4 pictures        0 bad rows  3 leaked" in out
+    assert "5 rows          4 images        0 bad rows  3 leaked" in out
     assert out.splitlines()[-1] == "not well yet: 3 rows to take out of one of the two files"
 
 
@@ -169,7 +169,7 @@ def test_a_report_replaces_no_file_that_is_not_one(tmp_path, monkeypatch, capsys
     assert main([*command, "told.txt"]) == main([*command, "told.txt"]) == 1
     assert Path("told.txt").read_text().count("\n") == 1
     out = capsys.readouterr().out
-    assert "1 row           0 pictures        1 bad row" in out
+    assert "1 row           0 images        1 bad row" in out
     assert out.splitlines()[-1] == "not well yet: 1 row to mend or leave out (on_bad_sample: skip)"
 
 

@@ -33,7 +33,7 @@ def recipe(folder, rows, rewards, **settings):
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
     return "a.png"
 
@@ -47,14 +47,14 @@ MIXED = """
 """
 
 
-def test_rows_whose_reference_cannot_win_are_named_with_reward_value_and_reason(tmp_path, picture, capsys):
+def test_rows_whose_reference_cannot_win_are_named_with_reward_value_and_reason(tmp_path, image, capsys):
     rows = [
         {"problem": "Color?", "solution": "red", "task": "color"},
         {"problem": "Color?", "solution": None, "task": "color"},
         {"problem": "How many?", "solution": "several", "task": "count"},
         {"problem": "How many?", "solution": 3, "task": "count"},
-        {"problem": "Where?", "solution": [1, 2, 30, 40], "image": picture, "task": "boxes"},
-        {"problem": "Where?", "solution": [100, 200, 900, 800], "image": picture, "task": "boxes"},
+        {"problem": "Where?", "solution": [1, 2, 30, 40], "image": image, "task": "boxes"},
+        {"problem": "Where?", "solution": [100, 200, 900, 800], "image": image, "task": "boxes"},
         {"problem": "Where?", "solution": [1, 2, 30, 40], "task": "boxes"},
         {"problem": "What?", "solution": "a cat", "task": "caption"},
         {"problem": "Color?", "solution": "red " * 300, "task": "color"},
@@ -67,9 +67,9 @@ def test_rows_whose_reference_cannot_win_are_named_with_reward_value_and_reason(
     assert told[f"{place}:2"] == "exact: cannot read the reference None"
     assert told[f"{place}:3"] == "number: cannot read the reference 'several'"
     assert told[f"{place}:6"] == (
-        "box_iou: reference box [100, 200, 900, 800] lies outside of its picture of 64 x 48; look at solution_space"
+        "box_iou: reference box [100, 200, 900, 800] lies outside of its image of 64 x 48; check solution_space"
     )
-    assert told[f"{place}:7"].endswith("space 'resized' needs a picture's size, and the row has no picture")
+    assert told[f"{place}:7"].endswith("space 'resized' needs an image's size, and the row has no image")
     assert told[f"{place}:8"] == "-: no reward judges answers of task 'caption'"
     [band, cut] = [line.partition(f"{place}:9: ")[2] for line in lines if line.startswith(f"{place}:9: ")]
     assert band.startswith("length_band: 0.4")
@@ -121,19 +121,19 @@ def test_every_hack_has_its_advice():
     assert set(ADVICE) >= set(BLIND)
 
 
-def test_a_space_that_the_model_does_not_answer_in_is_a_warning(tmp_path, picture, capsys):
-    rows = [{"problem": "Where?", "solution": [1, 2, 30, 40], "image": picture}]
+def test_a_space_that_the_model_does_not_answer_in_is_a_warning(tmp_path, image, capsys):
+    rows = [{"problem": "Where?", "solution": [1, 2, 30, 40], "image": image}]
     assert main(["check-rewards", recipe(tmp_path, rows, "- name: box_iou\n"), "--workers", "1"]) == 0
     assert "box_iou reads boxes in space 'pixels'; qwen2_5_vl answers in 'resized'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("space", ["pixels", "resized", "0-1000", "0-1"])
 @pytest.mark.parametrize("solution_space", ["pixels", "0-1000"])
-def test_reference_boxes_win_in_every_space(tmp_path, picture, space, solution_space):
+def test_reference_boxes_win_in_every_space(tmp_path, image, space, solution_space):
     reference = [5, 6, 40, 30] if solution_space == "pixels" else [78, 125, 625, 625]
     reward = Reward("iou", box_iou, settings={"space": space, "solution_space": solution_space})
     grid = PixelGrid(28, 56 * 56, 28 * 28 * 64)
-    record = Record("Where?", reference, (str(tmp_path / picture),), source="a.json:1")
+    record = Record("Where?", reference, (str(tmp_path / image),), source="a.json:1")
     [row] = RewardCheck([reward], grid).many([(record, True)])
     assert row.faults == ()
     assert row.scores["iou"] == pytest.approx(1.0, abs=0.02)
@@ -192,7 +192,7 @@ CONFIGS = [
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS), ids=lambda path: path.stem)
-def test_references_of_every_shipped_config_win(tmp_path, picture, path):
+def test_references_of_every_shipped_config_win(tmp_path, image, path):
     """One row of each kind of reference that the config is for."""
     references = {
         "math": r"\frac{1}{2}", "multiple_choice": "B", "counting": 3, "visual_qa": "no",
@@ -202,7 +202,7 @@ def test_references_of_every_shipped_config_win(tmp_path, picture, path):
     rewards = load_rewards(path)
     tasks = [task for reward in rewards for task in reward.tasks or ()] or [None]
     reference = references.get(path.stem, "a small boy kicks the ball over the fence")
-    record = Record("What?", reference, (str(tmp_path / picture),), tasks[0], source="a.json:1")
+    record = Record("What?", reference, (str(tmp_path / image),), tasks[0], source="a.json:1")
     grid = PixelGrid(28, 56 * 56, 28 * 28 * 64)
     check = RewardCheck(rewards, grid, count_tokens=lambda text: list(range(len(text) // 4)))
     [row] = check.many([(record, False)])

@@ -10,10 +10,10 @@ from omnirl_tools.cli import main
 from omnirl_tools.evaluation.lines import read_lines, write_lines
 
 
-def graded(number: int, picture: str, right: float, score: float) -> dict:
+def graded(number: int, image: str, right: float, score: float) -> dict:
     return {
         "row_id": f"t:{number}", "task": "boxes" if number % 2 else "words", "problem": f"What is {number}?",
-        "modality": "image" if number % 2 else "text", "images": [picture] if number % 2 else [],
+        "modality": "image" if number % 2 else "text", "images": [image] if number % 2 else [],
         "solution": [1, 2, 9, 9] if number % 2 else "cat", "completion": f"<answer>{number}</answer>",
         "clipped": number == 3, "n_tokens": 4, "image_sizes": [[32, 32]], "resized_sizes": [[32, 32]],
         "rewards": {"exact": right, "think_format": 1.0}, "weights": {"exact": 1.0, "think_format": 0.5},
@@ -22,10 +22,10 @@ def graded(number: int, picture: str, right: float, score: float) -> dict:
 
 
 @pytest.fixture
-def two(tmp_path, pictures) -> tuple[str, str]:
+def two(tmp_path, image_files) -> tuple[str, str]:
     """Folders of two evaluations: of 20 rows, nine turn right and one wrong."""
     for name, right in (("base", lambda k: float(k == 0)), ("tuned", lambda k: float(0 < k < 10))):
-        lines = [graded(k, pictures[0], right(k), (right(k) + 0.5 + k / 100) / 1.5) for k in range(20)]
+        lines = [graded(k, image_files[0], right(k), (right(k) + 0.5 + k / 100) / 1.5) for k in range(20)]
         if name == "tuned":  # an answer without its tags is shown as it is
             lines = [line | {"completion": "it is\nmore than ten"} for line in lines]
         write_lines(tmp_path / name / "predictions.jsonl", lines if name == "base" else lines[::-1])
@@ -51,7 +51,7 @@ def test_compare_prints_the_table_and_the_rows_that_moved(two, capsys):
     assert losses[1:] == [["base", "1.000", "0"], ["tuned", "0.333", "it", "is", "more", "than", "ten"]]
 
 
-def test_compare_writes_a_page_with_pictures(two, tmp_path, capsys):
+def test_compare_writes_a_page_with_images(two, tmp_path, capsys):
     assert main(["compare", *two, "--html", str(tmp_path / "c.html"), "--names", "old", "new"]) == 0
     page = (tmp_path / "c.html").read_text()
     assert "Old and new" in page

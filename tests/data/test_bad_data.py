@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from omnirl_core.data import DataError, find_bad_rows, json_reader, limit_pixels, load_dataset, load_records
-from omnirl_core.data.image_checks import picture_problem, with_checked_pictures
+from omnirl_core.data.image_checks import picture_problem, with_checked_images
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)  # (H, W, 3)
 
@@ -53,7 +53,7 @@ def flipped(data: bytes) -> bytes:
 
 GOOD: dict[str, tuple[str, bytes]] = {
     "wrong extension": ("a.jpg", encoded(plain(), "PNG")),
-    "no extension": ("picture", encoded(plain(), "JPEG")),
+    "no extension": ("image", encoded(plain(), "JPEG")),
     "CMYK": ("a.jpg", encoded(plain().convert("CMYK"), "JPEG")),
     "16-bit grey": ("a.png", encoded(Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257), "PNG")),
     "palette": ("a.png", encoded(plain().quantize(16), "PNG")),
@@ -65,12 +65,12 @@ GOOD: dict[str, tuple[str, bytes]] = {
 }  # fmt: skip
 
 BAD: dict[str, tuple[str, bytes, str]] = {
-    "zero bytes": ("a.png", b"", "is no picture of a format that is read (0 bytes)"),
-    "an error page": ("a.jpg", b"<html>404</html>", "is no picture of a format that is read"),
-    "a program for Ghostscript": ("a.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture of"),
+    "zero bytes": ("a.png", b"", "is no image of a format that is read (0 bytes)"),
+    "an error page": ("a.jpg", b"<html>404</html>", "is no image of a format that is read"),
+    "a program for Ghostscript": ("a.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image of"),
     "a truncated PNG": ("a.png", encoded(plain(), "PNG")[:400], "cannot be decoded"),
     "a truncated JPEG": ("a.jpg", encoded(plain(), "JPEG")[:700], "cannot be decoded"),
-    "a header only": ("a.png", encoded(plain(), "PNG")[:33], "no picture of a format"),
+    "a header only": ("a.png", encoded(plain(), "PNG")[:33], "no image of a format"),
     "damaged pixels": ("a.png", flipped(encoded(plain(), "PNG")), "cannot be decoded"),
     "a decompression bomb": ("a.png", png_header(60_000, 60_000), "pixels; processors refuse|exceeds limit of"),
     "too slim": ("a.png", encoded(Image.new("RGB", (1_005, 5)), "PNG"), "1005 x 5 pixels; processors refuse one side"),
@@ -83,7 +83,7 @@ def row(image: str, problem: str = "Q") -> str:
 
 
 @pytest.mark.parametrize("kind", GOOD)
-def test_unusual_pictures_are_used(tmp_path, kind):
+def test_unusual_images_are_used(tmp_path, kind):
     name, data = GOOD[kind]
     (tmp_path / name).write_bytes(data)
     for level in ("header", "pixels"):
@@ -91,7 +91,7 @@ def test_unusual_pictures_are_used(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_pictures_are_told_at_the_start(tmp_path, kind):
+def test_bad_images_are_told_at_the_start(tmp_path, kind):
     name, data, problem = BAD[kind]
     (tmp_path / name).write_bytes(data)
     (tmp_path / "good.png").write_bytes(encoded(plain(), "PNG"))
@@ -143,7 +143,7 @@ def test_links_in_a_circle_and_to_nowhere(tmp_path):
 
 
 @pytest.mark.parametrize("lookups", [0, 1000])
-def test_pictures_outside_of_image_root_are_refused_unless_allowed(tmp_path, lookups, monkeypatch):
+def test_images_outside_of_image_root_are_refused_unless_allowed(tmp_path, lookups, monkeypatch):
     monkeypatch.setattr("omnirl_core.data.images.ImageFiles.__init__.__defaults__", (lookups,), raising=False)
     for folder in ("root/in", "secret"):
         (tmp_path / folder).mkdir(parents=True)
@@ -321,4 +321,4 @@ def test_order_and_verdicts_do_not_depend_on_the_number_of_threads(at_scale):
     everything, _, _, good_ids = at_scale
     records = load_records(everything, on_bad_sample="skip")[:500]
     for threads in (1, 2, 7):
-        assert [r.source for r in with_checked_pictures(records, "pixels", threads)] == good_ids[:500]
+        assert [r.source for r in with_checked_images(records, "pixels", threads)] == good_ids[:500]

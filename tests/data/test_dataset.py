@@ -113,7 +113,7 @@ def test_the_rows_are_the_records(mixed):
         assert json.dumps(row["solution"]) == json.dumps(record.solution)
 
 
-def test_pictures_open_in_the_order_of_the_row(mixed, photographs):
+def test_images_open_in_the_order_of_the_row(mixed, photographs):
     names = list(photographs)
     for i, row in enumerate(load_dataset(mixed)):
         for k, path in enumerate(row["images"]):
@@ -216,7 +216,7 @@ def draw_pixels(batch):
     ]
 
 
-def test_pictures_opened_in_workers_and_a_bad_one_is_named_there(mixed, tmp_path):
+def test_images_opened_in_workers_and_a_bad_one_is_named_there(mixed, tmp_path):
     rows = load_dataset(mixed)
     loader = DataLoader(rows, batch_size=8, num_workers=2, collate_fn=draw_pixels)
     drawn = [row for batch in loader for row in batch]
@@ -260,7 +260,7 @@ def test_the_collector_is_left_as_it_was(write_rows):
         gc.enable()
 
 
-def test_a_data_set_says_whether_it_has_pictures(tmp_path):
+def test_a_data_set_says_whether_it_has_images(tmp_path):
     text, mixed = tmp_path / "text.jsonl", tmp_path / "mixed.jsonl"
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     text.write_text('{"problem": "a", "solution": 1}\n')

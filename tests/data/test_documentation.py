@@ -51,4 +51,4 @@ def test_the_python_block_runs(examples, monkeypatch):
     names: dict = {}
     exec(block, names)
     assert len(names["records"]) == len(names["rows"]) == 3
-    assert names["pictures"] == []
+    assert names["images"] == []

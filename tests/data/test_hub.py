@@ -38,8 +38,8 @@ def hub(tmp_path, monkeypatch):
     return write
 
 
-def test_hub_rows_with_pictures_inside(hub, tmp_path, photographs):
-    picture = Image.fromarray(photographs["chelsea"])
+def test_hub_rows_with_images_inside(hub, tmp_path, photographs):
+    image = Image.fromarray(photographs["chelsea"])
     (tmp_path / "on_disk.png").write_bytes(b"")
     features = datasets.Features(
         {
@@ -53,7 +53,7 @@ def test_hub_rows_with_pictures_inside(hub, tmp_path, photographs):
         {
             "problem": ["Q0", "<image>Q1<image>", "Q2", "Q3"],
             "solution": [[1.5], [2.0], None, []],
-            "images": [[picture], [picture, picture.rotate(90, expand=True)], None, []],
+            "images": [[image], [image, image.rotate(90, expand=True)], None, []],
             "level": [0, 1, 1, 0],
         },
         features,
@@ -80,8 +80,8 @@ def test_hub_rows_with_paths_splits_and_samples(hub, tmp_path):
     hub(columns, split="test")
     path = mixture(
         tmp_path,
-        "datasets: [{hub: org/name, split: test, image_root: pictures, sampling_strategy: end:2},"
-        " {hub: org/name, image_root: pictures, sampling_strategy: first:1}]",
+        "datasets: [{hub: org/name, split: test, image_root: images, sampling_strategy: end:2},"
+        " {hub: org/name, image_root: images, sampling_strategy: first:1}]",
     )
     assert [(r.solution, r.source) for r in load_records(path)] == [
         ("d", "org/name:4"),

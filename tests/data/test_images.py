@@ -1,4 +1,4 @@
-"""Pictures from disk: real photographs, pixel modes, EXIF, damage; numpy and torchvision are the oracles."""
+"""Images from disk: real photographs, pixel modes, EXIF, damage; numpy and torchvision are the oracles."""
 
 import io
 import os
@@ -19,7 +19,7 @@ from omnirl_core.data import DataError, image_size, open_image
 from omnirl_core.data.images import ImageFiles
 
 SIZES = [(1, 1), (2, 300), (31, 17), (64, 64), (224, 336), (640, 427), (1024, 771)]  # (width, height)
-ORIENT = {  # EXIF 2.3: how stored pixels turn into the picture
+ORIENT = {  # EXIF 2.3: how stored pixels turn into the image
     1: lambda stored: stored,
     2: np.fliplr,
     3: lambda stored: np.rot90(stored, 2),
@@ -33,7 +33,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8) 
 
 
 def opened(file) -> np.ndarray:
-    """(H, W, 3); the header's size is the picture's."""
+    """(H, W, 3); the header's size is the image's."""
     image = open_image(file)
     assert image.mode == "RGB"
     assert image_size(file) == image.size
@@ -131,7 +131,7 @@ def test_the_size_of_a_png_needs_no_pixels(tmp_path):
         open_image(file)
 
 
-def test_unreadable_exif_leaves_the_picture_as_it_is(tmp_path):
+def test_unreadable_exif_leaves_the_image_as_it_is(tmp_path):
     file = saved(tmp_path, PIXELS, "a.png", exif=b"Exif\0\0no such header")
     assert np.array_equal(opened(file), PIXELS)
 
@@ -227,7 +227,7 @@ def test_pixels_without_a_known_range_are_refused(tmp_path, mode, name):
         open_image(file, "x.jsonl:3")
 
 
-def test_a_picture_beyond_the_limit_is_refused_before_it_is_decoded(tmp_path):
+def test_a_image_beyond_the_limit_is_refused_before_it_is_decoded(tmp_path):
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     file = tmp_path / "bomb.png"
     file.write_bytes(
@@ -241,11 +241,11 @@ def test_a_picture_beyond_the_limit_is_refused_before_it_is_decoded(tmp_path):
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (b"", "is no picture of a format that is read (0 bytes)"),
-        (b"<html>404</html>", "is no picture of a format that is read (16 bytes)"),
+        (b"", "is no image of a format that is read (0 bytes)"),
+        (b"<html>404</html>", "is no image of a format that is read (16 bytes)"),
     ],
 )
-def test_a_file_that_is_no_picture_is_named(tmp_path, data, problem):
+def test_a_file_that_is_no_image_is_named(tmp_path, data, problem):
     file = tmp_path / "a.jpg"
     file.write_bytes(data)
     for read in (open_image, image_size):
@@ -267,7 +267,7 @@ def test_a_path_without_a_file_is_named(tmp_path, path):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(keep=st.floats(0, 1), flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(1, 255)), max_size=3))
 @example(keep=0.5, flips=[])
-def test_damage_gives_a_picture_or_a_data_error(tmp_path, format, keep, flips):
+def test_damage_gives_a_image_or_a_data_error(tmp_path, format, keep, flips):
     buffer = io.BytesIO()
     Image.fromarray(PIXELS).save(buffer, format, **{"exif": exif(6)} if format in ("JPEG", "PNG") else {})
     data = bytearray(buffer.getvalue()[: int(keep * buffer.tell())])

@@ -1,4 +1,4 @@
-"""Rows of every modality over the noise pictures, as the data layer draws them, and the tiny policy."""
+"""Rows of every modality over the noise images, as the data layer draws them, and the tiny policy."""
 
 from typing import Any
 
@@ -30,14 +30,14 @@ def processor(tiny_checkpoint: str):
 
 
 @pytest.fixture
-def mixed_rows(pictures: list[str]) -> list[dict]:
-    """Text, one image, several, of unlike lengths, in no order; two of them share a picture."""
+def mixed_rows(image_files: list[str]) -> list[dict]:
+    """Text, one image, several, of unlike lengths, in no order; two of them share an image."""
     return [
-        row(1, "What is this, in a few words that are not so few?", pictures[:1]),
+        row(1, "What is this, in a few words that are not so few?", image_files[:1]),
         row(2, "Hello", []),
-        row(3, "Which?", pictures[1:4]),
-        row(4, "A longer question without a picture, about nothing at all", []),
-        row(5, "?", pictures[3:4]),
-        row(6, "Same or other?", [pictures[5], pictures[0]]),
+        row(3, "Which?", image_files[1:4]),
+        row(4, "A longer question without an image, about nothing at all", []),
+        row(5, "?", image_files[3:4]),
+        row(6, "Same or other?", [image_files[5], image_files[0]]),
         row(7, "And", []),
     ]

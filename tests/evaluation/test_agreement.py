@@ -1,6 +1,6 @@
 """What a reward logs in training is what evaluation says of the same completion: 1,000 completions a config.
 
-The trainer's whole path runs but for the sampler: rows drawn, pictures resized by the real processor, completions
+The trainer's whole path runs but for the sampler: rows drawn, images resized by the real processor, completions
 tokenized and decoded, rewards called by TRL, lines written. Evaluation reads the lines.
 """
 
@@ -62,8 +62,8 @@ class Scripted(OmniGRPOTrainer):
         return [[*own, self._tokenizer.eos_token_id] if len(own) % 7 else own or [0] for own in ids], None
 
 
-def asked(number: int, kind: str, pictures: list[str], task: str | None) -> dict[str, Any]:
-    images = pictures[number % 5 : number % 5 + (2 if kind == "compare" else 1)] if kind in SEEN else []
+def asked(number: int, kind: str, image_files: list[str], task: str | None) -> dict[str, Any]:
+    images = image_files[number % 5 : number % 5 + (2 if kind == "compare" else 1)] if kind in SEEN else []
     blocks = [*({"type": "image"} for _ in images), {"type": "text", "text": f"Question {number}?"}]
     return {
         "prompt": [{"role": "user", "content": blocks}], "images": images, "solution": REFERENCES[kind], "task": task,
@@ -71,7 +71,7 @@ def asked(number: int, kind: str, pictures: list[str], task: str | None) -> dict
     }  # fmt: skip
 
 
-def rows_for(path: Path, pictures: list[str]) -> list[dict[str, Any]]:
+def rows_for(path: Path, image_files: list[str]) -> list[dict[str, Any]]:
     """Rows of every kind, under the tasks that the config knows and under none, each `GROUP` times."""
     rewards = load_rewards(path)
     tasks = [task for reward in rewards for task in reward.tasks or ()]
@@ -81,14 +81,14 @@ def rows_for(path: Path, pictures: list[str]) -> list[dict[str, Any]]:
         kind = kinds[number % len(kinds)]
         task = tasks[number % len(tasks)] if tasks and number % 9 else None
         kind = task if task in REFERENCES else kind
-        rows += [asked(number, kind, pictures, task)] * GROUP
+        rows += [asked(number, kind, image_files, task)] * GROUP
     return rows
 
 
 def completions(n: int, is_code: bool) -> list[str]:
     chance = random.Random(0)
     pool = [PROGRAM.format(sign) for sign in "+-*%"] if is_code else SAID
-    thoughts = ["", "so", "it is red " * 3, "I look at the picture and count what I see. " * 4, "想一想"]
+    thoughts = ["", "so", "it is red " * 3, "I look at the image and count what I see. " * 4, "想一想"]
     return [
         chance.choice(FRAMES[:1] * 8 + FRAMES).format(
             said=chance.choice(pool), thought=chance.choice(thoughts)
@@ -98,11 +98,11 @@ def completions(n: int, is_code: bool) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_checkpoint, pictures, tmp_path_factory):
+def trained(tiny_checkpoint, image_files, tmp_path_factory):
     """Let a trainer under one reward config score completions; return its rows and the lines it wrote."""
 
     def score(path: Path) -> tuple[list[dict], Path]:
-        rows = rows_for(path, pictures)
+        rows = rows_for(path, image_files)
         folder = tmp_path_factory.mktemp("run")
         config = OmniGRPOConfig(
             output_dir=str(folder), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",

@@ -139,9 +139,9 @@ def test_checkpoints_own_settings_apply_where_they_are_asked_for(tiny_checkpoint
         policy, processor, mixed_rows, max_new_tokens=LIMIT, batch_size=3, checkpoint_settings=True
     )
     for row, answer in zip(mixed_rows, found, strict=True):
-        pictures = iter(Image.open(path) for path in row["images"])
+        image_files = iter(Image.open(path) for path in row["images"])
         blocks = [
-            {"type": "image", "image": next(pictures)} if block["type"] == "image" else block
+            {"type": "image", "image": next(image_files)} if block["type"] == "image" else block
             for block in row["prompt"][0]["content"]
         ]
         inputs = processor.apply_chat_template(
@@ -180,7 +180,7 @@ def test_sizes_as_opened_and_as_the_policy_saw_them(policy, processor, mixed_row
         assert answer.resized_sizes == tuple(resized_size(size, **budget) for size in answer.image_sizes)
 
 
-def test_pictures_in_memory_answer_like_their_files(policy, processor, mixed_rows):
+def test_images_in_memory_answer_like_their_files(policy, processor, mixed_rows):
     opened = [{**row, "images": [Image.open(path) for path in row["images"]]} for row in mixed_rows]
     assert generate(policy, processor, opened, max_new_tokens=LIMIT) == generate(
         policy, processor, mixed_rows, max_new_tokens=LIMIT

@@ -61,7 +61,7 @@ def test_lines_hold_what_the_contract_of_the_run_folder_names():
     assert [line["rewards"] for line in lines] == [
         {"think_format": 1.0, "same": 1.0, "box_iou": None},
         {"think_format": 0.0, "same": 0.0, "box_iou": None},
-        {"think_format": 0.0, "same": None, "box_iou": 0.5},  # the answer is the whole picture
+        {"think_format": 0.0, "same": None, "box_iou": 0.5},  # the answer is the whole image
         {"think_format": 1.0, "same": None, "box_iou": None},
         {"think_format": 1.0, "same": None, "box_iou": None},
     ]

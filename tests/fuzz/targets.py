@@ -95,7 +95,7 @@ def yaml_text(data: bytes) -> None:
 
 
 def record(data: bytes) -> None:
-    """A record from any JSON value, whose prompt has one part a picture; or a DataError that begins with its place."""
+    """A record from any JSON value, whose prompt has one part an image; or a DataError that begins with its place."""
     try:
         value, _ = StrictDecoder().decode(data.decode("utf-8", "replace"))
     except json.JSONDecodeError:

@@ -24,7 +24,7 @@ PARAMETERS = {
 }  # of the checkpoints' safetensors, as the hub shows them
 LORA = dict(use_peft=True, lora_r=16, lora_target_modules=["all-linear"])
 ONE = Cluster()
-PROMPT = Prompt.of_pixels(text_tokens=100, n_pictures=1, pixels=512 * 512)
+PROMPT = Prompt.of_pixels(text_tokens=100, n_images=1, pixels=512 * 512)
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_image_tokens_come_from_the_data_set(tmp_path, monkeypatch, capsys):
     }
     sizes = [Image.open(tmp_path / image).size for image in images]
     tokens = max(width * height for width, height in map(resized_size, sizes)) // 28**2
-    assert f" {tokens} of them pictures (the longest of {rows})" in told
+    assert f" {tokens} of them images (the longest of {rows})" in told
 
 
 def test_small_images_need_what_they_hold_and_not_what_is_assumed(tmp_path, monkeypatch, capsys):

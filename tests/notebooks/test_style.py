@@ -143,7 +143,7 @@ def test_one_cell_switches_to_a_real_checkpoint(path):
 @every_notebook
 def test_every_figure_has_alt_text(path):
     shown = [output for output in outputs(path) if "image/png" in output.get("data", {})]
-    assert shown, "a picture wherever a person would rather look than read"
+    assert shown, "an image wherever a person would rather look than read"
     for output in shown:
         alt = output.metadata.get("image/png", {}).get("alt", "")
         assert len(alt) >= 40, f"alt text {alt!r}: use omnirl_tools.report.figures.show"
@@ -179,7 +179,7 @@ def test_most_outputs_are_compared(path):
     ]
 
 
-def test_the_index_shows_every_notebook_with_its_picture_and_seconds():
+def test_the_index_shows_every_notebook_with_its_image_and_seconds():
     index = (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
     rows = INDEX_ROW.findall(index)
     assert [row[1:4] for row in rows] == [(path.stem,) * 3 for path in NOTEBOOKS]

@@ -57,7 +57,7 @@ def test_it_prints_nothing_that_a_user_cannot_act_on(first):
     assert not complaints
 
 
-def test_it_ends_with_the_table_and_the_pictures(first):
+def test_it_ends_with_the_table_and_the_images(first):
     folder, printed = first
     for word in (
         "score",

@@ -22,8 +22,8 @@ def test_documents_say_what_the_script_writes(document):
 
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
-    """A folder of results and one of pictures in the place of the repository's."""
-    for name in ("RESULTS", "PICTURES"):
+    """A folder of results and one of images in the place of the repository's."""
+    for name in ("RESULTS", "FIGURES"):
         (tmp_path / name).mkdir()
         monkeypatch.setattr(learning_table, name, tmp_path / name)
 
@@ -57,7 +57,7 @@ def test_failures_stay_in_the_table(kept):
         "| 2.0 | 1.3 GiB, 20.0 GiB gpu |"
     )
     assert second.startswith("| b_demo | | stopped before its end |")
-    assert (learning_table.PICTURES / "a_demo_curves.png").exists()
+    assert (learning_table.IMAGES / "a_demo_curves.png").exists()
 
 
 def test_every_demo_holds_what_the_recipes_promise():

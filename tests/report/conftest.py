@@ -1,4 +1,4 @@
-"""A run's folder, written by hand: two tasks, pictures, boxes, one log line a step, torn ends as a kill leaves."""
+"""A run's folder, written by hand: two tasks, images, boxes, one log line a step, torn ends as a kill leaves."""
 
 import json
 from pathlib import Path
@@ -11,9 +11,9 @@ HOSTILE = (
 )
 
 
-def held_out(number: int, pictures: list[str], completion: str, score: float) -> dict[str, Any]:
+def held_out(number: int, image_files: list[str], completion: str, score: float) -> dict[str, Any]:
     is_box = number % 2 == 0
-    images = [pictures[number % len(pictures)]] if is_box else []
+    images = [image_files[number % len(image_files)]] if is_box else []
     line = {
         "row_id": f"test.json:{number}",
         "task": "boxes" if is_box else "words",
@@ -52,17 +52,17 @@ def write(path: Path, lines: list[dict], torn: str = "") -> None:
 
 
 @pytest.fixture
-def run_folder(tmp_path: Path, pictures: list[str]) -> Path:
+def run_folder(tmp_path: Path, image_files: list[str]) -> Path:
     folder = tmp_path / "a run & <its> folder"
     folder.mkdir()
     box = "<think>there</think><answer>[20, 10, 100, 40]</answer>"  # in the resized space: twice as wide
-    write(folder / "before.jsonl", [held_out(k, pictures, HOSTILE, 0.25) for k in range(8)])
-    write(folder / "after.jsonl", [held_out(k, pictures, box, 0.75) for k in range(8)])
+    write(folder / "before.jsonl", [held_out(k, image_files, HOSTILE, 0.25) for k in range(8)])
+    write(folder / "after.jsonl", [held_out(k, image_files, box, 0.75) for k in range(8)])
     write(folder / "metrics.jsonl", [metric_line(step) for step in range(1, 31)], torn='{"step": 31, "rew')
     lines = []
     for step in range(1, 11):
         for number in range(4):
-            line = held_out(number // 2, pictures, f"{box} {step}", number / 4)
+            line = held_out(number // 2, image_files, f"{box} {step}", number / 4)
             for name in ("boxes", "score", "weights", "clipped", "n_tokens", "modality"):
                 line.pop(name, None)
             line |= {"step": step, "phase": "train", "prompt": "?", "row_id": f"train.json:{number // 2}"}

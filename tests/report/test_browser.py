@@ -1,4 +1,4 @@
-"""The report in a real browser, headless Chromium: it opens, draws pictures and boxes, filters, and fits a phone.
+"""The report in a real browser, headless Chromium: it opens, draws images and boxes, filters, and fits a phone.
 
 Needs playwright and a Chromium; without one these tests are skipped, unless OMNIRL_BROWSER=required, as in CI.
 """
@@ -193,11 +193,11 @@ def test_held_out_rows_are_filtered_and_ordered(run, opened):
 
 
 def test_boxes_lie_where_the_numbers_say(run, opened):
-    """On screen, the true box of [100, 80, 380, 300] in a picture of 640 x 480."""
+    """On screen, the true box of [100, 80, 380, 300] in an image of 640 x 480."""
     page = opened(run / "completions.html")
     card = page.locator("#rows .answer-card").first
     image, true, answer = (
-        card.locator(name).first.bounding_box() for name in (".picture img", ".box-true", ".box-after")
+        card.locator(name).first.bounding_box() for name in (".image img", ".box-true", ".box-after")
     )
     scale = image["width"] / 640
     assert image["width"] / image["height"] == pytest.approx(640 / 480, rel=0.02)

@@ -93,17 +93,17 @@ def test_hostile_text_arrives_whole_and_as_text(run_folder):
     assert "a run &amp; &lt;its&gt; folder" in html
 
 
-def test_rows_pictures_and_boxes(run_folder, pictures):
+def test_rows_images_and_boxes(run_folder, image_files):
     _, data = page_of(write_completions(run_folder))
     row = data["rows"][2]
     assert (row["id"], row["task"], row["modality"]) == ("test.json:2", "boxes", "image")
     assert row["boxes"] == [[10, 10, 50, 40]]
     assert row["after"]["boxes"] == [
         [10, 10, 50, 40]
-    ]  # [20, 10, 100, 40] of the resized picture, twice as wide
+    ]  # [20, 10, 100, 40] of the resized image, twice as wide
     assert row["before"]["boxes"] == []
     image = data["images"][row["images"][0]]
-    assert (image["width"], image["height"]) == Image.open(pictures[2]).size
+    assert (image["width"], image["height"]) == Image.open(image_files[2]).size
     assert row["after"]["score"] == (0.5 + 0.75) / 1.5
     assert data["rows"][1]["images"] == data["rows"][1]["boxes"] == []
 
@@ -173,8 +173,8 @@ def test_run_killed_in_the_middle_of_its_last_evaluation(run_folder):
     assert [row["after"] is not None for row in data["rows"]] == [True] * 3 + [False] * 5
 
 
-def test_pictures_that_moved_are_named(run_folder, pictures, tmp_path):
-    text = (run_folder / "after.jsonl").read_text().replace(pictures[2], str(tmp_path / "gone.png"))
+def test_images_that_moved_are_named(run_folder, image_files, tmp_path):
+    text = (run_folder / "after.jsonl").read_text().replace(image_files[2], str(tmp_path / "gone.png"))
     (run_folder / "after.jsonl").write_text(text)
     (run_folder / "before.jsonl").unlink()
     _, data = page_of(write_completions(run_folder))

@@ -18,7 +18,7 @@ from omnirl_tools.report.figures import (
     PAPER,
     QUIET,
     draw_curve,
-    draw_picture,
+    draw_image,
     png,
     show,
     style,
@@ -58,7 +58,7 @@ def test_a_figure_is_opaque_and_the_same_twice():
     def draw() -> bytes:
         figure, axes = pyplot.subplots(1, 2)
         draw_curve(axes[0], [(step, step**0.5) for step in range(60)], "reward")
-        draw_picture(axes[1], Image.new("RGB", (30, 20), "red"), "a question", "an answer")
+        draw_image(axes[1], Image.new("RGB", (30, 20), "red"), "a question", "an answer")
         return png(figure)
 
     once, again = draw(), draw()
@@ -69,7 +69,7 @@ def test_a_figure_is_opaque_and_the_same_twice():
     assert b"atplotlib" not in once
 
 
-def test_show_gives_picture_and_alt_text_and_closes_the_figure():
+def test_show_gives_image_and_alt_text_and_closes_the_figure():
     shell = InteractiveShell.instance()
     kept, shell.display_pub = shell.display_pub, CapturingDisplayPublisher()
     try:

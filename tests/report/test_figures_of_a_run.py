@@ -237,12 +237,12 @@ def held_out(lines: list[dict], weights: dict[str, float], gain: float) -> list[
 
 
 @pytest.fixture(params=WEIGHTS)
-def folder(request, tmp_path, pictures) -> Path:
+def folder(request, tmp_path, image_files) -> Path:
     kind, weights = request.param, WEIGHTS[request.param]
     tells = {"weights": weights} if kind != "weights of run.json" else {}
     reading = {"boxes": {"space": "resized", "solution_space": "pixels", "image_index": 0}}
     tells |= reading if "box_iou" in weights else {}
-    lines = [completion(n, step, weights, pictures[0], **tells) for step in range(1, 7) for n in range(4)]
+    lines = [completion(n, step, weights, image_files[0], **tells) for step in range(1, 7) for n in range(4)]
     metrics = [metric(step, weights) for step in range(1, 7)]
     torn = '{"step": 7, "rew' if kind == "killed" else ""
     if kind == "resumed":  # stopped after step 4, gone on days later; the log was full in between
@@ -265,11 +265,11 @@ def test_the_page_says_what_the_files_say(folder):
     check_page(folder)
 
 
-def test_a_rec_run_without_held_out_rows_shows_its_scores_and_boxes(tmp_path, pictures):
+def test_a_rec_run_without_held_out_rows_shows_its_scores_and_boxes(tmp_path, image_files):
     """The figures by hand: an answer in form and beside the box scores 0.1 / 1.1, not 0.5."""
     weights = WEIGHTS["boxes"]
     reading = {"space": "resized", "solution_space": "pixels", "image_index": 0}
-    line = completion(1, 1, weights, pictures[0], weights=weights, boxes=reading)
+    line = completion(1, 1, weights, image_files[0], weights=weights, boxes=reading)
     line["rewards"] = {"think_format": 1.0, "box_iou": 0.0}
     write(tmp_path / "completions.jsonl", [line])
     page = write_completions(tmp_path).read_text()

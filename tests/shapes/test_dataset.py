@@ -14,10 +14,10 @@ def test_the_same_seed_writes_the_same_files_and_another_seed_others(tmp_path):
     again = write_dataset(tmp_path / "b", "mixed", n=21, seed=3)
     other = write_dataset(tmp_path / "c", "mixed", n=21, seed=4)
     assert first.read_bytes() == again.read_bytes() != other.read_bytes()
-    pictures = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.png"))
-    assert pictures
-    for picture in pictures:
-        assert (tmp_path / "a" / picture).read_bytes() == (tmp_path / "b" / picture).read_bytes()
+    image_files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.png"))
+    assert image_files
+    for image in image_files:
+        assert (tmp_path / "a" / image).read_bytes() == (tmp_path / "b" / image).read_bytes()
 
 
 @pytest.mark.parametrize("task", [*TASKS, *GROUPS])

@@ -85,7 +85,7 @@ def test_captions_are_true_in_both_readings():
             assert along >= max(abs(dx), abs(dy)), reference
 
 
-def test_only_one_picture_holds_what_a_comparison_asks_for():
+def test_only_one_image_holds_what_a_comparison_asks_for():
     for example in examples("compare", 200):
         if example.key == "all":
             assert example.solution == sum(len(s.shapes) for s in example.scenes)

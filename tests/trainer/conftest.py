@@ -51,15 +51,15 @@ class ScriptedTrainer(OmniGRPOTrainer):
 
 
 @pytest.fixture(scope="session")
-def rows(pictures: list[str]) -> list[dict[str, Any]]:
-    """Text, one picture, three pictures of three sizes, longer text, two pictures, one picture."""
+def rows(image_files: list[str]) -> list[dict[str, Any]]:
+    """Text, one image, three images of three sizes, longer text, two images, one image."""
     return [
         row("Say a word.", [], "r:1"),
-        row("What is it?", pictures[:1], "r:2"),
-        row("Compare them.", pictures[1:4], "r:3"),
+        row("What is it?", image_files[:1], "r:2"),
+        row("Compare them.", image_files[1:4], "r:3"),
         row("Write a longer line of text than the other rows have, please.", [], "r:4"),
-        row("Which is larger?", [pictures[4], pictures[5]], "r:5"),
-        row("Name it.", [pictures[3]], "r:6"),
+        row("Which is larger?", [image_files[4], image_files[5]], "r:5"),
+        row("Name it.", [image_files[3]], "r:6"),
     ]
 
 

@@ -24,7 +24,7 @@ class Layout:
     """Which rows go where, on which engine, under which settings."""
 
     kinds: str
-    """One letter a prompt, in the order of the data: T text, I one picture, D two, M three."""
+    """One letter a prompt, in the order of the data: T text, I one image, D two, M three."""
     engine: str = "cpu"
     """A file of accelerate_configs/."""
     processes: int = 1
@@ -88,7 +88,7 @@ class RolloutTrainer(ScriptedTrainer):
         return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args, **kwargs)
 
 
-def train(layout: Layout, checkpoint: str, pictures: list[str], folder: Path) -> dict[str, Any] | None:
+def train(layout: Layout, checkpoint: str, image_files: list[str], folder: Path) -> dict[str, Any] | None:
     """Train it; what the first process returns is to be compared, the others return None."""
     settings = dict(layout.settings)
     peft = LoraConfig(target_modules="all-linear", r=4) if settings.pop("lora", False) else None
@@ -104,7 +104,7 @@ def train(layout: Layout, checkpoint: str, pictures: list[str], folder: Path) ->
         ),
         **settings,
     })  # fmt: skip
-    trainer = kind(checkpoint, letters, config, lazily(_rows(layout, pictures)), peft_config=peft)
+    trainer = kind(checkpoint, letters, config, lazily(_rows(layout, image_files)), peft_config=peft)
     assert trainer.accelerator.num_processes == layout.processes, "world size"
     assert trainer.engine == layout.engine
     trainer.generated, drawn = [], []
@@ -116,8 +116,8 @@ def train(layout: Layout, checkpoint: str, pictures: list[str], folder: Path) ->
     return result and {**result, "size": {name: float(weight.norm()) for name, weight in start.items()}}
 
 
-def _rows(layout: Layout, pictures: list[str]) -> list[dict[str, Any]]:
-    images = {"T": [], "I": pictures[:1], "D": pictures[4:6], "M": pictures[1:4]}
+def _rows(layout: Layout, image_files: list[str]) -> list[dict[str, Any]]:
+    images = {"T": [], "I": image_files[:1], "D": image_files[4:6], "M": image_files[1:4]}
     return [row(f"Row {place} {kind}", images[kind], str(place)) for place, kind in enumerate(layout.kinds)]
 
 

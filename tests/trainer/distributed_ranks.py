@@ -1,6 +1,6 @@
 """Groups of processes for tests: torch and trl are imported once, then every process of every group is forked.
 
-    python tests/trainer/distributed_ranks.py LAYOUTS.json --checkpoint FOLDER --pictures A.png ... --output FOLDER
+    python tests/trainer/distributed_ranks.py LAYOUTS.json --checkpoint FOLDER --images A.png ... --output FOLDER
 
 A group gets the environment that `accelerate launch --config_file accelerate_configs/<engine>.yaml` gives it.
 Consecutive layouts of one engine and size share a group. A watchdog ends a group that makes no progress, names
@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("layouts", type=Path)
     parser.add_argument("--checkpoint")
-    parser.add_argument("--pictures", nargs="+")
+    parser.add_argument("--image_files", nargs="+")
     parser.add_argument("--output", type=Path)
     parser.add_argument(
         "--patience_s",
@@ -115,7 +115,7 @@ class Group:
             shard_on_the_cpu()
         for place, layout in self.todo:
             output = self.args.output / f"run{place}"
-            result = layouts.train(layout, self.args.checkpoint, self.args.pictures, output)
+            result = layouts.train(layout, self.args.checkpoint, self.args.image_files, output)
             if result is not None:
                 torch.save(result, self.args.output / f"{place}.pt")
             if self.size > 1:

@@ -22,7 +22,7 @@ FP32_ROUNDING = 2.0**-24
 
 
 def verdicts(
-    layouts: list[Layout], checkpoint: str, pictures: list[str], folder: Path, timeout_s: float
+    layouts: list[Layout], checkpoint: str, image_files: list[str], folder: Path, timeout_s: float
 ) -> dict[Layout, str]:
     """What is wrong with each layout; "" where nothing is."""
     single = {str(layout.single()): layout.single() for layout in layouts}
@@ -32,7 +32,7 @@ def verdicts(
     (folder / "layouts.json").write_text(dump(todo))
     command = [
         python(), str(RANKS), str(folder / "layouts.json"), "--checkpoint", checkpoint, "--output", str(folder),
-        "--pictures", *pictures,
+        "--image_files", *image_files,
     ]  # fmt: skip
     given = environment(DS_ACCELERATOR="cpu")
     given.pop("ACCELERATE_USE_CPU", None)  # would switch DeepSpeed off

@@ -1,4 +1,4 @@
-"""Two sampled steps of each strategy, shared and plain, with text on one process and pictures on the other.
+"""Two sampled steps of each strategy, shared and plain, with text on one process and images on the other.
 
 Run by shared_prefix/test_distributed.py.
 """
@@ -30,23 +30,23 @@ def gathered(parameters: list, is_zero3: bool):
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--checkpoint")
-    parser.add_argument("--pictures", nargs="+")
+    parser.add_argument("--image_files", nargs="+")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES)
     args = parser.parse_args()
     for strategy in args.strategies:
         for shared in ("on", "off"):
-            train(strategy, shared, args.checkpoint, args.pictures, args.output / f"{strategy}_{shared}")
-    go_blind(args.strategies[0], args.checkpoint, args.pictures, args.output)
+            train(strategy, shared, args.checkpoint, args.image_files, args.output / f"{strategy}_{shared}")
+    go_blind(args.strategies[0], args.checkpoint, args.image_files, args.output)
     torch.distributed.destroy_process_group()  # gloo aborts a process that ends while the other still talks to it
 
 
 def make_trainer(
-    strategy: str, shared: str, checkpoint: str, pictures: list[str], output: Path
+    strategy: str, shared: str, checkpoint: str, image_files: list[str], output: Path
 ) -> OmniGRPOTrainer:
     local_group = 2 if strategy == "ddp_split" else 4  # rows of a group on one process, of 4
     kinds = "TIMT" if local_group == 4 else "TM"
-    images = {"T": [], "I": pictures[:1], "M": pictures[1:4]}
+    images = {"T": [], "I": image_files[:1], "M": image_files[1:4]}
     rows = [row(f"Row {place} of kind {kind}", images[kind], f"{place}") for place, kind in enumerate(kinds)]
     config = OmniGRPOConfig(
         str(output), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
@@ -60,10 +60,10 @@ def make_trainer(
     return OmniGRPOTrainer(checkpoint, letters, config, lazily(rows))
 
 
-def train(strategy: str, shared: str, checkpoint: str, pictures: list[str], output: Path) -> None:
+def train(strategy: str, shared: str, checkpoint: str, image_files: list[str], output: Path) -> None:
     """The two steps; `output` gets what they left."""
     is_zero3 = strategy.startswith("zero3")
-    trainer = make_trainer(strategy, shared, checkpoint, pictures, output)
+    trainer = make_trainer(strategy, shared, checkpoint, image_files, output)
     assert trainer.accelerator.num_processes == 2
     assert (trainer.shared_prefix is not None and trainer.shared_prefix.in_rollout) == (shared == "on")
     parameters = list(trainer.model.parameters())
@@ -80,9 +80,9 @@ def train(strategy: str, shared: str, checkpoint: str, pictures: list[str], outp
     trainer.accelerator.wait_for_everyone()
 
 
-def go_blind(strategy: str, checkpoint: str, pictures: list[str], output: Path) -> None:
+def go_blind(strategy: str, checkpoint: str, image_files: list[str], output: Path) -> None:
     """The second process loses the pixels of its image while it trains; `output` gets what each process was told."""
-    trainer = make_trainer(strategy, "off", checkpoint, pictures, output / "blind")
+    trainer = make_trainer(strategy, "off", checkpoint, image_files, output / "blind")
     rank = trainer.accelerator.process_index
     if rank == 1:
         plain = GRPOTrainer._get_per_token_logps_and_entropies

@@ -1,4 +1,4 @@
-"""A run that reports to TensorBoard, wandb and trackio at once, without a network: rewards, completions, pictures."""
+"""A run that reports to TensorBoard, wandb and trackio at once, without a network: rewards, completions, images."""
 
 import json
 import os
@@ -17,7 +17,7 @@ STEPS = 2
 
 @pytest.fixture
 def reported(tmp_path, trainer, rows, monkeypatch):
-    """Folder of what two steps over rows without, with one and with two pictures have written."""
+    """Folder of what two steps over rows without, with one and with two images have written."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -32,29 +32,29 @@ def reported(tmp_path, trainer, rows, monkeypatch):
     return worker, tmp_path
 
 
-def test_every_tracker_has_rewards_completions_and_pictures(reported):
+def test_every_tracker_has_rewards_completions_and_images(reported):
     worker, folder = reported
-    n_pictures = sum(len(pictures or []) for pictures in worker._logs["images"])
-    assert n_pictures > 0
-    assert any(not pictures for pictures in worker._logs["images"])  # rows without one are among them
+    n_images = sum(len(image_files or []) for image_files in worker._logs["images"])
+    assert n_images > 0
+    assert any(not image_files for image_files in worker._logs["images"])  # rows without one are among them
 
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("train/reward")] == [1, 2]
     shown = [tag for tag in events.Tags()["images"] if tag.startswith("completion/")]
-    assert len(shown) >= n_pictures
+    assert len(shown) >= n_images
     assert any(tag.startswith("completion/0/text") for tag in events.Tags()["tensors"])
 
     run = next((folder / "wandb").glob("offline-run-*/files"))
     tables = [json.loads(path.read_text()) for path in run.glob("media/table/*.json")]
     place = tables[0]["columns"].index("prompt")
     assert all(isinstance(row[place], str) for table in tables for row in table["data"])
-    pictures = list(run.glob("media/images/completions/*.png"))
-    assert len(pictures) >= n_pictures
-    assert {Image.open(path).size for path in pictures} == {(SIDE, SIDE)}
+    image_files = list(run.glob("media/images/completions/*.png"))
+    assert len(image_files) >= n_images
+    assert {Image.open(path).size for path in image_files} == {(SIDE, SIDE)}
 
     trackio = Path(os.environ["TRACKIO_DIR"])
     with sqlite3.connect(next(trackio.glob("*.db"))) as database:
         metrics = [json.loads(text) for (text,) in database.execute("select metrics from metrics")]
     assert any("train/reward" in line for line in metrics)
-    assert len(list(trackio.glob("media/**/*.png"))) >= n_pictures
+    assert len(list(trackio.glob("media/**/*.png"))) >= n_images

@@ -31,14 +31,14 @@ MORE = [random_layout(seed) for seed in range(8, 20)]
 
 
 @pytest.fixture(scope="module")
-def faults(tiny_checkpoint, pictures, tmp_path_factory) -> dict[Layout, str]:
+def faults(tiny_checkpoint, image_files, tmp_path_factory) -> dict[Layout, str]:
     layouts = [*SAME.values(), *OTHER.values(), *RANDOM]
-    return verdicts(layouts, tiny_checkpoint, pictures, tmp_path_factory.mktemp("layouts"), timeout_s=1500)
+    return verdicts(layouts, tiny_checkpoint, image_files, tmp_path_factory.mktemp("layouts"), timeout_s=1500)
 
 
 @pytest.fixture(scope="module")
-def more_faults(tiny_checkpoint, pictures, tmp_path_factory) -> dict[Layout, str]:
-    return verdicts(MORE, tiny_checkpoint, pictures, tmp_path_factory.mktemp("more"), timeout_s=1500)
+def more_faults(tiny_checkpoint, image_files, tmp_path_factory) -> dict[Layout, str]:
+    return verdicts(MORE, tiny_checkpoint, image_files, tmp_path_factory.mktemp("more"), timeout_s=1500)
 
 
 @pytest.mark.slow
@@ -51,7 +51,7 @@ def test_two_processes_equal_one(faults, engine, name):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1600)
-def test_text_steps_between_steps_with_pictures_leave_the_tower_alone(faults):
+def test_text_steps_between_steps_with_images_leave_the_tower_alone(faults):
     layout = OTHER["stale"]
     assert str(layout).startswith("zero3 x2, II|TT|II|TT,")
     assert faults[layout] == ""

@@ -159,11 +159,11 @@ def test_a_vision_language_model_on_text(same, tiny_checkpoint, content):
 
 
 @pytest.mark.parametrize("column", ["images", "image"])
-def test_a_vision_language_model_on_pictures(same, tiny_checkpoint, pictures, column):
+def test_a_vision_language_model_on_images(same, tiny_checkpoint, image_files, column):
     from datasets import Image, List
 
     value = (lambda path: [path]) if column == "images" else (lambda path: path)
-    rows = [{**row, column: value(path)} for row, path in zip(CHAT, pictures, strict=False)]
+    rows = [{**row, column: value(path)} for row, path in zip(CHAT, image_files, strict=False)]
     feature = List(Image()) if column == "images" else Image()
     same(
         Dataset.from_list(rows).cast_column(column, feature),

@@ -1,4 +1,4 @@
-"""In a forward without pictures the vision tower takes part with a gradient of exactly zero, or not at all."""
+"""In a forward without images the vision tower takes part with a gradient of exactly zero, or not at all."""
 
 import copy
 import dataclasses
@@ -46,7 +46,7 @@ def test_text_rows_give_the_tower_a_gradient_of_zero(trainer, rows):
 
 def test_the_anchor_changes_nothing_else(trainer, rows):
     gradients = []
-    for data in (rows, Dataset.from_list(_text(rows))):  # the second has no picture by its columns
+    for data in (rows, Dataset.from_list(_text(rows))):  # the second has no image by its columns
         worker = trainer(data, scripted=True, per_device_train_batch_size=4)
         gradients.append(_step(worker, _text(rows)))
     with_anchor, without = gradients
@@ -57,7 +57,7 @@ def test_the_anchor_changes_nothing_else(trainer, rows):
 
 
 def test_mixed_steps_equal_steps_without_a_stale_gradient(trainer, rows):
-    """A text-only step after a step with pictures leaves the vision tower where it was (SGD)."""
+    """A text-only step after a step with images leaves the vision tower where it was (SGD)."""
     worker = trainer(rows, scripted=True, per_device_train_batch_size=4, optim="sgd", max_steps=1)
     _step(worker, [rows[1], rows[5]])
     before = copy.deepcopy(worker.model.model.visual.state_dict())
@@ -74,7 +74,7 @@ def _run_the_tower(worker):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_price_is_one_smallest_picture_a_training_forward(trainer, rows, tower_calls, checkpointing):
+def test_price_is_one_smallest_image_a_training_forward(trainer, rows, tower_calls, checkpointing):
     worker = trainer(
         rows, scripted=True, per_device_train_batch_size=4, beta=0.1, gradient_checkpointing=checkpointing
     )
@@ -137,7 +137,7 @@ def test_decoding_steps_do_not_run_the_tower_of_a_sharded_model(trainer, rows, t
 
 
 @pytest.mark.parametrize("images", [None, [], "no column"])
-def test_a_run_without_pictures_pays_nothing(trainer, rows, tower_calls, images):
+def test_a_run_without_images_pays_nothing(trainer, rows, tower_calls, images):
     data = [{"prompt": [{"role": "user", "content": "Say a word."}], "images": images} for _ in range(2)]
     if images == "no column":
         data = [{"prompt": row["prompt"]} for row in data]
@@ -197,7 +197,7 @@ def test_forward_takes_embeddings_and_positional_arguments(trainer, rows):
     assert backbone.visual.patch_embed.proj.weight.grad is not None
 
 
-def test_modules_and_gradients_come_in_the_order_of_a_forward_with_pictures(trainer, rows):
+def test_modules_and_gradients_come_in_the_order_of_a_forward_with_images(trainer, rows):
     """Under ZeRO-3 ranks gather parameters as modules run, and reduce gradients as they come, in one order."""
     worker = trainer(rows, scripted=True, per_device_train_batch_size=4)
     _run_the_tower(worker)

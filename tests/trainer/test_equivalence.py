@@ -67,7 +67,7 @@ def test_log_probabilities_of_a_row_do_not_depend_on_its_batch(scored, alone, or
         assert _difference(values, alone[name]) <= TOLERANCE, name
 
 
-def test_the_comparison_would_see_swapped_and_missing_pictures(scored, alone):
+def test_the_comparison_would_see_swapped_and_missing_images(scored, alone):
     def swap(row):
         return {**row, "images": row["images"][::-1]}
 

@@ -26,7 +26,7 @@ def test_a_family_trains_on_every_kind_of_rows(family, tmp_path):
     assert outcome.moved == outcome.trained
     assert outcome.difference <= 1e-4
     if len(outcome.trained) > 1:
-        assert outcome.other_picture > 1e-3, "the comparison would not see a wrong picture"
+        assert outcome.other_image > 1e-3, "the comparison would not see a wrong image"
     assert outcome.line in PAGE
 
 

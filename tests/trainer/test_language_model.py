@@ -1,4 +1,4 @@
-"""A language model takes the rows of a data file as a vision-language model does, if none has a picture."""
+"""A language model takes the rows of a data file as a vision-language model does, if none has an image."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ def test_rows_become_plain_text(tmp_path, config, tiny_text_checkpoint, strict_t
     assert trainer.train_dataset[0]["prompt"] == [{"role": "user", "content": "Say 0."}]
 
 
-def test_a_picture_is_refused(tmp_path, config, tiny_text_checkpoint, strict_tokenizer, pictures):
-    rows = [{"problem": "What is it?", "solution": "noise", "image": shutil.copy(pictures[0], tmp_path)}]
-    with pytest.raises(ValueError, match="rows with pictures, and the model is a language model"):
+def test_a_image_is_refused(tmp_path, config, tiny_text_checkpoint, strict_tokenizer, image_files):
+    rows = [{"problem": "What is it?", "solution": "noise", "image": shutil.copy(image_files[0], tmp_path)}]
+    with pytest.raises(ValueError, match="rows with images, and the model is a language model"):
         train(tmp_path, config, tiny_text_checkpoint, strict_tokenizer, rows)

@@ -14,12 +14,12 @@ def _log_probabilities(model, processor, row, prompt_ids, completion_ids):
     ids = torch.tensor([prompt_ids + completion_ids])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if row["images"]:
-        pictures = processor.image_processor(
+        image_files = processor.image_processor(
             images=[Image.open(path).convert("RGB") for path in row["images"]], return_tensors="pt"
         )
         inputs |= {
-            "pixel_values": pictures["pixel_values"].double(),
-            "image_grid_thw": pictures["image_grid_thw"],
+            "pixel_values": image_files["pixel_values"].double(),
+            "image_grid_thw": image_files["image_grid_thw"],
         }
         inputs["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
     logits = model(**inputs).logits[0, len(prompt_ids) - 1 : -1]  # (C, V)

@@ -19,33 +19,33 @@ def test_rows_of_every_kind_get_one_shape(rows):
 
 
 @pytest.mark.parametrize("absent", [{"images": None}, {"images": []}, {"image": None}, {}])
-def test_absent_pictures_are_an_empty_list(absent):
+def test_absent_images_are_an_empty_list(absent):
     [row] = mixed_samples([{"prompt": [{"role": "user", "content": "hi"}], **absent}])
     assert row["images"] == []
     assert row["prompt"] == [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
 
 
-def test_a_path_is_opened_once(pictures, rows, monkeypatch):
+def test_a_path_is_opened_once(image_files, rows, monkeypatch):
     opened = []
     monkeypatch.setattr(
         multimodal, "open_image", lambda path, row_id: opened.append(path) or Pillow.open(path)
     )
-    made = mixed_samples([rows[1]] * 8 + [rows[5]] * 8 + [rows[2]] * 8)  # rows[2] and rows[5] share a picture
-    assert sorted(opened) == sorted({pictures[0], *pictures[1:4]})
+    made = mixed_samples([rows[1]] * 8 + [rows[5]] * 8 + [rows[2]] * 8)  # rows[2] and rows[5] share an image
+    assert sorted(opened) == sorted({image_files[0], *image_files[1:4]})
     assert made[0]["images"][0] is made[7]["images"][0]
 
 
 def test_pil_images_pass_as_they_are():
-    picture = Pillow.new("RGB", (20, 30))
+    image = Pillow.new("RGB", (20, 30))
     prompt = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}]
-    [row] = mixed_samples([{"prompt": prompt, "image": picture}])
-    assert row["images"][0] is picture
+    [row] = mixed_samples([{"prompt": prompt, "image": image}])
+    assert row["images"][0] is image
     assert row["image_sizes"] == [(20, 30)]
 
 
-def test_blocks_that_arrow_filled_with_none_are_cleaned(pictures):
+def test_blocks_that_arrow_filled_with_none_are_cleaned(image_files):
     blocks = [{"type": "image", "image": None, "text": None}, {"type": "text", "text": "?", "image": None}]
-    [row] = mixed_samples([{"prompt": [{"role": "user", "content": blocks}], "images": pictures[:1]}])
+    [row] = mixed_samples([{"prompt": [{"role": "user", "content": blocks}], "images": image_files[:1]}])
     assert row["prompt"][0]["content"] == [{"type": "image"}, {"type": "text", "text": "?"}]
 
 
@@ -55,7 +55,7 @@ def test_own_columns_of_the_same_name_are_kept():
     assert row["image_sizes"] == "mine"
 
 
-def test_a_missing_picture_names_its_row(rows):
+def test_a_missing_image_names_its_row(rows):
     with pytest.raises(DataError, match=r"r:2: image '/nowhere/x.png' not found"):
         mixed_samples([{**rows[1], "images": ["/nowhere/x.png"]}])
 
@@ -88,7 +88,7 @@ PIXELS = Pillow.fromarray(np.zeros((4, 4, 3), dtype=np.uint8))
         (Dataset.from_dict({"prompt": ["a"]}).to_iterable_dataset().map(lambda row: row), True),
     ],
 )
-def test_whether_pictures_can_turn_up(data, expected):
+def test_whether_images_can_turn_up(data, expected):
     assert may_have_images(data) is expected
 
 
@@ -102,7 +102,7 @@ def test_a_transform_may_declare_that_it_has_none():
     assert may_have_images(Dataset.from_dict({"i": [0]}).with_transform(Transform())) is False
 
 
-def test_padded_pictures_are_counted_by_row_whatever_their_number():
+def test_padded_images_are_counted_by_row_whatever_their_number():
     padded = {"pixel_values": torch.zeros(2, 3, 3, 8, 8), "pixel_attention_mask": torch.ones(2, 3, 8, 8)}
     assert counted_by_sample({**padded, "num_images": [2, 0]})["num_images"] == [0, 0]
     flat = {"pixel_values": torch.zeros(2, 3, 8, 8), "num_images": [2, 0], "pixel_attention_mask": None}

@@ -18,10 +18,10 @@ def length(tiny_checkpoint):
 def _fed(trainer, rows, **settings):
     """Lengths of the prompts that the trainer feeds to the policy."""
     worker = trainer(rows, scripted=True, **settings)
-    return [len(ids) for ids in worker._generate([m["prompt"] for m in _with_pictures(rows)])[0]]
+    return [len(ids) for ids in worker._generate([m["prompt"] for m in _with_images(rows)])[0]]
 
 
-def _with_pictures(rows):
+def _with_images(rows):
     from trl.data_utils import prepare_multimodal_messages
 
     return [
@@ -126,7 +126,7 @@ def test_streams_are_filtered_as_they_are_read(rows, length, trainer):
         list(fit_prompts(stream, length, 60, "error"))
 
 
-def test_pictures_in_arrow_are_measured_undecoded(rows, length, monkeypatch):
+def test_images_in_arrow_are_measured_undecoded(rows, length, monkeypatch):
     data = Dataset.from_list(rows[1:3]).cast_column("images", List(Image()))
     data = data.map(lambda row: row, writer_batch_size=1)  # stores the bytes
     monkeypatch.setattr(Image, "decode_example", None)
@@ -135,11 +135,14 @@ def test_pictures_in_arrow_are_measured_undecoded(rows, length, monkeypatch):
         fit_prompts(data, length, length.count(rows[2]) - 1, "error")
 
 
-def test_pictures_inside_the_prompt_count(pictures, length):
-    blocks = [{"type": "image", "image": pictures[0]}, {"type": "text", "text": "?"}]
+def test_images_inside_the_prompt_count(image_files, length):
+    blocks = [{"type": "image", "image": image_files[0]}, {"type": "text", "text": "?"}]
     inside = {"prompt": [{"role": "user", "content": blocks}]}
-    beside = {"prompt": [{"role": "user", "content": [{"type": "image"}, blocks[1]]}], "images": pictures[:1]}
-    assert prompt_images(inside) == pictures[:1]
+    beside = {
+        "prompt": [{"role": "user", "content": [{"type": "image"}, blocks[1]]}],
+        "images": image_files[:1],
+    }
+    assert prompt_images(inside) == image_files[:1]
     assert length.count(inside) == length.count(beside)
 
 

@@ -115,8 +115,8 @@ def test_the_log_probability_pass_takes_what_we_hand_on():
     assert list(inspect.signature(getattr(OmniGRPOTrainer, LOG_PROBS)).parameters)[:8] == names[:8]
 
 
-def test_trl_takes_pictures_from_rows_and_from_generation_only():
-    """What hiding the pictures rests on: without columns, and with None at the end of `_generate`, there are none."""
+def test_trl_takes_images_from_rows_and_from_generation_only():
+    """What hiding the images rests on: without columns, and with None at the end of `_generate`, there are none."""
     source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
     for line in (
         'if "images" in inputs[0]:', 'elif "image" in inputs[0]:', "images = dataset_images",

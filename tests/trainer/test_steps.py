@@ -120,7 +120,7 @@ def test_any_composition_trains_and_evaluates(trainer, rows, order):
 
 
 @pytest.mark.parametrize("shared_prefix", ["off", "auto"])
-def test_rewards_find_the_sizes_of_pictures(trainer, rows, shared_prefix):
+def test_rewards_find_the_sizes_of_images(trainer, rows, shared_prefix):
     seen = []
 
     def reward(completions, images, image_sizes, resized_sizes, solution, row_id, **columns):
@@ -138,7 +138,7 @@ def test_rewards_find_the_sizes_of_pictures(trainer, rows, shared_prefix):
     assert all(opened == sizes for _, sizes, _, opened in seen)
 
 
-def test_pictures_decoded_by_datasets_train_too(trainer, rows, pictures):
+def test_images_decoded_by_datasets_train_too(trainer, rows, image_files):
     data = Dataset.from_list([{**row, "images": row["images"] or None} for row in rows])
     worker = trainer(data.cast_column("images", List(Image())), per_device_train_batch_size=12)
     worker.train()
@@ -146,11 +146,11 @@ def test_pictures_decoded_by_datasets_train_too(trainer, rows, pictures):
         json.loads(line)
         for line in Path(worker.args.output_dir, "completions.jsonl").read_text().splitlines()
     ]
-    assert {line["row_id"]: line["images"] for line in lines}["r:2"] == pictures[:1]
+    assert {line["row_id"]: line["images"] for line in lines}["r:2"] == image_files[:1]
 
 
 @pytest.mark.parametrize("shared_prefix", ["off", "auto"])
-def test_each_picture_is_opened_once_a_generation_batch(trainer, rows, monkeypatch, shared_prefix):
+def test_each_image_is_opened_once_a_generation_batch(trainer, rows, monkeypatch, shared_prefix):
     from PIL import Image as Pillow
 
     opened = []
@@ -167,7 +167,7 @@ def test_each_picture_is_opened_once_a_generation_batch(trainer, rows, monkeypat
 
 
 @pytest.mark.parametrize("shared_prefix", ["off", "auto"])
-def test_logging_pictures_and_text_in_one_table(trainer, rows, shared_prefix):
+def test_logging_images_and_text_in_one_table(trainer, rows, shared_prefix):
     """TRL 1.16: `cannot mix list and non-list, non-null values` for the prompt column."""
     worker = trainer(
         rows, eval_data=[rows[0], rows[2]], per_device_train_batch_size=4, log_completions=True, max_steps=2,
@@ -185,13 +185,13 @@ def test_streams_whose_rows_have_different_columns(trainer, rows):
     """TRL 1.16 looks for image columns in the first row of a batch only."""
     text = {"prompt": "Say a word.", "solution": "S"}
     text["prompt"] = [{"role": "user", "content": text["prompt"]}]
-    picture = {key: rows[1][key] for key in ("prompt", "images", "solution")}
+    photo = {key: rows[1][key] for key in ("prompt", "images", "solution")}
     seen = []
 
     def reward(completions, images, **columns):
-        seen.extend(len(pictures) for pictures in images)
+        seen.extend(len(image_files) for image_files in images)
         return [0.5] * len(completions)
 
-    stream = IterableDataset.from_generator(lambda: iter([text, picture] * 4))
+    stream = IterableDataset.from_generator(lambda: iter([text, photo] * 4))
     trainer(stream, reward, per_device_train_batch_size=4, max_steps=2).train()
     assert sorted(set(seen)) == [0, 1]

@@ -1,8 +1,8 @@
 """What vLLM would be asked for, answered by a stand-in: vLLM itself needs a GPU.
 
 The stand-in samples at random and works out each token's log-probability by itself, from the prompt's tokens and the
-pictures that came with it. TRL's importance ratio between its answer and the trainer's own pass is then 1, unless
-prompts, pictures and completions were paired wrongly on the way.
+images that came with it. TRL's importance ratio between its answer and the trainer's own pass is then 1, unless
+prompts, images and completions were paired wrongly on the way.
 """
 
 import logging
@@ -33,20 +33,20 @@ class StandIn:
 
     def generate(self, prompts, images, num_generations, profiler=None):
         images = images or [None] * len(prompts)
-        self.calls.append([len(pictures or []) for pictures in images])
+        self.calls.append([len(image_files or []) for image_files in images])
         completions = [torch.randint(97, 122, (LENGTH,)).tolist() for _ in prompts]
         pairs = zip(prompts, images, completions, strict=True)
         return prompts, completions, [self._logprobs(*pair) for pair in pairs], None
 
     @torch.no_grad()
     def _logprobs(
-        self, prompt: list[int], pictures: list[Any] | None, completion: list[int]
+        self, prompt: list[int], image_files: list[Any] | None, completion: list[int]
     ) -> list[list[float]]:
         ids = torch.tensor([[*prompt, *completion]])
         image_token = self.model.config.image_token_id
         inputs = {"input_ids": ids, "mm_token_type_ids": (ids == image_token).int()}
-        if pictures:
-            inputs |= self.processor.image_processor(images=pictures, return_tensors="pt")
+        if image_files:
+            inputs |= self.processor.image_processor(images=image_files, return_tensors="pt")
         logits = self.model(**inputs).logits[0, len(prompt) - 1 : -1]
         found = logits.log_softmax(-1).gather(1, torch.tensor(completion)[:, None])
         return found.tolist()
@@ -69,16 +69,16 @@ def ratios(worker) -> list[float]:
     return [line[name] for line in worker.state.log_history if names[0] in line for name in names]
 
 
-def without_pictures(rows) -> Dataset:
-    """Rows of which all are known to have no picture."""
+def without_images(rows) -> Dataset:
+    """Rows of which all are known to have no image."""
     names = ("prompt", "solution", "task", "row_id")
     return Dataset.from_list([{name: row[name] for name in names} for row in rows if not row["images"]])
 
 
 @pytest.mark.parametrize("shared_prefix", ["on", "off"])
 @pytest.mark.parametrize(("mode", "kind"), [("server", "mixed"), ("server", "text"), ("colocate", "text")])
-def test_prompts_and_pictures_go_together(with_stand_in, rows, mode, kind, shared_prefix):
-    data = rows if kind == "mixed" else without_pictures(rows)
+def test_prompts_and_images_go_together(with_stand_in, rows, mode, kind, shared_prefix):
+    data = rows if kind == "mixed" else without_images(rows)
     worker = with_stand_in(data, vllm_mode=mode, shared_prefix=shared_prefix)
     worker.train()
     asked = worker.vllm_generation
@@ -96,13 +96,15 @@ def test_a_wrong_pairing_is_seen(with_stand_in, rows, monkeypatch):
     worker = with_stand_in([row for row in rows if row["images"]], vllm_mode="server", shared_prefix="off")
     right = StandIn._logprobs
     monkeypatch.setattr(
-        StandIn, "_logprobs", lambda self, prompt, pictures, completion: right(self, prompt, None, completion)
+        StandIn,
+        "_logprobs",
+        lambda self, prompt, image_files, completion: right(self, prompt, None, completion),
     )
     worker.train()
     assert max(abs(ratio - 1) for ratio in ratios(worker)) > 1e-3
 
 
-def test_pictures_are_refused_in_colocate_mode(trainer, rows):
+def test_images_are_refused_in_colocate_mode(trainer, rows):
     with pytest.raises(ValueError, match=r"colocate with images.*issues/6294\); use vllm_mode: server"):
         trainer(rows, use_vllm=True)
 

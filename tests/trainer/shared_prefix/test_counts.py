@@ -1,4 +1,4 @@
-"""How often the vision tower, the processor and the collectives meet a picture when prefixes are shared."""
+"""How often the vision tower, the processor and the collectives meet an image when prefixes are shared."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ EIGHT_ROWS = {"num_generations": 4, "per_device_train_batch_size": 8, "max_steps
 
 
 class Counted:
-    """Pictures per call of a model's vision tower, in order."""
+    """Images per call of a model's vision tower, in order."""
 
     def __init__(self, model):
         self.calls = []
@@ -21,7 +21,7 @@ class Counted:
 
 
 def test_the_tower_runs_once_a_distinct_prompt_in_rollout_and_in_each_pass(trainer, rows):
-    data = [rows[2], rows[1]]  # three pictures and one
+    data = [rows[2], rows[1]]  # three images and one
     worker = trainer(data, shared_prefix="on", beta=0.1, num_iterations=2, **EIGHT_ROWS)
     policy, reference = Counted(worker.model), Counted(worker.accelerator.unwrap_model(worker.ref_model))
     worker.train()
@@ -76,7 +76,7 @@ def test_no_forward_of_scoring_has_more_tokens_than_trls(trainer, rows, batch_si
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_pictures_are_processed_once_and_buffered_once(trainer, rows):
+def test_images_are_processed_once_and_buffered_once(trainer, rows):
     worker = trainer([rows[2], rows[1]], shared_prefix="on", **EIGHT_ROWS)
     processed = []
     plain = worker.processing_class.image_processor._preprocess
@@ -94,7 +94,7 @@ def test_pictures_are_processed_once_and_buffered_once(trainer, rows):
     assert len(batch[PROMPTS]) == len(batch["completion_ids"]) == 8
 
 
-def test_no_picture_goes_through_a_collective(trainer, rows, monkeypatch):
+def test_no_image_goes_through_a_collective(trainer, rows, monkeypatch):
     gathered = []
     monkeypatch.setattr(
         "trl.trainer.grpo_trainer.gather_object", lambda values: gathered.extend(values) or values
@@ -105,6 +105,6 @@ def test_no_picture_goes_through_a_collective(trainer, rows, monkeypatch):
     blocks = [
         block for prompt in prompts for message in prompt for block in message["content"] if "type" in block
     ]
-    pictures = [block for block in blocks if block["type"] == "image"]
-    assert len(pictures) == 16
-    assert all(block == {"type": "image"} for block in pictures)
+    image_files = [block for block in blocks if block["type"] == "image"]
+    assert len(image_files) == 16
+    assert all(block == {"type": "image"} for block in image_files)

@@ -1,4 +1,4 @@
-"""Shared prefixes on two processes, text on one and pictures on the other: the plain path's completions and weights."""
+"""Shared prefixes on two processes, text on one and images on the other: the plain path's completions and weights."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def launch(engine: str, folder: Path) -> tuple[list[str], dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def output(tiny_checkpoint, pictures, tmp_path_factory) -> Callable[[str], Path]:
+def output(tiny_checkpoint, image_files, tmp_path_factory) -> Callable[[str], Path]:
     """The folder of an engine, which is launched once for all of its strategies."""
 
     @cache
@@ -59,7 +59,7 @@ def output(tiny_checkpoint, pictures, tmp_path_factory) -> Callable[[str], Path]
         run_it, given = launch(engine, folder)
         command = [
             *run_it, str(SCRIPT), "--checkpoint", tiny_checkpoint, "--output", str(folder),
-            "--strategies", *STRATEGIES[engine], "--pictures", *pictures,
+            "--strategies", *STRATEGIES[engine], "--image_files", *image_files,
         ]  # fmt: skip
         done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=600)  # the watchdog
         assert done.returncode == 0, done.stderr[-3000:]

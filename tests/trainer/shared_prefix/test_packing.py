@@ -106,16 +106,16 @@ CASES = {
 
 
 def encoded(model: Any) -> list[Prompt]:
-    """Five prompts: text, one picture, two of two sizes, one tall one, longer text; text-only models get the text."""
+    """Five prompts: text, one image, two of two sizes, one tall one, longer text; text-only models get the text."""
     random = torch.Generator().manual_seed(5)
-    pictures = [[], [(4, 4)], [(2, 4), (4, 2)], [(6, 2)], []]
+    image_files = [[], [(4, 4)], [(2, 4), (4, 2)], [(6, 2)], []]
     if not hasattr(model.config, "vision_config"):
-        pictures = [[]] * 5
+        image_files = [[]] * 5
     words, prompts = [4, 6, 9, 3, 17], []
-    for n_words, sizes in zip(words, pictures, strict=True):
+    for n_words, sizes in zip(words, image_files, strict=True):
         text = torch.randint(2, 80, (n_words,), generator=random).tolist()
         ids = text[:2] + [IMAGE] * sum(h * w // 4 for h, w in sizes) + text[2:]
-        if len(sizes) > 1:  # text between two pictures
+        if len(sizes) > 1:  # text between two images
             first = sizes[0][0] * sizes[0][1] // 4
             ids = text[:2] + [IMAGE] * first + text[2:4] + [IMAGE] * (len(ids) - n_words - first) + text[4:]
         fields: dict[str, Any] = {}
@@ -140,7 +140,7 @@ def batch(model: Any, case: Case) -> tuple[list[Prompt], Tensor, Tensor]:
 
 
 def plain(model: Any, prompts: list[Prompt], completion_ids: Tensor, completion_mask: Tensor) -> Any:
-    """One padded row a completion, its prompt and pictures in every one of them."""
+    """One padded row a completion, its prompt and images in every one of them."""
     longest, (rows, width) = max(map(len, prompts)), completion_ids.shape
     ids, mask, types = (torch.zeros(rows, longest, dtype=torch.long) for _ in range(3))
     for row, prompt in enumerate(prompts):
@@ -192,7 +192,7 @@ def test_log_probabilities_and_gradients_of_a_pack(family, name):
 
 
 @pytest.mark.parametrize("family", VISION)
-def test_the_comparison_would_see_a_wrong_picture_position_or_mask(family):
+def test_the_comparison_would_see_a_wrong_image_position_or_mask(family):
     model = policy(family)
     prompts, ids, mask = batch(model, CASES["one group, ragged"])
     right, _ = packed_log_probs(model, model.base_model, pack(prompts, ids, mask))
@@ -212,7 +212,7 @@ def test_the_comparison_would_see_a_wrong_picture_position_or_mask(family):
 
 
 @pytest.mark.parametrize("family", VISION)
-def test_the_vision_tower_meets_each_distinct_picture_once(family):
+def test_the_vision_tower_meets_each_distinct_image_once(family):
     model = policy(family)
     seen = []
     tower = model.get_encoder(modality="image")
@@ -221,7 +221,7 @@ def test_the_vision_tower_meets_each_distinct_picture_once(family):
         with_kwargs=True,
     )
     packed_log_probs(model, model.base_model, pack(*batch(model, CASES["groups of every kind, ragged"])))
-    assert [len(grid) for grid in seen] == [2 + 1 + 1]  # one call; the nine rows hold nine pictures
+    assert [len(grid) for grid in seen] == [2 + 1 + 1]  # one call; the nine rows hold nine images
 
 
 def test_a_pack_has_no_padding_and_the_head_sees_scored_positions_only():
@@ -247,7 +247,7 @@ def test_positions_continue_from_the_prompt_on_all_axes():
         packed.position_ids[:, 0, len(prompts[0]) :].tolist()
         == [[after, after + 1, after + 2, after, after + 1]] * 3
     )
-    assert after < len(prompts[0])  # M-RoPE: a picture takes fewer positions than tokens
+    assert after < len(prompts[0])  # M-RoPE: an image takes fewer positions than tokens
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
@@ -278,11 +278,11 @@ def test_bfloat16_is_within_the_error_of_bfloat16():
     assert (found.float() - expected.float()).abs().mean() <= 2 * error
 
 
-def test_prompts_are_split_as_the_processor_batched_them(tiny_checkpoint, pictures):
+def test_prompts_are_split_as_the_processor_batched_them(tiny_checkpoint, image_files):
     processor, model = load_processor(tiny_checkpoint), load_policy(tiny_checkpoint)
-    images = [Image.open(path).convert("RGB") for path in pictures[:3]]
+    images = [Image.open(path).convert("RGB") for path in image_files[:3]]
     text = "<|vision_start|><|image_pad|><|vision_end|>"
-    together = processor(text=[text + "a", "no picture", text * 2 + "bc"], images=images)
+    together = processor(text=[text + "a", "no image", text * 2 + "bc"], images=images)
     fields = {k: v for k, v in together.items() if k not in ("input_ids", "attention_mask")}
     prompts = encode_prompts(model.base_model, together["input_ids"], fields, [1, 0, 2])
     alone = processor(text=[text * 2 + "bc"], images=images[1:], return_tensors="pt")

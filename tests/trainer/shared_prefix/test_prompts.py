@@ -21,7 +21,7 @@ def test_rewards_see_the_rows_as_without_sharing(trainer, mixed):
     def reward(prompts, completions, images, image_sizes, resized_sizes, row_id, solution, **columns):
         parts = [part for prompt in prompts for part in prompt[0]["content"] if part["type"] == "image"]
         pixels = [part["image"].tobytes() for part in parts]
-        n_images = [len(pictures) for pictures in images]
+        n_images = [len(image_files) for image_files in images]
         seen.append((pixels, n_images, image_sizes, resized_sizes, row_id, solution, completions))
         return [0.0] * len(prompts)
 
@@ -42,17 +42,17 @@ def test_the_completions_log_is_the_same(trainer, mixed, tmp_path):
     assert texts[0] == texts[1]
 
 
-def test_rows_share_a_prompt_only_if_words_and_pixels_agree(pictures):
+def test_rows_share_a_prompt_only_if_words_and_pixels_agree(image_files):
     def opened(path):
         return open_image(path, None)
 
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
     other = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it"}]}]
-    same_size = opened(pictures[0]).transpose(0)
+    same_size = opened(image_files[0]).transpose(0)
     rows = [
-        {"prompt": chat, "images": [opened(pictures[0])]},
-        {"prompt": chat, "images": [opened(pictures[0])]},  # decoded twice, the same pixels
-        {"prompt": other, "images": [opened(pictures[0])]},
+        {"prompt": chat, "images": [opened(image_files[0])]},
+        {"prompt": chat, "images": [opened(image_files[0])]},  # decoded twice, the same pixels
+        {"prompt": other, "images": [opened(image_files[0])]},
         {"prompt": chat, "images": [same_size]},
         {"prompt": chat, "images": []},
         {"prompt": "What is it?"},
@@ -61,8 +61,8 @@ def test_rows_share_a_prompt_only_if_words_and_pixels_agree(pictures):
     assert SharedBatch(rows).prompt_of_sample == [0, 0, 1, 2, 3, 4, 4]
 
 
-def test_pictures_that_differ_within_a_group_are_kept_apart(trainer, rows):
-    """A transform that augments at random gives the rows of one group different pictures: each is encoded."""
+def test_images_that_differ_within_a_group_are_kept_apart(trainer, rows):
+    """A transform that augments at random gives the rows of one group different images: each is encoded."""
     worker = trainer([rows[1]] * 2, shared_prefix="on", scripted=True, **EIGHT_ROWS)
     inputs = [dict(rows[1], images=[rows[1 + i % 2]["images"][0]]) for i in range(8)]
     output = worker._generate_and_score_completions(inputs)

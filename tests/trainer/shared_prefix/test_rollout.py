@@ -10,7 +10,7 @@ from omnirl_core.models import load_policy, load_processor
 from omnirl_core.trainer.shared_prefix import rollout
 from omnirl_core.trainer.shared_prefix.rollout import COPIED_BYTES, blocks, copies_prompts, shared_prefill
 
-PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
+IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 ROWS = {
     "one group": [1, 1, 1, 1],
     "text only, padded": [0, 0, 3, 3],
@@ -32,15 +32,15 @@ def policy(tiny_checkpoint):
 
 
 @pytest.fixture
-def generate(policy, pictures):
+def generate(policy, image_files):
     """Generation over rows of four prompts, plain or after a shared prefill."""
     model, processor = policy
-    images = [Image.open(path).convert("RGB") for path in pictures[:3]]
+    images = [Image.open(path).convert("RGB") for path in image_files[:3]]
     prompts = [
         ("Say a word. ", []),
-        (f"{PICTURE} What is it? ", images[:1]),
-        (f"{PICTURE} and {PICTURE}: compare. ", images[1:]),
-        ("A longer line of text, without pictures. ", []),
+        (f"{IMAGE} What is it? ", images[:1]),
+        (f"{IMAGE} and {IMAGE}: compare. ", images[1:]),
+        ("A longer line of text, without images. ", []),
     ]
 
     def encode(numbers):
@@ -136,7 +136,7 @@ def test_prompts_of_one_token(policy):
             assert torch.equal(model.generate(**inputs, generation_config=config), plain)
 
 
-def test_the_vision_tower_runs_once_over_the_distinct_pictures(generate, policy):
+def test_the_vision_tower_runs_once_over_the_distinct_images(generate, policy):
     grids = []
     tower = policy[0].get_encoder(modality="image")
     handle = tower.register_forward_hook(
@@ -144,7 +144,7 @@ def test_the_vision_tower_runs_once_over_the_distinct_pictures(generate, policy)
     )
     generate(ROWS["every kind"], True)
     handle.remove()
-    assert grids == [3]  # of six pictures in the rows
+    assert grids == [3]  # of six images in the rows
 
 
 def test_generate_is_as_before_afterwards(generate, policy):

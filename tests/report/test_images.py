@@ -1,4 +1,4 @@
-"""Pictures in the page: small enough, each once, and named where they cannot be shown."""
+"""Images in the page: small enough, each once, and named where they cannot be shown."""
 
 import base64
 import io
@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from omnirl_tools.report.boxes import PREDICTED, TRUE, answered_boxes, draw_boxes, true_boxes
-from omnirl_tools.report.pictures import SIDES, embed
+from omnirl_tools.report.images import SIDES, embed
 
 
 def decoded(source: str) -> Image.Image:
@@ -46,34 +46,34 @@ def test_budget_holds_whatever_it_is(photographs, budget):
         assert max(max(decoded(p.source).size) for p in found.values()) in SIDES
 
 
-def test_drawings_stay_exact(tmp_path, pictures):
+def test_drawings_stay_exact(tmp_path, image_files):
     drawing = Image.new("RGB", (120, 80), "white")
     drawing.paste("red", (10, 10, 50, 50))
     drawing.save(tmp_path / "drawing.png")
-    (picture,) = embed({str(tmp_path / "drawing.png"): None}, 100_000).values()
-    assert picture.source.startswith("data:image/png")
-    assert len(picture.source) < 1000
-    assert np.array_equal(np.asarray(decoded(picture.source).convert("RGB")), np.asarray(drawing))
+    (image,) = embed({str(tmp_path / "drawing.png"): None}, 100_000).values()
+    assert image.source.startswith("data:image/png")
+    assert len(image.source) < 1000
+    assert np.array_equal(np.asarray(decoded(image.source).convert("RGB")), np.asarray(drawing))
 
 
-def test_same_picture_under_two_paths_has_one_key(pictures, tmp_path):
+def test_same_image_under_two_paths_has_one_key(image_files, tmp_path):
     copy = tmp_path / "copy.png"
-    Image.open(pictures[0]).save(copy)
-    found = embed(dict.fromkeys([pictures[0], str(copy), pictures[0], pictures[1]]), 1_000_000)
+    Image.open(image_files[0]).save(copy)
+    found = embed(dict.fromkeys([image_files[0], str(copy), image_files[0], image_files[1]]), 1_000_000)
     assert len(found) == 3
-    assert found[pictures[0]] == found[str(copy)]
-    assert found[pictures[0]].key != found[pictures[1]].key
+    assert found[image_files[0]] == found[str(copy)]
+    assert found[image_files[0]].key != found[image_files[1]].key
 
 
-def test_what_cannot_be_opened_is_named(tmp_path, pictures):
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+def test_what_cannot_be_opened_is_named(tmp_path, image_files):
+    (tmp_path / "broken.png").write_bytes(b"no image")
     lost, broken = str(tmp_path / "lost.png"), str(tmp_path / "broken.png")
-    found = embed({lost: "a.json:7", broken: None, pictures[0]: None}, 1_000_000)
+    found = embed({lost: "a.json:7", broken: None, image_files[0]: None}, 1_000_000)
     assert lost in found[lost].fault
     assert "not found" in found[lost].fault
     assert found[lost].fault.startswith("a.json:7: ")
     assert broken in found[broken].fault
-    assert found[pictures[0]].source
+    assert found[image_files[0]].source
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_boxes_are_drawn_where_they_are():
     assert green.sum() == 4 * 20 - 4
 
 
-def test_boxes_partly_and_wholly_outside(pictures):
+def test_boxes_partly_and_wholly_outside(image_files):
     blank = Image.new("RGB", (60, 40), "white")
     outside = [(70, 50, 90, 60), (-30, -30, -1, -1)]
     assert np.array_equal(np.asarray(draw_boxes(blank, outside, outside)), np.asarray(blank))

@@ -1,4 +1,4 @@
-"""Pictures for an HTML file that stands alone: scaled down, encoded once each, within a budget of bytes."""
+"""Images for an HTML file that stands alone: scaled down, encoded once each, within a budget of bytes."""
 
 import base64
 import hashlib
@@ -19,8 +19,8 @@ MOST_COLORS = 1024  # a photograph has more, and is never smaller as PNG
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture as the page holds it."""
+class EmbeddedImage:
+    """One image as the page holds it."""
 
     key: str
     source: str
@@ -31,8 +31,8 @@ class Picture:
     fault: str = ""
 
 
-def embed(rows: Mapping[str, str | None], max_bytes: int) -> dict[str, Picture]:
-    """Return a picture for each path; pictures with the same bytes share a key.
+def embed(rows: Mapping[str, str | None], max_bytes: int) -> dict[str, EmbeddedImage]:
+    """Return an image for each path; images with the same bytes share a key.
 
     `rows` gives for each path the `row_id` of a row that shows it, to be named where it cannot be opened.
 
@@ -42,36 +42,36 @@ def embed(rows: Mapping[str, str | None], max_bytes: int) -> dict[str, Picture]:
     paths = list(rows)
     share = max_bytes / max(1, len(paths))
     side = next((side for side in SIDES if side * side * 0.75 * BYTES_PER_PIXEL <= share), SIDES[-1])
-    held: dict[str, Picture] = {}
-    found: dict[str, Picture] = {}
+    held: dict[str, EmbeddedImage] = {}
+    found: dict[str, EmbeddedImage] = {}
     left = max_bytes
     with ThreadPoolExecutor() as pool:  # Pillow decodes and encodes outside the interpreter's lock
-        for path, picture in zip(
+        for path, image in zip(
             paths, pool.map(lambda path: _encode(path, rows[path], side), paths), strict=True
         ):
-            if picture.key not in held:
-                if len(picture.source) > left:
-                    picture = replace(picture, source="", fault="left out: the page would be too large")
-                left -= len(picture.source)
-                held[picture.key] = picture
-            found[path] = held[picture.key]
+            if image.key not in held:
+                if len(image.source) > left:
+                    image = replace(image, source="", fault="left out: the page would be too large")
+                left -= len(image.source)
+                held[image.key] = image
+            found[path] = held[image.key]
     return found
 
 
-def _encode(path: str, row_id: str | None, side: int) -> Picture:
+def _encode(path: str, row_id: str | None, side: int) -> EmbeddedImage:
     try:
         image = open_image(path, row_id)
     except DataError as error:
-        return Picture(_key(path.encode("utf-8", "surrogatepass")), "", 0, 0, str(error))
+        return EmbeddedImage(_key(path.encode("utf-8", "surrogatepass")), "", 0, 0, str(error))
     small = image.copy()
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     kind, data = _encoded(small)
     source = f"data:image/{kind.lower()};base64,{base64.b64encode(data).decode('ascii')}"
-    return Picture(_key(data + str(image.size).encode()), source, *image.size)
+    return EmbeddedImage(_key(data + str(image.size).encode()), source, *image.size)
 
 
 def _encoded(image: Image.Image) -> tuple[str, bytes]:
-    """As WebP, or as PNG where the picture is a drawing that is smaller so."""
+    """As WebP, or as PNG where the image is a drawing that is smaller so."""
     forms = [("WEBP", _saved(image, "WEBP", quality=QUALITY, method=4))]
     if image.getcolors(MOST_COLORS):
         forms.append(("PNG", _saved(image, "PNG", optimize=True)))
