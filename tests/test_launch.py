@@ -55,7 +55,7 @@ def test_a_language_model_that_is_given_images_is_one_message(
 ):
     given = options(with_image, tiny_text_checkpoint, tmp_path)
     err = told(monkeypatch, capsys, *given)
-    assert "error: the data has rows with images, and the model is a language model" in err
+    assert "error: the data has samples with images, and the model is a language model" in err
     assert "Traceback" not in err
     monkeypatch.setattr(sys, "argv", ["grpo.py", *given, "--debug"])
     with pytest.raises(ValueError, match="language model"):

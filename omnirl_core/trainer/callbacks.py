@@ -157,6 +157,14 @@ def in_place_of(callback: type[TrainerCallback], taught: bool = False) -> type[T
     return None
 
 
+def replace_progress(trainer: Any) -> None:
+    """Show a trainer's progress by ours instead of transformers' callbacks."""
+    for callback in list(trainer.callback_handler.callbacks):
+        if shown := in_place_of(type(callback)):
+            trainer.remove_callback(callback)
+            trainer.add_callback(shown())
+
+
 def _part_before(path: Path) -> Path:
     return path.with_suffix(".1.jsonl")
 

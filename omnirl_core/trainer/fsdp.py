@@ -22,6 +22,17 @@ def engine_of(trainer: Any) -> str:
     return "ddp" if trainer.accelerator.num_processes > 1 else "cpu"
 
 
+def refuse_early_evaluation(trainer: Any) -> None:
+    """ValueError where the engine cannot evaluate before `train()` has set it up; it says what to do instead."""
+    needs_optimizer = trainer.engine == "fsdp2" and not _parts(trainer.model)
+    has_no_inference = trainer.engine == "zero2" and trainer.deepspeed is None
+    if needs_optimizer or has_no_inference:
+        raise ValueError(
+            f"evaluate() before train() is not supported under {trainer.engine}, which accelerate sets up with the "
+            "optimizer only; set eval_on_start: true, or evaluate after train()"
+        )
+
+
 @contextmanager
 def gathered_for_generation(model: nn.Module) -> Iterator[None]:
     """Whole weights on every process; nothing is done to a model that FSDP2 does not shard.

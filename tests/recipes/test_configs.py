@@ -69,7 +69,8 @@ def test_the_variants_of_a_recipe_differ_where_their_machines_do(recipe):
     machine = {
         "output_dir", "use_peft", "lora_r", "lora_alpha", "lora_target_modules", "freeze_vision_tower", "load_in_4bit",
         "use_bnb_nested_quant", "max_pixels", "gradient_accumulation_steps", "learning_rate", "use_vllm", "vllm_mode",
-        "vllm_enable_sleep_mode", "gradient_checkpointing",
+        "vllm_enable_sleep_mode", "vllm_max_model_length", "vllm_server_host", "vllm_server_timeout",
+        "gradient_checkpointing",
     }  # fmt: skip
     folder = ROOT / "recipes" / recipe
     names = [*folder.glob("qwen2_5_vl_3b*.yaml"), *folder.glob("vllm_*.yaml")]

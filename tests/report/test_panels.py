@@ -43,6 +43,22 @@ def test_kl_is_shown_where_it_is_used():
     assert titles([{"step": 1, "kl": 0.0}, {"step": 2, "kl": 0.01}]) == ["KL to the reference"]
 
 
+def test_the_gap_to_vllm_is_drawn_by_modality():
+    logged = {"text": (0.001, 0.01, 1.0), "image": (0.2, 3.0, 0.9)}  # mean, largest, ratio
+    names = ("logp_difference/mean", "logp_difference/max", "importance_ratio/mean")
+    line: dict[str, float | None] = {"step": 1, "rollout/tokens_per_second": 40.0}
+    for kind, values in logged.items():
+        line |= {f"sampling/{kind}/{name}": value for name, value in zip(names, values, strict=True)}
+    line |= {f"sampling/multi-image/{name}": None for name in names}  # no such sample
+    mean, largest, ratio, speed = panels([line])
+    assert [series.label for series in mean.series] == ["text", "image"]
+    assert [series.points for series in largest.series] == [((1, 0.01),), ((1, 3.0),)]
+    assert [series.points[0][1] for series in ratio.series] == pytest.approx([0.0, -0.1])
+    assert [speed.title, *(panel.title for panel in (mean, largest, ratio))] == [
+        "Rollout speed", "Gap to vLLM", "Largest gap to vLLM", "Importance ratio less 1",
+    ]  # fmt: skip
+
+
 def test_of_a_step_logged_twice_the_later_numbers_count(tmp_path):
     """A run resumed from step 2 logs step 3 again; evaluation and training log the same step apart."""
     lines = [{"step": 2, "reward": 0.2}, {"step": 3, "reward": 0.9}, {"step": 3, "eval_reward": 0.5}]

@@ -5,8 +5,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.utils import DistributedType
+from torch.distributed.fsdp import FSDPModule
 
-from omnirl_core.trainer.fsdp import gathered_for_generation, trainable_after_reference
+from omnirl_core.trainer import OmniGRPOTrainer
+from omnirl_core.trainer.fsdp import (
+    gathered_for_generation,
+    refuse_early_evaluation,
+    trainable_after_reference,
+)
 from omnirl_core.trainer.preparation import Preparation
 
 
@@ -28,6 +34,23 @@ def test_fsdp_on_cpus_is_refused(asked, kind, refused, monkeypatch, tiny_checkpo
         return
     with pytest.raises(ValueError, match=r"FSDP is asked for on CPUs.*/ddp\.yaml or zero3\.yaml"):
         ready.apply()
+
+
+@pytest.mark.parametrize("engine", ["fsdp2", "zero2"])
+def test_evaluation_before_training_is_refused(trainer, rows, monkeypatch, engine):
+    worker = trainer(rows[:2], eval_data=rows[:2], scripted=True)
+    monkeypatch.setattr(OmniGRPOTrainer, "engine", engine)
+    with pytest.raises(
+        ValueError, match=rf"evaluate\(\) before train\(\) .* under {engine}.*eval_on_start: true"
+    ):
+        worker.evaluate()
+
+
+def test_evaluation_of_what_training_has_set_up_is_not_refused():
+    model = torch.nn.Linear(2, 2)
+    model.__class__ = type("FSDPLinear", (FSDPModule, torch.nn.Linear), {})  # as `fully_shard` makes it
+    refuse_early_evaluation(SimpleNamespace(engine="fsdp2", model=model, deepspeed=None))
+    refuse_early_evaluation(SimpleNamespace(engine="zero2", model=torch.nn.Linear(2, 2), deepspeed=object()))
 
 
 def test_a_model_that_is_not_sharded_is_left_alone():

@@ -44,5 +44,5 @@ def test_rows_become_plain_text(tmp_path, config, tiny_text_checkpoint, strict_t
 
 def test_a_image_is_refused(tmp_path, config, tiny_text_checkpoint, strict_tokenizer, image_files):
     rows = [{"problem": "What is it?", "solution": "noise", "image": shutil.copy(image_files[0], tmp_path)}]
-    with pytest.raises(ValueError, match="rows with images, and the model is a language model"):
+    with pytest.raises(ValueError, match="samples with images, and the model is a language model"):
         train(tmp_path, config, tiny_text_checkpoint, strict_tokenizer, rows)

@@ -179,13 +179,20 @@ def shared_prefix_of(trainer: Any) -> SharedPrefix | None:
     if obstacle is not None:
         if settings.shared_prefix == "on":
             raise ValueError(f"shared_prefix: on, but {obstacle}; set shared_prefix: auto or off")
-        logger.info("shared_prefix: every completion runs its own prompt, because %s", obstacle)
+        _say_fallback(trainer, "rollout and log-probabilities fall", obstacle)
         return None
     rollout = rollout_obstacle(trainer)
+    if rollout is not None and not (trainer.use_vllm or trainer.use_transformers_continuous_batching):
+        _say_fallback(trainer, "the rollout falls", rollout)
     where = "rollout and log-probabilities" if rollout is None else f"log-probabilities; {rollout}"
     config: Any = base_model(trainer.model).config
     logger.info("shared_prefix: prompts of a group run once (%s), %s is verified", where, config.model_type)
     return SharedPrefix(trainer.accelerator, trainer.model, trainer.ref_model, settings, rollout is None)
+
+
+def _say_fallback(trainer: Any, what: str, obstacle: str) -> None:
+    if trainer.accelerator.is_main_process:
+        logger.warning("shared_prefix: %s back to one prompt for each completion, because %s", what, obstacle)
 
 
 @contextmanager

@@ -60,12 +60,20 @@ def unverified(tmp_path, tiny_text_checkpoint):
 
 def test_an_unverified_family_runs_plainly_under_auto_and_is_named_under_on(trainer, unverified, caplog):
     data = Dataset.from_dict({"prompt": ["a", "b", "c", "d"]})
-    with caplog.at_level(logging.INFO, "omnirl_core"):
-        worker = trainer(data, model=unverified, shared_prefix="auto", **EIGHT_ROWS)
+    worker = trainer(data, model=unverified, shared_prefix="auto", **EIGHT_ROWS)
     assert worker.shared_prefix is None
-    assert "because family 'gpt2' is not verified" in caplog.text
+    said = "fall back to one prompt for each completion, because family 'gpt2' is not verified"
+    assert caplog.text.count(said) == 1, "a warning, which is shown without any setting"
     with pytest.raises(ValueError, match="shared_prefix: on, but family 'gpt2' is not verified"):
         trainer(data, model=unverified, shared_prefix="on", **EIGHT_ROWS)
+
+
+def test_a_rollout_that_falls_back_is_said(trainer, rows, caplog):
+    worker = trainer(rows, shared_prefix="auto", generation_kwargs={"num_beams": 2}, **EIGHT_ROWS)
+    assert not worker.shared_prefix.in_rollout
+    assert (
+        "rollout falls back to one prompt for each completion, because generation mode is beam" in caplog.text
+    )
 
 
 def test_what_stands_in_the_way_is_said(trainer, tiny_checkpoint, rows):

@@ -1,0 +1,53 @@
+"""vLLM's dtype beside the policy's: said once, with a warning where they differ."""
+
+import logging
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+_AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+def compute_dtype(trainer: Any) -> str:
+    """The dtype that the trainer's own pass computes in: the autocast's where there is one, else the weights'."""
+    return _AUTOCAST.get(trainer.accelerator.mixed_precision) or _name(trainer.model.dtype)
+
+
+def note_vllm_dtype(trainer: Any) -> None:
+    """Log both dtypes of a trainer that TRL has made; nothing without vLLM, or where it does not tell its own.
+
+    A colocated engine is made in the policy's. A server has been started in one, by default the checkpoint's; in
+    bfloat16 beside a policy in float32, importance ratios are .96 to 1.07 instead of 1.
+    """
+    if not trainer.use_vllm or not trainer.accelerator.is_main_process:
+        return
+    engine, policy = _engine_dtype(trainer.vllm_generation), compute_dtype(trainer)
+    if engine is None:
+        return
+    where = "server" if trainer.vllm_mode == "server" else "engine"
+    if engine != policy:
+        fix = "start it with --dtype" if where == "server" else "have both compute in"
+        logger.warning(
+            "use_vllm: the %s computes in %s and the policy in %s, so that their log-probabilities differ; %s %s",
+            where, engine, policy, fix, policy,
+        )  # fmt: skip
+        return
+    logger.info("use_vllm: the %s computes in %s, as the policy does", where, engine)
+    if engine == "float32" and not trainer.args.use_cpu:
+        logger.warning(
+            "use_vllm: %s and policy compute in float32, at twice the memory of bfloat16; set bf16: true",
+            where,
+        )
+
+
+def _engine_dtype(generation: Any) -> str | None:
+    llm = getattr(generation, "llm", None)
+    if llm is not None:
+        return _name(llm.model_config.dtype)
+    client = getattr(generation, "vllm_client", None)
+    found = None if client is None else client.get_server_info()["model_config"].get("dtype")
+    return None if found is None else _name(found)
+
+
+def _name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,90 @@
+"""The gap between the rollout's and the trainer's log-probabilities, and the speed of a rollout, as a run logs them."""
+
+import logging
+import math
+
+import pytest
+from test_vllm import StandIn
+from trl.trainer import grpo_trainer
+
+from omnirl_core.trainer.rollout_metrics import BOUND, MODALITIES
+
+
+@pytest.fixture
+def train_with_vllm(trainer, rows, monkeypatch):
+    """Train by a stand-in of vLLM whose log-probabilities are lower by `shift` of a prompt's number of images."""
+
+    def train(shift, data=rows, **settings):
+        right = StandIn._logprobs
+
+        def shifted(self, prompt, images, completion):
+            by = shift[min(len(images or []), 2)]
+            return [[value - by for value in token] for token in right(self, prompt, images, completion)]
+
+        monkeypatch.setattr(StandIn, "_logprobs", shifted)
+        monkeypatch.setattr(grpo_trainer, "VLLMGeneration", StandIn)
+        settings = {"vllm_mode": "server", "per_device_train_batch_size": 6, "max_steps": 2, **settings}
+        worker = trainer(data, use_vllm=True, **settings)
+        worker.train()
+        return worker.state.log_history
+
+    return train
+
+
+def values(history, name) -> dict[str, list[float]]:
+    """Of each modality, from the lines that have it."""
+    lines = [line for line in history if "loss" in line]
+    return {
+        kind: [v for line in lines if (v := line.get(f"sampling/{kind}/{name}")) is not None]
+        for kind in MODALITIES
+    }
+
+
+def test_the_gap_is_logged_by_modality(train_with_vllm, caplog):
+    with caplog.at_level(logging.WARNING):
+        history = train_with_vllm((0.0, 0.2, 0.3))
+    for name in ("logp_difference/mean", "logp_difference/max"):
+        found = values(history, name)
+        assert found["text"] == pytest.approx([0.0] * len(found["text"]), abs=1e-4)
+        assert found["image"] == pytest.approx([0.2] * len(found["image"]), abs=1e-4)
+        assert found["multi-image"] == pytest.approx([0.3] * len(found["multi-image"]), abs=1e-4)
+        assert all(found.values()), "two steps meet all six samples"
+    ratio = values(history, "importance_ratio/mean")
+    assert ratio["image"] == pytest.approx([math.exp(0.2)] * len(ratio["image"]), rel=1e-4)
+    # TRL's own numbers, of all samples together, lie between ours
+    whole = [line["sampling/sampling_logp_difference/mean"] for line in history if "loss" in line]
+    assert all(0.0 <= mean <= 0.3 for mean in whole)
+    warnings = [record.getMessage() for record in caplog.records if "differ by" in record.getMessage()]
+    assert len(warnings) == 1, "once, not at every step"
+    assert f"warned above {BOUND:g}" in warnings[0]
+    assert "--logprobs-mode processed_logprobs" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("shift", "settings", "told"),
+    [
+        ((0.0, 0.0, 0.0), {}, None),
+        ((0.5 * BOUND,) * 3, {}, None),
+        ((0.5, 0.5, 0.5), {"top_p": 0.9}, "top_p: 0.9 changes vLLM's probabilities"),
+        ((0.5, 0.5, 0.5), {"vllm_mode": "colocate"}, "set vllm_model_impl: transformers"),
+    ],
+    ids=["none", "small", "top_p", "colocate"],
+)
+def test_the_warning_names_the_setting_to_change(train_with_vllm, rows, caplog, shift, settings, told):
+    text_only = [{k: v for k, v in row.items() if k != "images"} for row in rows if not row["images"]]
+    with caplog.at_level(logging.WARNING):
+        train_with_vllm(shift, text_only, max_steps=1, per_device_train_batch_size=4, **settings)
+    assert ("differ by" in caplog.text) == (told is not None)
+    assert told is None or told in caplog.text
+
+
+def test_tokens_per_second_of_transformers_generate(trainer, rows):
+    worker = trainer(rows, max_steps=1, scripted=True, eval_data=rows[:2])
+    worker.train()
+    (line,) = [line for line in worker.state.log_history if "loss" in line]
+    n_tokens = sum(map(len, worker._completion_ids))
+    assert n_tokens > 0
+    # the same seconds as the phase of the step, but for the clock's own
+    assert line["rollout/tokens_per_second"] == pytest.approx(n_tokens / line["time/rollout"], rel=0.2)
+    assert not [name for name in line if name.startswith("sampling/")]
+    assert worker.evaluate()["eval_rollout/tokens_per_second"] > 0
