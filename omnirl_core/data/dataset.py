@@ -43,7 +43,7 @@ def load_dataset(
     paths, [] for text), `solution` (as in the file), `task`, `problem`, `row_id` (`file:line`), and every
     other key of the file (None in rows without it), for rewards to use. `templates` and `system_prompt` are
     PromptFormat's, `rules` (`on_bad_sample` and others) RowRules', the other arguments load_records'. Rows are
-    in memory, about as large as the file; pictures stay on disk.
+    in memory, about as large as the file; images stay on disk.
     """
     prompts = PromptFormat(templates or {}, system_prompt)
     store = _Store()
@@ -106,7 +106,7 @@ class RowTransform:
     prompts: PromptFormat
     extras: tuple[str, ...] = ()
     has_images: bool = True
-    """Whether any row has a picture; a run without any pays nothing for a mixed one's safety."""
+    """Whether any row has an image; a run without any pays nothing for a mixed one's safety."""
     as_text: bool = False
     """Contents as plain text, which the chat template of a language model takes, not as blocks."""
 

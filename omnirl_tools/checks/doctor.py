@@ -159,7 +159,9 @@ def _vllm_out_of_range(machine: Machine) -> bool:
 
 def _vllm_asks_for_another(package: str, machine: Machine) -> bool:
     have, asked = machine.versions.get(package), machine.vllm_asks.get(package)
-    return bool(have and asked) and not SpecifierSet(asked).contains(have, prereleases=True)
+    if have is None or asked is None:
+        return False
+    return not SpecifierSet(asked).contains(have, prereleases=True)
 
 
 def _before_ampere(machine: Machine) -> bool:
