@@ -4,7 +4,7 @@ import logging
 import math
 
 import pytest
-from test_vllm import StandIn
+from test_vllm import StandIn, without_images
 from trl.trainer import grpo_trainer
 
 from omnirl_core.trainer.rollout_metrics import BOUND, MODALITIES
@@ -71,9 +71,8 @@ def test_the_gap_is_logged_by_modality(train_with_vllm, caplog):
     ids=["none", "small", "top_p", "colocate"],
 )
 def test_the_warning_names_the_setting_to_change(train_with_vllm, rows, caplog, shift, settings, told):
-    text_only = [{k: v for k, v in row.items() if k != "images"} for row in rows if not row["images"]]
     with caplog.at_level(logging.WARNING):
-        train_with_vllm(shift, text_only, max_steps=1, per_device_train_batch_size=4, **settings)
+        train_with_vllm(shift, without_images(rows), max_steps=1, per_device_train_batch_size=4, **settings)
     assert ("differ by" in caplog.text) == (told is not None)
     assert told is None or told in caplog.text
 
