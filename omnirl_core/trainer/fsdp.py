@@ -22,14 +22,20 @@ def engine_of(trainer: Any) -> str:
     return "ddp" if trainer.accelerator.num_processes > 1 else "cpu"
 
 
-def refuse_early_evaluation(trainer: Any) -> None:
-    """ValueError where the engine cannot evaluate before `train()` has set it up; it says what to do instead."""
-    needs_optimizer = trainer.engine == "fsdp2" and not _parts(trainer.model)
-    has_no_inference = trainer.engine == "zero2" and trainer.deepspeed is None
-    if needs_optimizer or has_no_inference:
+def refuse_early_evaluation(trainer: Any, trains: bool = False) -> None:
+    """ValueError where an engine does not take `evaluate()` before `train()`; it says what to do instead.
+
+    FSDP2 and ZeRO-2 cannot evaluate before. ZeRO-3 can, and cannot train after it, which is told when `trains`.
+    """
+    if trains:
+        refused = trainer.deepspeed is not None and trainer.deepspeed.optimizer is None
+    else:
+        needs_optimizer = trainer.engine == "fsdp2" and not _parts(trainer.model)
+        refused = needs_optimizer or (trainer.engine == "zero2" and trainer.deepspeed is None)
+    if refused:
         raise ValueError(
-            f"evaluate() before train() is not supported under {trainer.engine}, which accelerate sets up with the "
-            "optimizer only; set eval_on_start: true, or evaluate after train()"
+            f"evaluate() before train() is not supported under {trainer.engine}, which accelerate sets up for training "
+            "together with the optimizer; set eval_on_start: true instead, or evaluate after train()"
         )
 
 

@@ -232,6 +232,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         """Train, watched where `on_nonfinite` is set: an error carries what each rank was doing."""
+        refuse_early_evaluation(self, trains=True)
         plain = partial(super().train, resume_from_checkpoint, trial, ignore_keys_for_eval)
         if self.watchdog is None:
             return plain()
