@@ -28,7 +28,7 @@ def refuse_early_evaluation(trainer: Any, trains: bool = False) -> None:
     FSDP2 and ZeRO-2 cannot evaluate before. ZeRO-3 can, and cannot train after it, which is told when `trains`.
     """
     if trains:
-        refused = trainer.deepspeed is not None and trainer.deepspeed.optimizer is None
+        refused = trainer.deepspeed is not None and trainer.deepspeed.basic_optimizer is None
     else:
         needs_optimizer = trainer.engine == "fsdp2" and not _parts(trainer.model)
         refused = needs_optimizer or (trainer.engine == "zero2" and trainer.deepspeed is None)

@@ -49,7 +49,7 @@ def test_evaluation_before_training_is_refused(trainer, rows, monkeypatch, engin
 def test_training_after_an_evaluation_that_set_up_deepspeed_without_an_optimizer_is_refused(trainer, rows):
     """Under ZeRO-3 it would end with "'NoneType' object has no attribute 'backward'" after the first rollout."""
     worker = trainer(rows[:2], scripted=True)
-    worker.deepspeed = SimpleNamespace(optimizer=None)
+    worker.deepspeed = SimpleNamespace(basic_optimizer=None)
     with pytest.raises(ValueError, match=r"evaluate\(\) before train\(\) .*eval_on_start: true"):
         worker.train()
 
@@ -58,7 +58,7 @@ def test_evaluation_of_what_training_has_set_up_is_not_refused():
     model = torch.nn.Linear(2, 2)
     model.__class__ = type("FSDPLinear", (FSDPModule, torch.nn.Linear), {})  # as `fully_shard` makes it
     refuse_early_evaluation(SimpleNamespace(engine="fsdp2", model=model, deepspeed=None))
-    trained = SimpleNamespace(optimizer=object())
+    trained = SimpleNamespace(basic_optimizer=object())
     refuse_early_evaluation(SimpleNamespace(engine="zero2", model=torch.nn.Linear(2, 2), deepspeed=trained))
     refuse_early_evaluation(SimpleNamespace(engine="zero3", deepspeed=trained), trains=True)
 
