@@ -9,7 +9,7 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cf
 TRAINER_TESTS := $(addprefix tests/trainer/,test_seams.py test_matrix.py test_dummy_image.py test_model_reuse.py test_multimodal.py \
   shared_prefix/test_packing.py shared_prefix/test_rollout.py shared_prefix/test_support.py)
 
-.PHONY: help setup demo ops test test-all test-repeat test-oldest test-newest lint fmt notebooks fuzz bench
+.PHONY: help setup setup-vllm demo ops test test-vllm test-all test-repeat test-oldest test-newest lint fmt notebooks fuzz bench
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -23,12 +23,20 @@ $(BIN)/.complete: pyproject.toml constraints.txt
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+setup-vllm: setup  ## vLLM's engine for CPUs in .vllm (0.9 GB), for the tests marked vllm
+	scripts/setup_vllm.sh
+
 demo: setup  ## train the tiny policy on mixed rows on the CPU (two to five minutes) and show what it learned
 	@$(RUN) --config_file accelerate_configs/cpu.yaml recipes/grpo.py --config recipes/mixed/demo.yaml; \
 	code=$$?; case $$code in 75|130) exit 0;; *) exit $$code;; esac  # stopped by Ctrl-C: it has said how to go on
 
 test: setup lint ops  ## lint, types, import rules, then every test and every notebook
-	$(PYTEST) -m 'not repeat' $(NBVAL) notebooks tests omnirl_core omnirl_tools
+	$(PYTEST) -m 'not repeat and not vllm' $(NBVAL) notebooks tests omnirl_core omnirl_tools
+	@$(MAKE) --no-print-directory test-vllm
+
+# vLLM changes the process that it is imported in: no other test runs there
+test-vllm: setup  ## rollouts on vLLM's own engine; skipped without `make setup-vllm`
+	$(PYTEST) -m vllm tests/trainer/vllm_cpu
 
 ops: setup  # DeepSpeed compiles these on the first launch, which takes minutes: not within a test that has a time limit
 	@PATH=$(CURDIR)/.venv/bin:$$PATH DS_ACCELERATOR=cpu TORCH_EXTENSIONS_DIR=$(CURDIR)/.venv/torch_extensions $(BIN)/python -c \

@@ -62,6 +62,7 @@ from omnirl_core.trainer.shared_prefix.prompts import SharedBatch
 from omnirl_core.trainer.shared_prefix.runtime import PROMPTS, SharedPrefix, regrouped, shared_prefix_of
 from omnirl_core.trainer.vision_setup import set_up_vision
 from omnirl_core.trainer.vllm_dtype import note_vllm_dtype
+from omnirl_core.trainer.vllm_images import engine_for_images
 
 Datasets: TypeAlias = Dataset | IterableDataset
 
@@ -152,22 +153,23 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         given_weights = args.reward_weights
         args.reward_weights = kept_weights(reward_funcs, fitted, given_weights)
         release(model)
-        super().__init__(
-            model=model,
-            reward_funcs=fitted,
-            args=args,
-            train_dataset=prepared.train_dataset,
-            eval_dataset=prepared.eval_dataset,
-            processing_class=prepared.processing_class,
-            reward_processing_classes=reward_processing_classes,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            quantization_config=quantization_config,
-            peft_config=prepared.peft_config,
-            tools=tools,
-            rollout_func=rollout_func,
-            environment_factory=environment_factory,
-        )
+        with engine_for_images(self):
+            super().__init__(
+                model=model,
+                reward_funcs=fitted,
+                args=args,
+                train_dataset=prepared.train_dataset,
+                eval_dataset=prepared.eval_dataset,
+                processing_class=prepared.processing_class,
+                reward_processing_classes=reward_processing_classes,
+                callbacks=callbacks,
+                optimizers=optimizers,
+                quantization_config=quantization_config,
+                peft_config=prepared.peft_config,
+                tools=tools,
+                rollout_func=rollout_func,
+                environment_factory=environment_factory,
+            )
         self._add_collaborators()
         # TRL 1.16 would weigh each 1, also a `repetition` of weight -0.2
         weights = reward_weights(self.reward_funcs, args.reward_weights)

@@ -1,14 +1,13 @@
 """What is applied, and refused, before TRL makes the trainer: settings, data, and a model of an earlier trainer."""
 
 import inspect
-import json
-import logging
 from dataclasses import dataclass
 from typing import Any
 
 from accelerate.utils import DistributedType, parse_flag_from_env
 from peft import PeftConfig
 from torch import nn
+from transformers import AutoConfig
 from trl import GRPOConfig
 from trl.trainer.utils import get_config_model_id
 
@@ -26,8 +25,7 @@ from omnirl_core.models import (
 from omnirl_core.trainer.grpo_config import OmniGRPOConfig, settings_of
 from omnirl_core.trainer.multimodal import may_have_images
 from omnirl_core.trainer.prompt_length import PromptLength, fit_prompts
-
-logger = logging.getLogger(__name__)
+from omnirl_core.trainer.vllm_families import vllm_obstacle
 
 _DDP_SEARCH_IS_OURS = "_is_ddp_search_ours"
 _WRAPPERS = ("accelerate", "torch", "trl")
@@ -99,20 +97,16 @@ class Preparation:
     def _apply_vllm(self) -> None:
         if not (self.args.use_vllm and self._sees and self.may_have_images):
             return
-        if self.args.vllm_mode == "colocate":
-            raise ValueError(
-                "vllm_mode: colocate with images: TRL hands vLLM prompts whose image tokens are already expanded, "
-                "and vLLM expands them again, so that the policy answers a garbled prompt "
-                "(https://github.com/huggingface/trl/issues/6294); use vllm_mode: server, or use_vllm: false"
-            )
-        budget = {
-            name: value for name in ("min_pixels", "max_pixels") if (value := getattr(self._settings, name))
-        }
-        if budget:
-            logger.warning(
-                "use_vllm: the server has to size images as this run does; start it with --mm-processor-kwargs '%s'",
-                json.dumps(budget),
-            )
+        if obstacle := vllm_obstacle(self._model_type):
+            raise ValueError(obstacle)
+
+    @property
+    def _model_type(self) -> str:
+        if isinstance(self.model, str):
+            config = AutoConfig.from_pretrained(self.model, trust_remote_code=self.args.trust_remote_code)
+        else:
+            config = base_model(self.model).config
+        return config.model_type
 
     def _apply_processor(self) -> None:
         low, high = self._settings.min_pixels, self._settings.max_pixels

@@ -176,11 +176,6 @@ def _flash_before_ampere(machine: Machine) -> bool:
     return _before_ampere(machine) and machine.settings.get("attn_implementation") == "flash_attention_2"
 
 
-def _colocated_images(machine: Machine) -> bool:
-    settings = machine.settings
-    return settings.get("use_vllm") is True and settings.get("vllm_mode", "colocate") == "colocate"
-
-
 def _flash_does_not_fit(machine: Machine) -> bool:
     return bool(machine.error("flash-attn"))
 
@@ -257,14 +252,6 @@ TABLE = (
         "attn_implementation: sdpa",
         "https://github.com/Dao-AILab/flash-attention: Ampere, Ada and Hopper GPUs",
         _flash_before_ampere,
-    ),
-    KnownBad(
-        "vllm_mode: colocate with images: TRL {trl} hands vLLM prompts whose image tokens are already expanded, "
-        "and vLLM expands them again",
-        "use_vllm: false, or vllm_mode: server",
-        "https://github.com/huggingface/trl/issues/6294",
-        _colocated_images,
-        WARNING,
     ),
 )
 

@@ -61,7 +61,6 @@ BAD = {
         "flash_attention_2",
         "sdpa",
     ),
-    "colocate": (with_(settings={"use_vllm": True}), "expands them again", "vllm_mode: server"),
 }  # fmt: skip
 
 

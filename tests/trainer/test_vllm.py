@@ -1,16 +1,16 @@
-"""What vLLM would be asked for, answered by a stand-in: vLLM itself needs a GPU.
+"""What vLLM would be asked for, answered by a stand-in; tests/trainer/vllm_cpu has its own engine.
 
 The stand-in samples at random and works out each token's log-probability by itself, from the prompt's tokens and the
 images that came with it. TRL's importance ratio between its answer and the trainer's own pass is then 1, unless
 prompts, images and completions were paired wrongly on the way.
 """
 
-import logging
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
+from transformers import Gemma3Config
 from trl.trainer import grpo_trainer
 
 LENGTH = 5
@@ -76,7 +76,7 @@ def without_images(rows) -> Dataset:
 
 
 @pytest.mark.parametrize("shared_prefix", ["on", "off"])
-@pytest.mark.parametrize(("mode", "kind"), [("server", "mixed"), ("server", "text"), ("colocate", "text")])
+@pytest.mark.parametrize(("mode", "kind"), [("server", "mixed"), ("server", "text"), ("colocate", "mixed")])
 def test_prompts_and_images_go_together(with_stand_in, rows, mode, kind, shared_prefix):
     data = rows if kind == "mixed" else without_images(rows)
     worker = with_stand_in(data, vllm_mode=mode, shared_prefix=shared_prefix)
@@ -104,12 +104,8 @@ def test_a_wrong_pairing_is_seen(with_stand_in, rows, monkeypatch):
     assert max(abs(ratio - 1) for ratio in ratios(worker)) > 1e-3
 
 
-def test_images_are_refused_in_colocate_mode(trainer, rows):
-    with pytest.raises(ValueError, match=r"colocate with images.*issues/6294\); use vllm_mode: server"):
-        trainer(rows, use_vllm=True)
-
-
-def test_the_pixel_budget_of_the_server_is_told(with_stand_in, rows, caplog):
-    with caplog.at_level(logging.WARNING):
-        with_stand_in(rows, vllm_mode="server", max_pixels=4096)
-    assert """--mm-processor-kwargs '{"max_pixels": 4096}'""" in caplog.text
+@pytest.mark.parametrize("mode", ["colocate", "server"])
+def test_images_of_a_family_that_was_not_verified_are_refused(trainer, rows, tmp_path, mode):
+    Gemma3Config().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"images of gemma3: .* set use_vllm: false"):
+        trainer(rows, model=str(tmp_path), use_vllm=True, vllm_mode=mode)

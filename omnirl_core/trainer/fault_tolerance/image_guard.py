@@ -18,6 +18,7 @@ from omnirl_core.models import vision_tower
 from omnirl_core.trainer.prompt_length import prompt_images
 from omnirl_core.trainer.shared_prefix.prompts import SharedBatch
 from omnirl_core.trainer.shared_prefix.runtime import SharedPrefix
+from omnirl_core.trainer.vllm_families import vllm_obstacle
 
 MOST_NAMED = 8
 SAMPLES = "images_of_samples"
@@ -267,8 +268,6 @@ def _refuse_blind(trainer: Any, inputs: Sequence[Mapping[str, Any]]) -> None:
             f"samples {names:.200} have images, and processing_class is a {kind}, which takes none; pass the processor "
             "of a vision-language model, or leave these samples out"
         )
-    if trainer.use_vllm and trainer.vllm_mode == "colocate":
-        raise ValueError(
-            f"samples {names:.200} have images, which vllm_mode: colocate garbles; use vllm_mode: server, or "
-            "use_vllm: false"
-        )
+    obstacle = vllm_obstacle(trainer.model.config.model_type) if trainer.use_vllm else None
+    if obstacle:
+        raise ValueError(f"samples {names:.200} have images. {obstacle}")

@@ -1,0 +1,59 @@
+"""vLLM's own engine on a CPU, from the folder that `make setup-vllm` fills; without it these tests are skipped.
+
+OMNIRL_VLLM=required, as in CI, has them fail instead.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[3] / ".vllm"
+INSTALL = "vLLM is not installed: make setup-vllm"
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "TORCHDYNAMO_DISABLE": "1",  # the first answer would compile for a minute
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+SET_BY_TRL = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture(scope="session")
+def vllm_folder() -> Path:
+    """Folder of the engine; the tests that ask for it are skipped where it is missing."""
+    if not (FOLDER / "vllm").exists():
+        if os.environ.get("OMNIRL_VLLM") == "required":
+            pytest.fail(INSTALL)
+        pytest.skip(INSTALL)
+    return FOLDER
+
+
+@pytest.fixture(scope="module")
+def backend(vllm_folder: Path) -> Iterator[Any]:
+    """TRL's modules with vLLM at hand, and its CPU backend fit for changing weights; the environment as before."""
+    kept = {name: os.environ.get(name) for name in (*ENVIRONMENT, *SET_BY_TRL)}
+    os.environ.update(ENVIRONMENT)
+    sys.path.append(str(vllm_folder))  # last: the project's own packages come first
+    for name in ("vllm_client", "vllm_generation"):  # imported before without vLLM
+        importlib.reload(importlib.import_module(f"trl.generation.{name}"))
+    try:
+        yield importlib.import_module("cpu_backend")
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        for name, value in kept.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        sys.path.remove(str(vllm_folder))
+
+
+@pytest.fixture(scope="module")
+def shared_engines(backend: Any) -> Iterator[Callable[..., Any]]:
+    """`vllm.LLM` as TRL makes it, one for each checkpoint and pixel budget of a module."""
+    with backend.engines_kept() as make:
+        yield make

@@ -1,0 +1,102 @@
+"""Rollouts by vLLM in the training process: text, one image, several images and any mix of them."""
+
+import pytest
+from greedy import by_transformers, by_vllm, largest_gap, ratios, shake
+from peft import LoraConfig
+
+from omnirl_core.trainer import vllm_images
+from omnirl_core.trainer.fault_tolerance.image_guard import ImageMismatchError
+
+pytestmark = pytest.mark.vllm
+
+
+@pytest.fixture
+def with_vllm(shared_engines, trainer):
+    def make(data, **settings):
+        defaults = dict(use_vllm=True, vllm_mode="colocate", max_steps=2, per_device_train_batch_size=4)
+        return trainer(data, **{**defaults, **settings})
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "places", [[0, 3], [1, 5], [2, 4], range(6)], ids=["text", "image", "images", "mixed"]
+)
+def test_vllm_answers_the_trainers_prompts(with_vllm, rows, places):
+    worker = with_vllm([rows[place] for place in places], shared_prefix="auto")
+    worker.train()
+    print("RATIOS", ratios(worker))
+    assert ratios(worker) == pytest.approx([1.0] * 6, abs=1e-3)
+
+
+def test_the_engine_is_transformers(with_vllm, rows):
+    worker = with_vllm(rows)
+    worker.vllm_generation.sync_weights()
+    gap = largest_gap(by_vllm(worker, rows), by_transformers(worker, rows))
+    print("GAP", gap)
+    assert gap < 1e-4
+
+
+def test_expanded_prompts_are_seen(with_vllm, rows, monkeypatch):
+    monkeypatch.setattr(vllm_images, "collapsed", lambda ids, token: ids)
+    with pytest.raises(
+        ImageMismatchError, match=r"sample r:\d .* tokens in the trainer and \d+ in vLLM"
+    ) as error:
+        with_vllm([rows[1]]).train()
+    print("EXPANDED", error.value)
+
+
+@pytest.mark.parametrize("kind", ["all", "lora", "frozen"])
+def test_changed_weights_answer(with_vllm, rows, kind):
+    adapter = dict(extra={"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj", "qkv"])})
+    worker = with_vllm(rows, **(adapter if kind == "lora" else dict(freeze_vision_tower=kind == "frozen")))
+    worker.vllm_generation.sync_weights()
+    before = by_vllm(worker, rows)
+    shake(worker.model)
+    worker.vllm_generation.sync_weights()
+    answers = by_vllm(worker, rows)
+    gap = largest_gap(answers, by_transformers(worker, rows))
+    print("GAP", kind, gap)
+    assert gap < 1e-4
+    assert answers != before
+    if kind == "lora":
+        worker.model.merge_adapter()
+        assert largest_gap(answers, by_transformers(worker, rows)) < 1e-4
+
+
+def test_features_of_earlier_weights_are_seen(with_vllm, rows, monkeypatch):
+    monkeypatch.setattr(vllm_images.ImageVLLM, "reset_encoder_cache", lambda self: None)
+    worker = with_vllm([rows[1]], max_steps=3, learning_rate=1e-2)
+    worker.train()
+    stale = ratios(worker)
+    monkeypatch.undo()
+    worker = with_vllm([rows[1]], max_steps=3, learning_rate=1e-2)
+    worker.train()
+    print("STALE", stale, "RESET", ratios(worker))
+    assert max(abs(ratio - 1) for ratio in stale) > 1e-2
+    assert ratios(worker) == pytest.approx([1.0] * 9, abs=1e-3)
+
+
+def test_a_pixel_budget_reaches_vllm(with_vllm, rows, monkeypatch):
+    worker = with_vllm(rows, max_pixels=1024)
+    worker.train()
+    print("BUDGET", ratios(worker))
+    assert ratios(worker) == pytest.approx([1.0] * 6, abs=1e-3)
+    monkeypatch.setattr(vllm_images, "pixel_budget", lambda processor: {})
+    with pytest.raises(ImageMismatchError, match="min_pixels and max_pixels") as error:
+        with_vllm(rows, max_pixels=1024).train()
+    print("NO BUDGET", error.value)
+
+
+def test_a_run_goes_on_twice(with_vllm, rows):
+    for steps in (1, 2, 3):
+        worker = with_vllm(rows, max_steps=steps, save_strategy="steps", save_steps=1)
+        worker.train(resume_from_checkpoint=steps > 1)
+        assert worker.state.global_step == steps
+        assert ratios(worker)[-3:] == pytest.approx([1.0] * 3, abs=1e-3)
+    assert largest_gap(by_vllm_synced(worker, rows), by_transformers(worker, rows)) < 1e-4
+
+
+def by_vllm_synced(worker, rows):
+    worker.vllm_generation.sync_weights()
+    return by_vllm(worker, rows)

@@ -1,0 +1,52 @@
+"""Each line of the table in docs/vllm.md: vLLM answers as transformers, or the run is refused."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+from greedy import by_transformers, by_vllm, largest_gap, shake
+from peft import LoraConfig
+
+from omnirl_core.trainer.vllm_families import FAMILIES, vllm_obstacle
+
+pytestmark = pytest.mark.vllm
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs" / "vllm.md").read_text(encoding="utf-8")
+ADAPTER = dict(r=4, target_modules=["q_proj", "v_proj"])
+MOST = 32 * 32
+"""Pixels of the budget: one of the images of 100 x 60 has a third of the tokens."""
+
+
+@pytest.fixture(scope="module")
+def model_families():
+    return importlib.import_module("scripts.model_families")
+
+
+def line(mode: str, family: str, cells: list[str]) -> str:
+    return f"| {' | '.join([family, mode, *cells])} |"
+
+
+@pytest.mark.parametrize("family", ["Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL"])
+def test_a_family_in_colocate_mode(family, model_families, shared_engines, trainer, rows, tmp_path):
+    checkpoint = model_families.write_checkpoint(family, tmp_path / "checkpoint")
+    cells = []
+    for max_pixels in (None, MOST):
+        for adapter in (None, LoraConfig(**ADAPTER)):
+            worker = trainer(
+                rows, model=checkpoint, extra={"peft_config": adapter}, max_pixels=max_pixels, use_vllm=True
+            )
+            shake(worker.model)
+            worker.vllm_generation.sync_weights()
+            gap = largest_gap(by_vllm(worker, rows), by_transformers(worker, rows))
+            print("FAMILY", family, max_pixels, adapter is not None, gap)
+            cells.append("equal" if gap < 1e-4 else f"differs by {gap:.1g}")
+    assert line("colocate", family, cells) in PAGE
+
+
+def test_other_families_are_refused(model_families):
+    for family, build in model_families.FAMILIES.items():
+        model_type = build()[1].config.model_type
+        if "text-only" not in family and model_type not in FAMILIES:
+            assert "set use_vllm: false" in vllm_obstacle(model_type)
+            for mode in ("colocate", "server"):
+                assert line(mode, family, ["refused"] * 4) in PAGE

@@ -1,0 +1,90 @@
+"""Rollouts by vLLM's API server, a process of its own; weights travel over a TCP store in the place of NCCL."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from greedy import by_transformers, by_vllm, largest_gap, ratios
+from ports import free_port
+
+from omnirl_core.trainer import vllm_images
+from omnirl_core.trainer.fault_tolerance.image_guard import ImageMismatchError
+
+pytestmark = pytest.mark.vllm
+REPEATED = dict(max_steps=3, learning_rate=1e-2)
+"""Settings under which the vision tower moves so far in a step that features of the step before are wrong."""
+
+
+@pytest.fixture(scope="module")
+def server(vllm_folder, backend, tiny_checkpoint, tmp_path_factory):
+    """Port of a server of the tiny checkpoint, at its own pixel budget."""
+    port = free_port()
+    log = tmp_path_factory.mktemp("server") / "log"
+    command = [sys.executable, Path(__file__).parent / "serve.py", vllm_folder, tiny_checkpoint, str(port)]
+    own = {"VLLM_ENABLE_V1_MULTIPROCESSING", "RANK", "LOCAL_RANK", "WORLD_SIZE"}  # of colocate mode
+    environment = {name: value for name, value in os.environ.items() if name not in own}
+    environment["VLLM_SERVER_DEV_MODE"] = "1"
+    with (
+        log.open("w") as output,
+        subprocess.Popen(
+            list(map(str, command)),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        ) as process,
+    ):
+        with backend.store_for_nccl():
+            yield port
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.fixture
+def with_server(server, trainer):
+    def make(data, **settings):
+        defaults = dict(
+            use_vllm=True, vllm_mode="server", vllm_server_host="127.0.0.1", vllm_server_port=server,
+            vllm_group_port=free_port(), max_steps=2, per_device_train_batch_size=4,
+        )  # fmt: skip
+        return trainer(data, **{**defaults, **settings})
+
+    return make
+
+
+def test_the_server_answers_the_trainers_prompts(with_server, rows):
+    worker = with_server(rows, shared_prefix="auto")
+    worker.train()
+    print("SERVER", ratios(worker))
+    assert ratios(worker) == pytest.approx([1.0] * 6, abs=1e-3)
+    worker.vllm_generation.sync_weights()
+    gap = largest_gap(by_vllm(worker, rows), by_transformers(worker, rows))
+    print("SERVER GAP", gap)
+    assert gap < 1e-4
+
+
+def test_features_of_earlier_weights_are_seen(with_server, rows, monkeypatch):
+    monkeypatch.setattr(vllm_images.ImageVLLM, "reset_encoder_cache", lambda self: None)
+    worker = with_server([rows[1]], **REPEATED)
+    worker.train()
+    stale = ratios(worker)
+    monkeypatch.undo()
+    worker = with_server([rows[1]], **REPEATED)
+    worker.train()
+    print("SERVER STALE", stale, "RESET", ratios(worker))
+    assert max(abs(ratio - 1) for ratio in stale) > 1e-2
+    assert ratios(worker) == pytest.approx([1.0] * 9, abs=1e-3)
+
+
+def test_a_pixel_budget_reaches_the_server(with_server, rows, monkeypatch):
+    worker = with_server(rows, max_pixels=1024)
+    worker.train()
+    assert ratios(worker) == pytest.approx([1.0] * 6, abs=1e-3)
+    monkeypatch.setattr(vllm_images, "send_pixel_budget", lambda session, budget: None)
+    with pytest.raises(
+        ImageMismatchError, match=r"sample r:\d has \d+ image tokens in the trainer and"
+    ) as error:
+        with_server(rows, max_pixels=1024).train()
+    print("SERVER NO BUDGET", error.value)
