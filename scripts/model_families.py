@@ -44,6 +44,12 @@ TEMPLATE = (
     "{{% elif 'text' in part %}}{{{{ part['text'] }}}}{{% endif %}}{{% endfor %}}{{% endif %}}"
     "<|im_end|>\n{{% endfor %}}{{% if add_generation_prompt %}}<|im_start|>assistant\n{{% endif %}}"
 )
+
+
+def head_dim() -> int:
+    return TEXT["hidden_size"] // TEXT["num_attention_heads"]
+
+
 Built = tuple[Any, Any]
 """Processor (or tokenizer) and model."""
 
@@ -110,7 +116,12 @@ def qwen3_vl() -> Built:
         depth=3, hidden_size=32, intermediate_size=64, num_heads=2, out_hidden_size=32, patch_size=PATCH,
         num_position_embeddings=64, deepstack_visual_indexes=[0, 1],
     )  # fmt: skip
-    text = TEXT | {"vocab_size": len(tokens), "rope_parameters": ROPE, "head_dim": 8, "num_hidden_layers": 3}
+    text = TEXT | {
+        "vocab_size": len(tokens),
+        "rope_parameters": ROPE,
+        "head_dim": head_dim(),
+        "num_hidden_layers": 3,
+    }
     config = hf.Qwen3VLConfig(text_config=text, vision_config=vision, **qwen_ids(tokens))
     return processor, hf.Qwen3VLForConditionalGeneration(config)
 
@@ -142,7 +153,11 @@ def gemma3() -> Built:
     processor = hf.Gemma3Processor(images, tokens, image_seq_length=4, chat_template=tokens.chat_template)
     layers = ["sliding_attention", "full_attention"]
     text = dict(
-        vocab_size=len(tokens), head_dim=8, query_pre_attn_scalar=8, sliding_window=16, layer_types=layers
+        vocab_size=len(tokens),
+        head_dim=head_dim(),
+        query_pre_attn_scalar=8,
+        sliding_window=16,
+        layer_types=layers,
     )
     config = hf.Gemma3Config(
         text_config=TEXT | text, vision_config=VISION | {"image_size": 32, "patch_size": PATCH},

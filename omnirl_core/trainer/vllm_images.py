@@ -49,6 +49,7 @@ class ImageVLLM(VLLMGeneration):
         self._names: list[str] = []
         """Of the prompts at hand; in server mode of every rank's, each once."""
         self._place = 0
+        self._has_synced = False
         super().__init__(**settings)
 
     def _init_vllm(self) -> None:
@@ -67,8 +68,9 @@ class ImageVLLM(VLLMGeneration):
     def sync_weights(self) -> None:
         """TRL 1.16 resets the prefix cache only; an image would keep the features of the weights before."""
         super().sync_weights()
-        if not images_stay_encoded(self.model):
+        if not self._has_synced or not images_stay_encoded(self.model):
             self.reset_encoder_cache()
+        self._has_synced = True
 
     def reset_encoder_cache(self) -> None:
         """Have each image encoded anew where it next occurs."""

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+
+from omnirl_core.shapes.policy import tiny_policy
 
 FOLDER = Path(__file__).parents[3] / ".vllm"
 INSTALL = "vLLM is not installed: make setup-vllm"
@@ -22,6 +23,26 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
 SET_BY_TRL = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture(scope="session")
+def write_checkpoint() -> Iterator[Callable[[str, Path], str]]:
+    """Write a tiny checkpoint of a family of scripts/model_families.py, with heads of a size that the backend has."""
+    families = importlib.import_module("scripts.model_families")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(families, "TEXT", {**families.TEXT, "num_attention_heads": 1, "num_key_value_heads": 1})
+        patch.setattr(families, "ROPE", {**families.ROPE, "mrope_section": [4, 6, 6]})
+        yield families.write_checkpoint
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint() -> str:
+    """In the place of the other tests', of which the `trainer` fixture makes its trainers.
+
+    Trained, so that what is kept from being sampled has next to no probability: vLLM leaves it out of the
+    log-probabilities and the trainer's own pass does not.
+    """
+    return tiny_policy()
 
 
 @pytest.fixture(scope="session")
@@ -45,8 +66,6 @@ def backend(vllm_folder: Path) -> Iterator[Any]:
     try:
         yield importlib.import_module("cpu_backend")
     finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
         for name, value in kept.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
         sys.path.remove(str(vllm_folder))

@@ -8,6 +8,8 @@ from omnirl_core.trainer import vllm_images
 from omnirl_core.trainer.fault_tolerance.image_guard import ImageMismatchError
 
 pytestmark = pytest.mark.vllm
+NEAR = 1e-2
+"""Ratios are of whole answers; what vLLM keeps from being sampled takes some 1e-4 a token from them."""
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def test_vllm_answers_the_trainers_prompts(with_vllm, rows, places):
     worker = with_vllm([rows[place] for place in places], shared_prefix="auto")
     worker.train()
     print("RATIOS", ratios(worker))
-    assert ratios(worker) == pytest.approx([1.0] * 6, abs=1e-3)
+    assert ratios(worker) == pytest.approx([1.0] * 6, abs=NEAR)
 
 
 def test_the_engine_is_transformers(with_vllm, rows):
@@ -42,7 +44,7 @@ def test_expanded_prompts_are_seen(with_vllm, rows, monkeypatch):
     with pytest.raises(
         ImageMismatchError, match=r"sample r:\d .* tokens in the trainer and \d+ in vLLM"
     ) as error:
-        with_vllm([rows[1]]).train()
+        with_vllm([rows[1], rows[5]]).train()
     print("EXPANDED", error.value)
 
 
@@ -66,25 +68,25 @@ def test_changed_weights_answer(with_vllm, rows, kind):
 
 def test_features_of_earlier_weights_are_seen(with_vllm, rows, monkeypatch):
     monkeypatch.setattr(vllm_images.ImageVLLM, "reset_encoder_cache", lambda self: None)
-    worker = with_vllm([rows[1]], max_steps=3, learning_rate=1e-2)
+    worker = with_vllm([rows[1], rows[5]], max_steps=3, learning_rate=1e-3)
     worker.train()
     stale = ratios(worker)
     monkeypatch.undo()
-    worker = with_vllm([rows[1]], max_steps=3, learning_rate=1e-2)
+    worker = with_vllm([rows[1], rows[5]], max_steps=3, learning_rate=1e-3)
     worker.train()
     print("STALE", stale, "RESET", ratios(worker))
-    assert max(abs(ratio - 1) for ratio in stale) > 1e-2
-    assert ratios(worker) == pytest.approx([1.0] * 9, abs=1e-3)
+    assert max(abs(ratio - 1) for ratio in stale) > 0.1
+    assert ratios(worker) == pytest.approx([1.0] * 9, abs=NEAR)
 
 
 def test_a_pixel_budget_reaches_vllm(with_vllm, rows, monkeypatch):
-    worker = with_vllm(rows, max_pixels=1024)
+    worker = with_vllm(rows, max_pixels=2048)
     worker.train()
     print("BUDGET", ratios(worker))
-    assert ratios(worker) == pytest.approx([1.0] * 6, abs=1e-3)
+    assert ratios(worker) == pytest.approx([1.0] * 6, abs=NEAR)
     monkeypatch.setattr(vllm_images, "pixel_budget", lambda processor: {})
     with pytest.raises(ImageMismatchError, match="min_pixels and max_pixels") as error:
-        with_vllm(rows, max_pixels=1024).train()
+        with_vllm(rows, max_pixels=2048).train()
     print("NO BUDGET", error.value)
 
 
@@ -93,7 +95,7 @@ def test_a_run_goes_on_twice(with_vllm, rows):
         worker = with_vllm(rows, max_steps=steps, save_strategy="steps", save_steps=1)
         worker.train(resume_from_checkpoint=steps > 1)
         assert worker.state.global_step == steps
-        assert ratios(worker)[-3:] == pytest.approx([1.0] * 3, abs=1e-3)
+        assert ratios(worker)[-3:] == pytest.approx([1.0] * 3, abs=NEAR)
     assert largest_gap(by_vllm_synced(worker, rows), by_transformers(worker, rows)) < 1e-4
 
 

@@ -17,18 +17,13 @@ MOST = 32 * 32
 """Pixels of the budget: one of the images of 100 x 60 has a third of the tokens."""
 
 
-@pytest.fixture(scope="module")
-def model_families():
-    return importlib.import_module("scripts.model_families")
-
-
 def line(mode: str, family: str, cells: list[str]) -> str:
     return f"| {' | '.join([family, mode, *cells])} |"
 
 
 @pytest.mark.parametrize("family", ["Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL"])
-def test_a_family_in_colocate_mode(family, model_families, shared_engines, trainer, rows, tmp_path):
-    checkpoint = model_families.write_checkpoint(family, tmp_path / "checkpoint")
+def test_a_family_in_colocate_mode(family, write_checkpoint, shared_engines, trainer, rows, tmp_path):
+    checkpoint = write_checkpoint(family, tmp_path / "checkpoint")
     cells = []
     for max_pixels in (None, MOST):
         for adapter in (None, LoraConfig(**ADAPTER)):
@@ -43,8 +38,8 @@ def test_a_family_in_colocate_mode(family, model_families, shared_engines, train
     assert line("colocate", family, cells) in PAGE
 
 
-def test_other_families_are_refused(model_families):
-    for family, build in model_families.FAMILIES.items():
+def test_other_families_are_refused():
+    for family, build in importlib.import_module("scripts.model_families").FAMILIES.items():
         model_type = build()[1].config.model_type
         if "text-only" not in family and model_type not in FAMILIES:
             assert "set use_vllm: false" in vllm_obstacle(model_type)
