@@ -36,7 +36,7 @@ VISION: dict[str, Any] = dict(
     hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
 )
 ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10_000.0}
-PATCH = 8
+PATCH, HEAD_DIM = 8, 8
 TEMPLATE = (
     "{{% for message in messages %}}<|im_start|>{{{{ message['role'] }}}}\n"
     "{{% if message['content'] is string %}}{{{{ message['content'] }}}}"
@@ -44,12 +44,6 @@ TEMPLATE = (
     "{{% elif 'text' in part %}}{{{{ part['text'] }}}}{{% endif %}}{{% endfor %}}{{% endif %}}"
     "<|im_end|>\n{{% endfor %}}{{% if add_generation_prompt %}}<|im_start|>assistant\n{{% endif %}}"
 )
-
-
-def head_dim() -> int:
-    return TEXT["hidden_size"] // TEXT["num_attention_heads"]
-
-
 Built = tuple[Any, Any]
 """Processor (or tokenizer) and model."""
 
@@ -116,12 +110,7 @@ def qwen3_vl() -> Built:
         depth=3, hidden_size=32, intermediate_size=64, num_heads=2, out_hidden_size=32, patch_size=PATCH,
         num_position_embeddings=64, deepstack_visual_indexes=[0, 1],
     )  # fmt: skip
-    text = TEXT | {
-        "vocab_size": len(tokens),
-        "rope_parameters": ROPE,
-        "head_dim": head_dim(),
-        "num_hidden_layers": 3,
-    }
+    text = TEXT | dict(vocab_size=len(tokens), rope_parameters=ROPE, head_dim=HEAD_DIM, num_hidden_layers=3)
     config = hf.Qwen3VLConfig(text_config=text, vision_config=vision, **qwen_ids(tokens))
     return processor, hf.Qwen3VLForConditionalGeneration(config)
 
@@ -154,7 +143,7 @@ def gemma3() -> Built:
     layers = ["sliding_attention", "full_attention"]
     text = dict(
         vocab_size=len(tokens),
-        head_dim=head_dim(),
+        head_dim=HEAD_DIM,
         query_pre_attn_scalar=8,
         sliding_window=16,
         layer_types=layers,
