@@ -20,6 +20,7 @@ import torch
 import yaml
 from datasets import Dataset
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
 from omnirl_core.data import load_dataset
@@ -27,7 +28,7 @@ from omnirl_core.rewards import load_rewards
 from omnirl_core.shapes import tiny_policy, write_dataset
 from omnirl_core.text import answer_text, tokens
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
-from omnirl_tools.report.figures import COLORS, PAPER, draw_curve
+from omnirl_tools.report.figures import COLORS, draw_curve, style
 from omnirl_tools.report.panels import read_metrics
 
 REWARDS = Path(__file__).parents[1] / "recipes" / "rewards" / "unified_text.yaml"
@@ -194,16 +195,17 @@ def shares(folder: Path) -> list[dict[str, float]]:
 
 def plot(runs: dict[str, list[dict[str, float]]], path: Path) -> None:
     """Shares of echoes and right answers over the steps."""
-    figure = Figure(figsize=(8.6, 3.1), dpi=130, facecolor=PAPER, layout="constrained")
+    style()
+    figure = Figure(figsize=(8.6, 3.1), dpi=130)
     panels = figure.subplots(1, 2, sharey=True)
     titles = {"echo": "Completions that echo the question", "right": "Completions that are right"}
     for axes, (name, title) in zip(panels, titles.items(), strict=True):
         for (label, lines), color in zip(runs.items(), COLORS, strict=False):
             draw_curve(axes, [(line["step"], line[name]) for line in lines], label, color)
         axes.set(title=title, xlabel="step", ylim=(-0.02, 1.02))
-        axes.title.set_fontsize(10)
-    panels[0].legend(fontsize=8, frameon=False)
-    figure.savefig(path, facecolor=PAPER)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    panels[1].legend(loc="lower right")
+    figure.savefig(path)
 
 
 def share(lines: list[dict[str, float]], name: str, last: bool) -> float:

@@ -29,6 +29,7 @@ from omnirl_core.rewards.load import RewardsError
 from omnirl_core.rewards.reward import Reward
 from omnirl_core.shapes.drawing import drawn_aside
 from omnirl_tools.checks.hacks import answer_frame
+from omnirl_tools.checks.material import material_warnings
 from omnirl_tools.checks.parallel import chunks, cores, in_order
 from omnirl_tools.checks.reference import box_setting, reads_boxes, reference_answers
 from omnirl_tools.checks.report_file import ReportFile
@@ -84,7 +85,11 @@ def _checked(arguments: argparse.Namespace, recipe: Recipe) -> int:
             for row in chunk:
                 found.add(row, file)
                 bar.update()
-    print("\n\n".join([str(found), *_space_warnings(recipe, rewards)]))
+    warnings = [
+        *_space_warnings(recipe, rewards),
+        *material_warnings(rewards, [record for record, _ in head]),
+    ]
+    print("\n\n".join([str(found), *warnings]))
     return int(found.bad_rows > 0)
 
 

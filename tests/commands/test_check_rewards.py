@@ -207,3 +207,21 @@ def test_references_of_every_shipped_config_win(tmp_path, image, path):
     check = RewardCheck(rewards, grid, count_tokens=lambda text: list(range(len(text) // 4)))
     [row] = check.many([(record, False)])
     assert row.faults == (), path.stem
+
+
+FACTS = {
+    "problem": "Write one short sentence that tells these facts.\ncity: Oslo | day: Monday | sky: windy | high: 4",
+    "solution": "On Monday it will be windy in Oslo, with a high of 4 degrees.",
+}
+ASKED = {"problem": "What is the man on the left holding?", "solution": "The man on the left is holding a cup."}
+
+
+@pytest.mark.parametrize(
+    ("row", "settings", "warned"),
+    [(FACTS, "{}", True), (FACTS, "{light: 1}", False), (ASKED, "{}", False)],
+    ids=["data to text", "weighed in full", "a question"],
+)
+def test_answers_made_of_the_prompts_own_words_are_warned_of(tmp_path, capsys, row, settings, warned):
+    rewards = f"- {{name: overlap, settings: {settings}}}\n"
+    main(["check-rewards", recipe(tmp_path, [row], rewards), "--workers", "1"])
+    assert ("warning: overlap counts words of the prompt lightly" in capsys.readouterr().out) is warned
