@@ -213,7 +213,10 @@ FACTS = {
     "problem": "Write one short sentence that tells these facts.\ncity: Oslo | day: Monday | sky: windy | high: 4",
     "solution": "On Monday it will be windy in Oslo, with a high of 4 degrees.",
 }
-ASKED = {"problem": "What is the man on the left holding?", "solution": "The man on the left is holding a cup."}
+ASKED = {
+    "problem": "What is the man on the left holding?",
+    "solution": "The man on the left is holding a cup.",
+}
 
 
 @pytest.mark.parametrize(
