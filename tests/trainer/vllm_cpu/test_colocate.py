@@ -27,7 +27,6 @@ def with_vllm(shared_engines, trainer):
 def test_vllm_answers_the_trainers_prompts(with_vllm, rows, places):
     worker = with_vllm([rows[place] for place in places], shared_prefix="auto")
     worker.train()
-    print("RATIOS", ratios(worker))
     assert ratios(worker) == pytest.approx([1.0] * 6, abs=NEAR)
 
 
@@ -35,17 +34,13 @@ def test_the_engine_is_transformers(with_vllm, rows):
     worker = with_vllm(rows)
     worker.vllm_generation.sync_weights()
     gap = largest_gap(by_vllm(worker, rows), by_transformers(worker, rows))
-    print("GAP", gap)
     assert gap < 1e-4
 
 
 def test_expanded_prompts_are_seen(with_vllm, rows, monkeypatch):
     monkeypatch.setattr(vllm_images, "collapsed", lambda ids, token: ids)
-    with pytest.raises(
-        ImageMismatchError, match=r"sample r:\d .* tokens in the trainer and \d+ in vLLM"
-    ) as error:
+    with pytest.raises(ImageMismatchError, match=r"sample r:\d .* tokens in the trainer and \d+ in vLLM"):
         with_vllm([rows[1], rows[5]]).train()
-    print("EXPANDED", error.value)
 
 
 @pytest.mark.parametrize("kind", ["all", "lora", "frozen"])
@@ -58,7 +53,6 @@ def test_changed_weights_answer(with_vllm, rows, kind):
     worker.vllm_generation.sync_weights()
     answers = by_vllm(worker, rows)
     gap = largest_gap(answers, by_transformers(worker, rows))
-    print("GAP", kind, gap)
     assert gap < 1e-4
     assert answers != before
     if kind == "lora":
@@ -74,7 +68,6 @@ def test_features_of_earlier_weights_are_seen(with_vllm, rows, monkeypatch):
     monkeypatch.undo()
     worker = with_vllm([rows[1], rows[5]], max_steps=3, learning_rate=1e-3)
     worker.train()
-    print("STALE", stale, "RESET", ratios(worker))
     assert max(abs(ratio - 1) for ratio in stale) > 0.1
     assert ratios(worker) == pytest.approx([1.0] * 9, abs=NEAR)
 
@@ -82,12 +75,10 @@ def test_features_of_earlier_weights_are_seen(with_vllm, rows, monkeypatch):
 def test_a_pixel_budget_reaches_vllm(with_vllm, rows, monkeypatch):
     worker = with_vllm(rows, max_pixels=2048)
     worker.train()
-    print("BUDGET", ratios(worker))
     assert ratios(worker) == pytest.approx([1.0] * 6, abs=NEAR)
     monkeypatch.setattr(vllm_images, "pixel_budget", lambda processor: {})
-    with pytest.raises(ImageMismatchError, match="min_pixels and max_pixels") as error:
+    with pytest.raises(ImageMismatchError, match="min_pixels and max_pixels"):
         with_vllm(rows, max_pixels=2048).train()
-    print("NO BUDGET", error.value)
 
 
 def test_a_run_goes_on_twice(with_vllm, rows):

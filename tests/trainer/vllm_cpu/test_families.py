@@ -33,7 +33,6 @@ def test_a_family_in_colocate_mode(family, write_checkpoint, shared_engines, tra
             shake(worker.model)
             worker.vllm_generation.sync_weights()
             gap = largest_gap(by_vllm(worker, rows), by_transformers(worker, rows))
-            print("FAMILY", family, max_pixels, adapter is not None, gap)
             cells.append("equal" if gap < 1e-4 else f"differs by {gap:.1g}")
     assert line("colocate", family, cells) in PAGE
 

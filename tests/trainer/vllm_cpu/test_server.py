@@ -3,7 +3,10 @@
 import os
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from greedy import by_transformers, by_vllm, largest_gap, ratios
@@ -23,7 +26,7 @@ REPEATED = dict(max_steps=3, learning_rate=1e-3)
 def server(vllm_folder, backend, tiny_checkpoint, tmp_path_factory):
     """Port of a server of the tiny checkpoint, at its own pixel budget."""
     port = free_port()
-    log = Path("/tmp/vserver.log")
+    log = tmp_path_factory.mktemp("server") / "log"
     command = [sys.executable, Path(__file__).parent / "serve.py", vllm_folder, tiny_checkpoint, str(port)]
     own = {"VLLM_ENABLE_V1_MULTIPROCESSING", "RANK", "LOCAL_RANK", "WORLD_SIZE"}  # of colocate mode
     environment = {name: value for name, value in os.environ.items() if name not in own}
@@ -38,11 +41,23 @@ def server(vllm_folder, backend, tiny_checkpoint, tmp_path_factory):
             start_new_session=True,
         ) as process,
     ):
-        with backend.store_for_nccl():
-            yield port
-        process.terminate()
-        process.wait(60)
-    print(log.read_text()[-6000:])
+        try:
+            wait_until_up(process, port, log)
+            with backend.store_for_nccl():
+                yield port
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def wait_until_up(process, port, log, limit_s=400):
+    """What the server printed is the error where it does not come up."""
+    end = time.monotonic() + limit_s
+    while process.poll() is None and time.monotonic() < end:
+        with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+            return
+        time.sleep(1)
+    pytest.fail(log.read_text()[-4000:])
 
 
 @pytest.fixture
@@ -60,11 +75,9 @@ def with_server(server, trainer):
 def test_the_server_answers_the_trainers_prompts(with_server, rows):
     worker = with_server(rows, shared_prefix="auto")
     worker.train()
-    print("SERVER", ratios(worker))
     assert ratios(worker) == pytest.approx([1.0] * 6, abs=NEAR)
     worker.vllm_generation.sync_weights()
     gap = largest_gap(by_vllm(worker, rows), by_transformers(worker, rows))
-    print("SERVER GAP", gap)
     assert gap < 1e-4
 
 
@@ -76,7 +89,6 @@ def test_features_of_earlier_weights_are_seen(with_server, rows, monkeypatch):
     monkeypatch.undo()
     worker = with_server([rows[1], rows[5]], **REPEATED)
     worker.train()
-    print("SERVER STALE", stale, "RESET", ratios(worker))
     assert max(abs(ratio - 1) for ratio in stale) > 0.1
     assert ratios(worker) == pytest.approx([1.0] * 9, abs=NEAR)
 
@@ -86,8 +98,5 @@ def test_a_pixel_budget_reaches_the_server(with_server, rows, monkeypatch):
     worker.train()
     assert ratios(worker) == pytest.approx([1.0] * 6, abs=NEAR)
     monkeypatch.setattr(vllm_images, "send_pixel_budget", lambda session, budget: None)
-    with pytest.raises(
-        ImageMismatchError, match=r"sample r:\d has \d+ image tokens in the trainer and"
-    ) as error:
+    with pytest.raises(ImageMismatchError, match=r"sample r:\d has \d+ image tokens in the trainer and"):
         with_server(rows, max_pixels=2048).train()
-    print("SERVER NO BUDGET", error.value)
