@@ -1,6 +1,8 @@
 """What is applied, and refused, before TRL makes the trainer: settings, data, and a model of an earlier trainer."""
 
 import inspect
+import json
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +28,8 @@ from omnirl_core.trainer.grpo_config import OmniGRPOConfig, settings_of
 from omnirl_core.trainer.multimodal import may_have_images
 from omnirl_core.trainer.prompt_length import PromptLength, fit_prompts
 from omnirl_core.trainer.vllm_families import vllm_obstacle
+
+logger = logging.getLogger(__name__)
 
 _DDP_SEARCH_IS_OURS = "_is_ddp_search_ours"
 _WRAPPERS = ("accelerate", "torch", "trl")
@@ -99,6 +103,14 @@ class Preparation:
             return
         if obstacle := vllm_obstacle(self._model_type):
             raise ValueError(obstacle)
+        settings = self._settings
+        budget = {name: value for name in ("min_pixels", "max_pixels") if (value := getattr(settings, name))}
+        if budget and self.args.vllm_mode == "server":
+            # vLLM 0.31 takes none with a request, unless it is told to trust its clients
+            logger.warning(
+                "use_vllm: the server has to size images as this run does; start it with --mm-processor-kwargs '%s'",
+                json.dumps(budget),
+            )
 
     @property
     def _model_type(self) -> str:

@@ -62,8 +62,6 @@ class ImageVLLM(VLLMGeneration):
         finally:
             if given is not None:
                 module.LLM = given
-        if self.mode == "server" and self.accelerator.is_main_process:
-            send_pixel_budget(self.vllm_client.session, pixel_budget(self.processing_class))
 
     def sync_weights(self) -> None:
         """TRL 1.16 resets the prefix cache only; an image would keep the features of the weights before."""
@@ -163,18 +161,6 @@ def pixel_budget(processor: Any) -> dict[str, int]:
     return (
         {name: size[edge] for name, edge in names.items()} if all(size.get(e) for e in names.values()) else {}
     )
-
-
-def send_pixel_budget(session: Any, budget: dict[str, int]) -> None:
-    """Have every request of TRL's client in which the server prepares images carry the budget."""
-    plain = session.post
-
-    def post(url: str, *args: Any, json: Any = None, **rest: Any) -> Any:
-        if budget and url.endswith("/render"):
-            json = {**json, "mm_processor_kwargs": budget}
-        return plain(url, *args, json=json, **rest)
-
-    session.post = post
 
 
 def images_stay_encoded(model: nn.Module) -> bool:

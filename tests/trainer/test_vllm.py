@@ -5,6 +5,7 @@ images that came with it. TRL's importance ratio between its answer and the trai
 prompts, images and completions were paired wrongly on the way.
 """
 
+import logging
 from typing import Any
 
 import pytest
@@ -109,3 +110,9 @@ def test_images_of_a_family_that_was_not_verified_are_refused(trainer, rows, tmp
     Gemma3Config().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"images of gemma3: .* set use_vllm: false"):
         trainer(rows, model=str(tmp_path), use_vllm=True, vllm_mode=mode)
+
+
+def test_the_pixel_budget_of_the_server_is_told(with_stand_in, rows, caplog):
+    with caplog.at_level(logging.WARNING):
+        with_stand_in(rows, vllm_mode="server", max_pixels=4096)
+    assert """--mm-processor-kwargs '{"max_pixels": 4096}'""" in caplog.text

@@ -1,4 +1,4 @@
-"""python serve.py FOLDER_OF_VLLM MODEL PORT: vLLM's API server on a CPU, which takes weights over a TCP store."""
+"""python serve.py FOLDER_OF_VLLM MODEL PORT: vLLM's API server on a CPU, its weights over a TCP store."""
 
 import os
 import sys
@@ -10,7 +10,8 @@ if __name__ == "__main__":
         "vllm", "--model", model, "--port", port, "--host", "127.0.0.1", "--dtype", "float32", "--enforce-eager",
         "--weight-transfer-config", '{"backend": "store"}', "--worker-extension-cls", "store_transfer.Extension",
         "--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1", "--enable-scale-out",
-        "--max-model-len", "1024", "--max-num-seqs", "32",
+        "--max-model-len", "1024", "--max-num-seqs", "32", "--mm-processor-kwargs", '{"max_pixels": 2048}',
+        "--distributed-executor-backend", "uni",
     ]  # fmt: skip
     import store_transfer  # noqa: F401  # registers the transport in this process too
     from vllm.entrypoints.launchers.api_server.entry import main
