@@ -2,12 +2,15 @@
 
 import logging
 import math
+from collections import defaultdict
+from types import SimpleNamespace
 
 import pytest
+import torch
 from test_vllm import StandIn, without_images
 from trl.trainer import grpo_trainer
 
-from omnirl_core.trainer.rollout_metrics import BOUND, MODALITIES
+from omnirl_core.trainer.rollout_metrics import BOUND, MODALITIES, RolloutMetrics
 
 
 @pytest.fixture
@@ -58,6 +61,28 @@ def test_the_gap_is_logged_by_modality(train_with_vllm, caplog):
     assert len(warnings) == 1, "once, not at every step"
     assert f"warned above {BOUND:g}" in warnings[0]
     assert "--logprobs-mode processed_logprobs" in warnings[0]
+
+
+def test_ranks_are_counted_by_their_tokens():
+    """This rank has a text sample of two tokens that differ by .1, the other one of six by .5, and an image's."""
+    log, metrics = -torch.ones(1, 2), defaultdict(list)
+    other = torch.tensor([[6.0, 3.0, 6 * math.exp(0.5), 0.5], [1.0, 0.2, 1.2, 0.2], [0.0] * 4]).double()
+    accelerator = SimpleNamespace(gather=lambda own: torch.cat([own, other[None]]), is_main_process=False)
+    trainer = SimpleNamespace(
+        accelerator=accelerator, model=SimpleNamespace(training=True), _metrics={"train": metrics}
+    )
+    output = {
+        "old_per_token_logps": log,
+        "sampling_per_token_logps": log - 0.1,
+        "completion_mask": torch.ones(1, 2),
+    }
+    RolloutMetrics(trainer).log_gap(output, [0])
+    assert metrics["sampling/text/logp_difference/mean"] == pytest.approx([(2 * 0.1 + 6 * 0.5) / 8])
+    assert metrics["sampling/text/logp_difference/max"] == pytest.approx([0.5])
+    ratio = (2 * math.exp(0.1) + 6 * math.exp(0.5)) / 8
+    assert metrics["sampling/text/importance_ratio/mean"] == pytest.approx([ratio])
+    assert metrics["sampling/image/logp_difference/mean"] == pytest.approx([0.2]), "of the other rank alone"
+    assert "sampling/multi-image/logp_difference/mean" not in metrics
 
 
 @pytest.mark.parametrize(
