@@ -90,7 +90,7 @@ class RolloutMetrics:
 
     def _warn_of(self, means: Mapping[str, float]) -> None:
         found = {name: mean for name, mean in means.items() if mean > BOUND}
-        if not found or self._is_warned:
+        if not found or self._is_warned or not self._trainer.use_vllm:  # a rollout_func may have its own
             return
         self._is_warned = True
         if self._trainer.accelerator.is_main_process:

@@ -69,7 +69,10 @@ def test_ranks_are_counted_by_their_tokens():
     other = torch.tensor([[6.0, 3.0, 6 * math.exp(0.5), 0.5], [1.0, 0.2, 1.2, 0.2], [0.0] * 4]).double()
     accelerator = SimpleNamespace(gather=lambda own: torch.cat([own, other[None]]), is_main_process=False)
     trainer = SimpleNamespace(
-        accelerator=accelerator, model=SimpleNamespace(training=True), _metrics={"train": metrics}
+        accelerator=accelerator,
+        model=SimpleNamespace(training=True),
+        use_vllm=True,
+        _metrics={"train": metrics},
     )
     output = {
         "old_per_token_logps": log,
