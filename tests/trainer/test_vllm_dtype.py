@@ -1,9 +1,14 @@
-"""vLLM's dtype beside the policy's: what a run says."""
+"""vLLM's dtype beside the policy's: what a run says, and what it makes a colocated engine with."""
 
 import logging
+import os
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+from test_vllm import without_images
+from trl.generation import vllm_generation
 from trl.trainer import grpo_trainer
 
 
@@ -39,3 +44,30 @@ def test_a_server_of_another_dtype_is_told_once(trainer, rows, monkeypatch, capl
     assert len(warnings) == 1
     assert (warnings[0].levelno == logging.WARNING) == (told is not None)
     assert (told or "as the policy does") in caplog.text
+
+
+class NotedEngine:
+    """`vllm.LLM`, as far as TRL makes it."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+        self.model_config = SimpleNamespace(dtype=options["dtype"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "dtype"),
+    [
+        ({}, "float32"),
+        ({"model_init_kwargs": {"dtype": "bfloat16"}}, "bfloat16"),
+        ({"bf16": True}, "bfloat16"),
+    ],
+    ids=["float32", "bfloat16", "autocast"],
+)
+def test_a_colocated_engine_has_the_dtype_of_the_policy(trainer, rows, monkeypatch, caplog, settings, dtype):
+    monkeypatch.setattr(vllm_generation, "is_vllm_available", lambda: True)
+    monkeypatch.setattr(vllm_generation, "LLM", NotedEngine, raising=False)
+    with caplog.at_level(logging.INFO, "omnirl_core"), patch.dict(os.environ):  # TRL sets RANK and the like
+        worker = trainer(without_images(rows), use_vllm=True, **settings)
+    assert worker.vllm_generation.llm.options["dtype"] == dtype
+    assert caplog.text.count(f"the engine computes in {dtype}, as the policy does") == 1
+    assert vllm_generation.LLM is NotedEngine, "nothing stays replaced"
