@@ -154,8 +154,8 @@ def table(found: dict[str, tuple[MemoryEstimate, float]]) -> str:
         )
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "peft"))
     worst = max(abs(estimated.peak / measured - 1) for estimated, measured in found.values())
-    told = f"{len(found)} cases, the largest difference {worst:.0%}. Python {platform.python_version()}, {versions}."
-    return "\n".join([head, *lines, "", told])
+    summary = f"{len(found)} cases, the largest difference {worst:.0%}. Python {platform.python_version()}, {versions}."
+    return "\n".join([head, *lines, "", summary])
 
 
 def main(argv: list[str] | None = None) -> int:

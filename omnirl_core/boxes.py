@@ -9,9 +9,9 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
+from omnirl_core.type_checks import nearest
 from omnirl_core.types import Box
 
 Size = tuple[int, int]  # (width, height)
@@ -139,8 +139,7 @@ def default_space(model_type: str) -> str:
     """
     if model_type in SPACE_OF_MODEL_TYPE:
         return SPACE_OF_MODEL_TYPE[model_type]
-    near = get_close_matches(model_type, SPACE_OF_MODEL_TYPE, n=1)
-    hint = f" (nearest known: {near[0]!r})" if near else ""
+    hint = nearest(model_type, SPACE_OF_MODEL_TYPE, only_close=True)
     raise ValueError(
         f"no default box space for model type {model_type!r}{hint}; "
         f"set `space` to one of {', '.join(SPACES)}: the one its model card answers in"

@@ -22,7 +22,7 @@ from omnirl_core.yaml_loader import YamlFault, read_yaml
 DEBUG = "OMNIRL_DEBUG"
 """Environment variable that `--debug` sets: errors are shown with their traceback."""
 INTERRUPTED = 128 + signal.SIGINT
-TOLD = (
+EXPLAINED = (
     "ConfigError",
     "DataError",
     "RewardsError",
@@ -102,13 +102,13 @@ def take_debug(argv: list[str]) -> None:
 
 def tell(error: BaseException) -> bool:
     """Print the message of an error that says by itself what is wrong; False for others, and with `--debug`."""
-    is_told = any(kind.__name__ in TOLD for kind in type(error).__mro__) or isinstance(
+    is_explained = any(kind.__name__ in EXPLAINED for kind in type(error).__mro__) or isinstance(
         error, OSError | ImportError
     )
-    if not is_told or os.environ.get(DEBUG):
+    if not is_explained or os.environ.get(DEBUG):
         return False
     name = type(error).__name__
-    prefix = "error" if name in TOLD else name
+    prefix = "error" if name in EXPLAINED else name
     notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))  # what each rank was doing
     print(f"{prefix}: {error}{notes}\n(--debug shows where)", file=sys.stderr, flush=True)
     return True
@@ -116,9 +116,9 @@ def tell(error: BaseException) -> bool:
 
 def interrupted() -> int:
     """Say how to go on after Ctrl-C; the exit code."""
-    told = "\nStopped by Ctrl-C. The same command starts anew; with --resume_from_checkpoint auto, from a checkpoint."
+    how = "The same command starts anew; with --resume_from_checkpoint auto, from a checkpoint."
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(told, file=sys.stderr, flush=True)
+        print(f"\nStopped by Ctrl-C. {how}", file=sys.stderr, flush=True)
     return INTERRUPTED
 
 

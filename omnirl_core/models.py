@@ -4,7 +4,7 @@ import copy
 import re
 from typing import Any
 
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -17,7 +17,6 @@ from transformers import (
 )
 from transformers.image_utils import SizeDict
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-from transformers.utils import find_adapter_config_file
 
 TOWER_NAMES = ("vision_tower", "visual", "vision_model", "vision_encoder", "image_tower")
 """What models of transformers 5 call their vision tower (PreTrainedModel.get_encoder)."""
@@ -32,22 +31,6 @@ def load_policy(path: str, **model_init_kwargs: Any) -> PreTrainedModel:
     sees = has_vision(path, model_init_kwargs.get("trust_remote_code", False))
     architecture = AutoModelForImageTextToText if sees else AutoModelForCausalLM
     return architecture.from_pretrained(path, **model_init_kwargs)
-
-
-def load_trained(path: str, **model_init_kwargs: Any) -> nn.Module:
-    """What a run has saved or started from: a whole model, or a LoRA adapter on the model that it was trained on."""
-    base = adapter_base(path, model_init_kwargs.get("revision"))
-    if base is None:
-        return load_policy(path, **model_init_kwargs)
-    model_init_kwargs.pop("revision", None)  # the adapter's, not the base model's
-    return PeftModel.from_pretrained(load_policy(base, **model_init_kwargs), path)
-
-
-def adapter_base(path: str, revision: str | None = None) -> str | None:
-    """The model that the LoRA adapter in this folder or hub repository belongs to; None for a whole model."""
-    if find_adapter_config_file(path, revision=revision) is None:
-        return None
-    return PeftConfig.from_pretrained(path, revision=revision).base_model_name_or_path
 
 
 def has_vision(path: str, trust_remote_code: bool = False) -> bool:
@@ -72,8 +55,7 @@ def load_processor(
 def set_pixel_budget(processor: Any, min_pixels: int | None, max_pixels: int | None) -> None:
     """Bound width times height of resized images; saved with the processor, so evaluation sees the same.
 
-    The attributes `min_pixels` and `max_pixels` of transformers 5.23 take effect but are not saved; `size`
-    is (test_models.py::test_pixel_budget_is_saved).
+    The attributes `min_pixels` and `max_pixels` of transformers 5.23 take effect but are not saved; `size` is.
     """
     if min_pixels is None and max_pixels is None:
         return
@@ -149,7 +131,7 @@ def keep_4bit_trainable(model: nn.Module) -> None:
     """Have 4-bit layers on a CPU stay in the form through which gradients pass.
 
     On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks them for speed in the first pass without gradients, a
-    rollout say, and no pass after that can be trained (tests/accelerate_configs/test_launches.py).
+    rollout say, and no pass after that can be trained.
     """
     repacked = "support_avx512bf16_for_cpu"
     for module in model.modules():

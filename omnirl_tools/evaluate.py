@@ -22,7 +22,7 @@ from omnirl_core.boxes import default_space
 from omnirl_core.config.model_settings import model_settings, quantization_settings
 from omnirl_core.config.rows import read_rows as checked_rows
 from omnirl_core.data.dataset import routing
-from omnirl_core.models import adapter_base, load_processor, load_trained
+from omnirl_core.models import load_processor
 from omnirl_core.rewards import Reward, load_rewards
 from omnirl_core.rewards.coverage import Sample, coverage_error
 from omnirl_core.rewards.grounding import box_reading
@@ -36,6 +36,7 @@ from omnirl_tools.evaluation.generations import GenerationLog, prompt_hash, row_
 from omnirl_tools.evaluation.grounding import PROTOCOLS, RecResult, choose_rows, judge, load_rec, rec_table
 from omnirl_tools.evaluation.lines import stream_keys, write_lines
 from omnirl_tools.evaluation.metrics import add_overlap, figure_table, figures, metrics, overlap_row
+from omnirl_tools.evaluation.policy import adapter_base, load_trained
 from omnirl_tools.evaluation.ready import qwen_resize, ready_generations
 from omnirl_tools.evaluation.score import score_rows
 from omnirl_tools.report import write_evaluation

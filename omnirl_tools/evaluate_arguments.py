@@ -1,18 +1,26 @@
 """What `recipes/evaluate.py` reads of a recipe's YAML and the command line."""
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from trl import ModelConfig
 
 from omnirl_core.config.arguments import DataArguments
+from omnirl_core.config.data_files import Fault, data_faults, shapes_faults, template_faults
 from omnirl_core.config.parser import StrictParser
-from omnirl_core.config.path_checks import evaluation_file_faults
+from omnirl_core.config.path_checks import OF_A_RUN, WRITTEN, folder_faults, reward_faults
 from omnirl_core.config.sft_config import OmniSFTConfig
 from omnirl_core.shapes.drawing import only_own_names
 from omnirl_core.trainer import OmniGRPOConfig
+from omnirl_core.type_checks import nearest_file
 from omnirl_tools.evaluation.grounding import PROTOCOLS
+
+_OF_AN_EVALUATION = {"metrics.json", "predictions.jsonl"}
+"""Files that an evaluation leaves in its folder, both."""
 
 
 @dataclass
@@ -127,9 +135,44 @@ def parse_evaluation(
     hints = {"temperature": "sampled answers: eval_temperature"}
     parser = StrictParser(
         [EvaluationArguments, ModelConfig],
-        [evaluation_file_faults] if check_files else [],
+        [file_faults] if check_files else [],
         elsewhere=[OmniGRPOConfig, OmniSFTConfig],
         hints=hints,
         adjust=only_own_names,
     )
     return parser.parse(argv)  # type: ignore[return-value]
+
+
+def file_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
+    """What is wrong with the files that an evaluation reads or writes."""
+    yield from shapes_faults(values.get("draw_shapes"))
+    if not values.get("protocol"):
+        yield from reward_faults(values.get("rewards"))
+    if not values.get("annotations"):
+        yield from data_faults("eval_dataset_name", values)
+    for name in ("annotations", "completions"):
+        given = values.get(name)
+        for path in given if isinstance(given, list) else [given]:
+            if isinstance(path, str) and not os.path.isfile(path):
+                yield name, f"{name}: no file {path}{nearest_file(path)}"
+    yield from template_faults(values.get("templates"))
+    yield from folder_faults(values)
+    yield from _evaluation_folder_faults(values.get("evaluation_dir"))
+
+
+def _evaluation_folder_faults(path: Any) -> Iterator[Fault]:
+    """An evaluation writes into a folder that is new, an earlier evaluation's or a run's."""
+    if not isinstance(path, str) or not os.path.exists(path):
+        return
+    if not os.path.isdir(path):
+        yield "evaluation_dir", f"evaluation_dir: {path} is a file; name a folder"
+        return
+    names = sorted(os.listdir(path))
+    is_known = any(name in OF_A_RUN for name in names) or {*names} >= _OF_AN_EVALUATION
+    begun = "generations.jsonl" in names or any(name.startswith("generations.rank") for name in names)
+    if not (is_known or begun) and (mine := [name for name in names if Path(name).suffix in WRITTEN]):
+        shown = ", ".join(mine[:3]) + ", ..." * (len(mine) > 3)
+        yield (
+            "evaluation_dir",
+            f"evaluation_dir: {path} holds {shown}, and no evaluation wrote it; name a new folder",
+        )

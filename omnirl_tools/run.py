@@ -4,8 +4,10 @@ import dataclasses
 import json
 import platform
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import partial
+from hashlib import sha256
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +21,6 @@ from transformers.utils.logging import disable_progress_bar
 from trl.models import unwrap_model_for_generation
 
 from omnirl_core.config.arguments import DataArguments
-from omnirl_core.config.path_checks import own_code
 from omnirl_core.config.rows import read_rows
 from omnirl_core.config.sft_config import OmniSFTConfig
 from omnirl_core.data import DataError
@@ -27,6 +28,7 @@ from omnirl_core.data.dataset import routing
 from omnirl_core.log_filters import silence_upstream_noise
 from omnirl_core.rewards import Reward
 from omnirl_core.rewards.coverage import Sample, coverage_error, used_rewards
+from omnirl_core.rewards.registry import FileFunction
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_core.trainer.fault_tolerance.checkpoint_storage import resume_path
 from omnirl_core.trainer.fault_tolerance.graceful_shutdown import GracefulShutdown
@@ -73,11 +75,11 @@ def checkpoint_to_resume(training: OmniGRPOConfig) -> str | None:
     return checkpoint
 
 
-def leave(trainer: OmniGRPOTrainer, interrupts: GracefulShutdown) -> None:
+def leave(trainer: OmniGRPOTrainer, shutdown: GracefulShutdown) -> None:
     """End a run that a signal stopped: the checkpoint is written, what comes after training is left to the resume."""
-    if trainer.accelerator.is_main_process and interrupts.signal is not None:
+    if trainer.accelerator.is_main_process and shutdown.signal is not None:
         print(
-            f"\nStopped by {interrupts.signal.name} after step {trainer.state.global_step} of "
+            f"\nStopped by {shutdown.signal.name} after step {trainer.state.global_step} of "
             f"{trainer.state.max_steps}; checkpoint-{trainer.state.global_step} is written. Go on with "
             "--resume_from_checkpoint auto",
             file=sys.stderr,
@@ -139,6 +141,15 @@ def graded_before(folder: Path) -> list[dict[str, Any]]:
     """The held-out lines that the run wrote before it was stopped, as the first rank reads them, everywhere."""
     lines = [read_lines(folder / "before.jsonl") if PartialState().is_main_process else []]
     return broadcast_object_list(lines)[0]
+
+
+def own_code(rewards: Iterable[Reward]) -> dict[str, str]:
+    """Each reward function of the user's own files, `path:function`, and the file's SHA-256."""
+    functions = [reward.scorer for reward in rewards if isinstance(reward.scorer, FileFunction)]
+    return {
+        f"{function.path}:{function.name}": sha256(function.path.read_bytes()).hexdigest()
+        for function in functions
+    }
 
 
 def write_run_file(folder: Path, trainer: OmniGRPOTrainer, rewards: list[Reward], *configs: Any) -> None:

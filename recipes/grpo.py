@@ -79,11 +79,11 @@ def main(argv: list[str] | None = None) -> Result:
     before = before or grade(trainer, rewards, held_out, "before")
 
     # Train; a signal ends it after the step at hand, with a checkpoint
-    interrupts = GracefulShutdown()
-    trainer.add_callback(interrupts)
+    shutdown = GracefulShutdown()
+    trainer.add_callback(shutdown)
     trainer.train(resume_from_checkpoint=checkpoint)
-    if interrupts.signal is not None:
-        leave(trainer, interrupts)
+    if shutdown.signal is not None:
+        leave(trainer, shutdown)
 
     # Save, and answer the same samples again
     trainer.save_model()

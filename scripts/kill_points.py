@@ -33,7 +33,7 @@ from typing import Any
 import torch
 import yaml
 
-from omnirl_core.trainer.fault_tolerance.checkpoint_storage import ASIDE
+from omnirl_core.trainer.fault_tolerance.checkpoint_storage import UNFINISHED
 from omnirl_core.trainer.fault_tolerance.watchdog import RANKS
 from omnirl_core.trainer.shared_prefix.packing import Prompt
 from omnirl_tools.evaluation.lines import read_lines
@@ -299,7 +299,7 @@ def kill_once(
     job.until(ready.exists)
     if at_save:
         files = chance.randint(0, measures.files)
-        job.until(lambda: (folder / ASIDE).exists() and n_written(folder) >= files)
+        job.until(lambda: (folder / UNFINISHED).exists() and n_written(folder) >= files)
         time.sleep(chance.uniform(0, 0.01))
     else:
         time.sleep(chance.uniform(0, measures.step_s))
@@ -310,8 +310,8 @@ def kill_once(
     victims = job.running()
     alone = len(victims) > 1 and chance.random() < 0.5
     job.kill([chance.choice(victims)] if alone else victims)
-    where = "while saving" if (folder / ASIDE).exists() else "while training"
-    written = f", {n_written(folder)} files written" if (folder / ASIDE).exists() else ""
+    where = "while saving" if (folder / UNFINISHED).exists() else "while training"
+    written = f", {n_written(folder)} files written" if (folder / UNFINISHED).exists() else ""
     job.end_others()
     return (
         f"{where}{written}{', one rank' if alone else ''}{'' if before else ', before the first checkpoint'}"
@@ -320,7 +320,7 @@ def kill_once(
 
 def n_written(folder: Path) -> int:
     """Files of the checkpoint that is being written."""
-    return sum(n_files(path) for path in (folder / ASIDE).glob("*"))
+    return sum(n_files(path) for path in (folder / UNFINISHED).glob("*"))
 
 
 def n_files(folder: Path) -> int:

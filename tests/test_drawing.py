@@ -9,9 +9,10 @@ import pytest
 from omnirl_core.config.arguments import parse
 from omnirl_core.data import DataError
 from omnirl_core.shapes import write_dataset
-from omnirl_core.shapes.drawing import OWNER, draw_missing, drawn_aside
+from omnirl_core.shapes.drawing import OWNER, draw_missing
 from omnirl_core.yaml_loader import ConfigError
 from omnirl_tools.cli import main
+from omnirl_tools.commands.config_file import drawn_temporarily
 from omnirl_tools.sft import parse_sft
 from recipes.evaluate import main as evaluate
 from recipes.grpo import main as grpo
@@ -67,11 +68,11 @@ def test_a_misspelt_file_is_an_error_with_its_neighbour_and_nothing_is_written(m
     before = tree(mine)
     try:
         assert start(TYPO) == 2
-        told = capsys.readouterr().err
+        reported = capsys.readouterr().err
     except ConfigError as error:
-        told = str(error)
-    assert "dataset_name: mydata/trian.json: no such data file" in told
-    assert "did you mean 'mydata/train.json'?" in told
+        reported = str(error)
+    assert "dataset_name: mydata/trian.json: no such data file" in reported
+    assert "did you mean 'mydata/train.json'?" in reported
     assert tree(mine) == before
 
 
@@ -109,9 +110,9 @@ def test_a_check_of_a_demo_that_is_not_drawn_yet_works_and_draws_nothing(mine, c
     assert "6 rows" in capsys.readouterr().out
 
 
-def test_rows_drawn_aside_are_gone_afterwards(mine):
+def test_rows_drawn_temporarily_are_gone_afterwards(mine):
     data, *_ = parse(["--config", "demo.yaml"])
-    with drawn_aside(data) as moved:
+    with drawn_temporarily(data) as moved:
         assert len(json.loads(Path(moved.dataset_name).read_text())) == 6
     assert not Path(moved.dataset_name).exists()
     assert data.dataset_name == "data/shapes/train.json"

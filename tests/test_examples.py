@@ -38,11 +38,11 @@ def stood_in(tmp_path):
 def trained(monkeypatch):
     """The trainers that an example makes, each of two steps of short completions, on the CPU."""
     trainers = []
-    settle, train = OmniGRPOConfig.__post_init__, OmniGRPOTrainer.train
+    finish, train = OmniGRPOConfig.__post_init__, OmniGRPOTrainer.train
 
     def short(self):
         self.max_steps, self.max_completion_length, self.use_cpu = 2, 16, True
-        settle(self)
+        finish(self)
 
     monkeypatch.setattr(OmniGRPOConfig, "__post_init__", short)
     monkeypatch.setattr(OmniGRPOTrainer, "train", lambda self: (trainers.append(self), train(self))[1])

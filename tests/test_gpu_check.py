@@ -16,7 +16,7 @@ def check(out: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=500, env=given)
 
 
-def test_parts_are_measured_once_and_told_in_a_table(tmp_path):
+def test_parts_are_measured_once_and_reported_in_a_table(tmp_path):
     parts = ["--in-process", "--parts", "steps", "tuning", "gradients", "attention", "colocate"]
     done = check(tmp_path, *parts)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]

@@ -25,7 +25,7 @@ def no_debug(monkeypatch):
     monkeypatch.setenv(launch.DEBUG, "")
 
 
-def told(monkeypatch, capsys, *argv: str, code: int = 1) -> str:
+def reported(monkeypatch, capsys, *argv: str, code: int = 1) -> str:
     """What `recipes/grpo.py` prints on stderr with these arguments."""
     monkeypatch.setattr(sys, "argv", ["grpo.py", *argv])
     with pytest.raises(SystemExit) as end:
@@ -54,7 +54,7 @@ def test_a_language_model_that_is_given_images_is_one_message(
     with_image, tiny_text_checkpoint, tmp_path, monkeypatch, capsys
 ):
     given = options(with_image, tiny_text_checkpoint, tmp_path)
-    err = told(monkeypatch, capsys, *given)
+    err = reported(monkeypatch, capsys, *given)
     assert "error: the data has samples with images, and the model is a language model" in err
     assert "Traceback" not in err
     monkeypatch.setattr(sys, "argv", ["grpo.py", *given, "--debug"])
@@ -62,7 +62,7 @@ def test_a_language_model_that_is_given_images_is_one_message(
         launch.start(grpo.main)
 
 
-def test_an_unknown_architecture_is_told_before_anything_is_loaded(with_image, tmp_path):
+def test_an_unknown_architecture_is_reported_before_anything_is_loaded(with_image, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "qwen9_vl"}')
     with pytest.raises(ConfigError) as error:
@@ -74,7 +74,7 @@ def test_an_unknown_architecture_is_told_before_anything_is_loaded(with_image, t
 
 def test_a_missing_config_is_the_only_error(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    lines = told(monkeypatch, capsys, "--config", "recipes/mixed/demmo.yaml", code=2).splitlines()
+    lines = reported(monkeypatch, capsys, "--config", "recipes/mixed/demmo.yaml", code=2).splitlines()
     assert len(lines) == 1
     assert "recipes/mixed/demmo.yaml: no such config file" in lines[0]
     assert "did you mean 'recipes/mixed/demo.yaml'?" in lines[0]
@@ -92,7 +92,7 @@ def test_ctrl_c_before_training_says_how_to_go_on(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(grpo, "main", interrupted)
-    err = told(monkeypatch, capsys, code=130)
+    err = reported(monkeypatch, capsys, code=130)
     assert "Stopped by Ctrl-C" in err
     assert "--resume_from_checkpoint auto" in err
 

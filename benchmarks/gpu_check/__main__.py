@@ -105,9 +105,9 @@ def _in_process_of_its_own(name: str, preset: str, lines: Path, limit_s: float) 
         print((expired.stdout or b"").decode(errors="replace")[-1500:], flush=True)
         return f"stopped after {limit_s:.0f} s"
     if done.returncode:
-        told = done.stdout.decode(errors="replace")
-        print(told[-3000:], flush=True)
-        return f"failed: {told.strip().splitlines()[-1][:300]}" if told.strip() else "failed"
+        output = done.stdout.decode(errors="replace")
+        print(output[-3000:], flush=True)
+        return f"failed: {output.strip().splitlines()[-1][:300]}" if output.strip() else "failed"
     return "done"
 
 

@@ -189,11 +189,11 @@ def _attention(items: dict[str, Any]) -> list[str]:
     ]
     for key, item in items.items():
         if "by parts" in item:
-            told = (
+            text = (
                 f"{name} {1000 * item[name]['seconds']:.2f} ms, peak {_gib(item[name].get('peak_mib')) or 'not read'}"
                 for name in ("by parts", "dense mask")
             )
-            lines.append(f"- One layer of {key}, forward and backward: {'; '.join(told)}.")
+            lines.append(f"- One layer of {key}, forward and backward: {'; '.join(text)}.")
         elif key not in checks:
             seconds = (
                 f"{item['seconds']['step']:.2f} s, peak {_gib(peak_mib(item))}" if _measured(item) else ""
@@ -207,26 +207,26 @@ def _agreement(items: dict[str, Any]) -> list[str]:
     for key, item in items.items():
         if "equal" in item:
             scores = ", ".join(f"{device} {score:.3f}" for device, score in item["mean_score"].items())
-            told = f"{item['equal']} of {item['answers']} equal; mean score: {scores}"
+            text = f"{item['equal']} of {item['answers']} equal; mean score: {scores}"
         elif "same_bits" in item:
-            told = (
+            text = (
                 "the same bits"
                 if item["same_bits"]
                 else f"largest difference {item['largest_difference']:.1e}"
             )
         elif "result" in item:
-            told = f"{item['steps']} steps in {item['seconds']:.0f} s, start and evaluations included"
+            text = f"{item['steps']} steps in {item['seconds']:.0f} s, start and evaluations included"
         else:
-            told = f"{item['steps']} steps ran"
-        lines.append(f"- {key}: {told}.")
+            text = f"{item['steps']} steps ran"
+        lines.append(f"- {key}: {text}.")
     return lines
 
 
 def _anchor(items: dict[str, Any]) -> list[str]:
     (item,) = items.values()
     rows = [(name, f"{1000 * seconds:.0f} ms") for name, seconds in item["seconds"].items()]
-    told = f"Forward and backward over {item['samples']} text-only samples of {item['tokens']} tokens."
-    return [told, "", *_table(("vision tower", "forward+backward"), rows)]
+    text = f"Forward and backward over {item['samples']} text-only samples of {item['tokens']} tokens."
+    return [text, "", *_table(("vision tower", "forward+backward"), rows)]
 
 
 def _colocate(items: dict[str, Any]) -> list[str]:

@@ -1,26 +1,90 @@
-"""What a recipe's YAML and command line say, as the objects that they configure."""
+"""What a recipe's YAML and command line say, as the objects that they configure.
 
+TRL and torch are imported where `parse` needs them: a command that reads `DataArguments` only does without.
+"""
+
+import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from trl import ModelConfig
-
-from omnirl_core.config.data_arguments import DataArguments
 from omnirl_core.config.parser import Check, StrictParser
-from omnirl_core.config.path_checks import file_faults
 from omnirl_core.shapes.drawing import only_own_names
-from omnirl_core.trainer import OmniGRPOConfig
 
-__all__ = ["DataArguments", "parse"]
+if TYPE_CHECKING:
+    from trl import ModelConfig
+
+    from omnirl_core.trainer import OmniGRPOConfig
+
+
+@dataclass
+class DataArguments:
+    """What to train on and what to reward. Paths are relative to the folder that the command runs in."""
+
+    dataset_name: str = field(metadata={"help": "JSON, JSONL or YAML mixture of training rows, or a hub id"})
+    rewards: str | None = field(
+        default=None,
+        metadata={"help": "rewards.yaml; without one, by what the rows' answers are: boxes or text"},
+    )
+    eval_dataset_name: str | None = field(
+        default=None, metadata={"help": "held-out rows, answered greedily before and after training"}
+    )
+    eval_rows: int | None = field(default=None, metadata={"help": "use only the first N held-out rows"})
+    image_root: str | None = field(default=None, metadata={"help": "folder that image paths are relative to"})
+    templates: dict | str | None = field(
+        default=None, metadata={"help": "prompt template per task (docs/data.md)"}
+    )
+    system_prompt: str | None = field(default=None, metadata={"help": "system turn before every prompt"})
+    on_bad_sample: str = field(
+        default="error",
+        metadata={"help": "what a bad row does: stop the run, or be left out", "choices": ["error", "skip"]},
+    )
+    check_images: str = field(
+        default="header",
+        metadata={
+            "help": "how far images are looked at before training; on_bad_sample: skip always reads all pixels",
+            "choices": ["exists", "header", "pixels"],
+        },
+    )
+    max_image_pixels: int | None = field(
+        default=None,
+        metadata={"help": "most pixels of an image's file; default: Pillow's 178,956,970"},
+    )
+    allow_outside_image_root: bool = field(
+        default=False, metadata={"help": "let image paths, or links, lead out of image_root"}
+    )
+    draw_shapes: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "{task, train, test, seed}: draw the files that the same YAML names, where they are missing"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("templates", "draw_shapes"):  # on the command line a mapping is JSON
+            if isinstance(getattr(self, name), str):
+                setattr(self, name, json.loads(getattr(self, name)))
+        if self.max_image_pixels is not None and self.max_image_pixels < 1:
+            raise ValueError(f"max_image_pixels {self.max_image_pixels} is not a whole number above 0")
 
 
 def parse(
     argv: Sequence[str] | None = None, check_files: bool = False, checks: Iterable[Check] = ()
-) -> tuple[DataArguments, OmniGRPOConfig, ModelConfig]:
-    """Read `--config FILE` and what overrides them; `argv` is the command line by default.
+) -> "tuple[DataArguments, OmniGRPOConfig, ModelConfig]":
+    """Read `--config FILE` and what overrides it; `argv` is the command line by default.
 
-    ConfigError tells all that is wrong at once; with `check_files` also of the files that the settings name; `checks`
-    are checks besides.
+    Args:
+        check_files: look up the files that the settings name too.
+        checks: further checks of the settings.
+
+    Raises:
+        ConfigError: all that is wrong.
     """
+    from trl import ModelConfig
+
+    from omnirl_core.config.path_checks import file_faults
+    from omnirl_core.trainer import OmniGRPOConfig
+
     checks = [*([file_faults] if check_files else []), *checks]
     kinds = [DataArguments, OmniGRPOConfig, ModelConfig]
     return StrictParser(kinds, checks, adjust=only_own_names).parse(argv)  # type: ignore[return-value]

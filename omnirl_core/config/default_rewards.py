@@ -35,10 +35,10 @@ def default_rewards(data: DataArguments, policy: str) -> list[Reward]:
     form, judge = (_rec if all(boxes) else _text)(policy)
     if all(boxes) and data.templates is None:
         data.templates = {"default": "rec_r1"}
-    told = ", ".join(f"{name}: {value}" for name, value in judge.settings.items())
+    settings = ", ".join(f"{name}: {value}" for name, value in judge.settings.items())
     logger.warning(
         "rewards: not set; the answers are %s, so %s judges them (%s) and %s (weight %s) their form",
-        "boxes" if all(boxes) else "texts", judge.name, told, form.name, form.weight,
+        "boxes" if all(boxes) else "texts", judge.name, settings, form.name, form.weight,
     )  # fmt: skip
     return [form, judge]
 

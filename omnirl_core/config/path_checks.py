@@ -2,72 +2,35 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from hashlib import sha256
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import transformers
 from huggingface_hub import constants, try_to_load_from_cache
 
-from omnirl_core.config.data_files import (
-    Fault,
-    data_faults,
-    data_file_faults,
-    image_root_faults,
-    shapes_faults,
-    template_faults,
-)
-from omnirl_core.rewards import Reward, RewardsError, load_rewards
-from omnirl_core.rewards.registry import FileFunction
+from omnirl_core.config.data_files import Fault, data_file_faults, image_root_faults
+from omnirl_core.rewards import RewardsError, load_rewards
 from omnirl_core.trainer.fault_tolerance.checkpoint_storage import pickled_weights
 from omnirl_core.type_checks import nearest, nearest_file
 
-_OF_A_RUN = (
+OF_A_RUN = (
     "run.json", "metrics.jsonl", "completions.jsonl", "before.jsonl", "faults.jsonl", "training_args.bin",
     "bad_rows.txt",
 )  # fmt: skip
 """Files that only a run leaves in its folder."""
-_OF_AN_EVALUATION = {"metrics.json", "predictions.jsonl"}
-"""Files that an evaluation leaves in its folder, both."""
-_WRITTEN = (".json", ".jsonl", ".safetensors", ".bin", ".jinja", ".model", ".html", ".png")
+WRITTEN = (".json", ".jsonl", ".safetensors", ".bin", ".jinja", ".model", ".html", ".png")
 
 
 def file_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
     """What is wrong with the files that the settings name; files of own reward functions are run, as in training."""
-    yield from _reward_faults(values.get("rewards"))
+    yield from reward_faults(values.get("rewards"))
     yield from data_file_faults(values)
-    yield from _folder_faults(values)
+    yield from folder_faults(values)
     yield from _model_faults(values.get("model_name_or_path"), bool(values.get("trust_remote_code")))
 
 
-def evaluation_file_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
-    """`file_faults` of what an evaluation reads: no training rows, but annotations and completions."""
-    yield from shapes_faults(values.get("draw_shapes"))
-    if not values.get("protocol"):
-        yield from _reward_faults(values.get("rewards"))
-    if not values.get("annotations"):
-        yield from data_faults("eval_dataset_name", values)
-    for name in ("annotations", "completions"):
-        given = values.get(name)
-        for path in given if isinstance(given, list) else [given]:
-            if isinstance(path, str) and not os.path.isfile(path):
-                yield name, f"{name}: no file {path}{nearest_file(path)}"
-    yield from template_faults(values.get("templates"))
-    yield from _folder_faults(values)
-    yield from _evaluation_folder_faults(values.get("evaluation_dir"))
-
-
-def own_code(rewards: Iterable[Reward]) -> dict[str, str]:
-    """Each reward function of the user's own files, `path:function`, and the file's SHA-256."""
-    functions = [reward.scorer for reward in rewards if isinstance(reward.scorer, FileFunction)]
-    return {
-        f"{function.path}:{function.name}": sha256(function.path.read_bytes()).hexdigest()
-        for function in functions
-    }
-
-
-def _reward_faults(path: Any) -> Iterator[Fault]:
+def reward_faults(path: Any) -> Iterator[Fault]:
     if not isinstance(path, str):
         return
     try:
@@ -80,7 +43,7 @@ def _reward_faults(path: Any) -> Iterator[Fault]:
         yield "rewards", f"rewards: {path} cannot be read ({error.strerror})"
 
 
-def _folder_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
+def folder_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
     yield from image_root_faults(values.get("image_root"))
     output = values.get("output_dir")
     if isinstance(output, str) and os.path.exists(output) and not os.path.isdir(output):
@@ -93,30 +56,12 @@ def _folder_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
         )
 
 
-def _evaluation_folder_faults(path: Any) -> Iterator[Fault]:
-    """An evaluation writes into a folder that is new, an earlier evaluation's or a run's."""
-    if not isinstance(path, str) or not os.path.exists(path):
-        return
-    if not os.path.isdir(path):
-        yield "evaluation_dir", f"evaluation_dir: {path} is a file; name a folder"
-        return
-    names = sorted(os.listdir(path))
-    is_known = any(name in _OF_A_RUN for name in names) or {*names} >= _OF_AN_EVALUATION
-    begun = "generations.jsonl" in names or any(name.startswith("generations.rank") for name in names)
-    if not (is_known or begun) and (mine := [name for name in names if Path(name).suffix in _WRITTEN]):
-        shown = ", ".join(mine[:3]) + ", ..." * (len(mine) > 3)
-        yield (
-            "evaluation_dir",
-            f"evaluation_dir: {path} holds {shown}, and no evaluation wrote it; name a new folder",
-        )
-
-
 def _at_risk(folder: Path) -> list[str]:
     """Files of names that a run or its model may write, in a folder that is no run's."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    if any(name in _OF_A_RUN for name in names) or any(folder.glob("checkpoint-*")):
+    if any(name in OF_A_RUN for name in names) or any(folder.glob("checkpoint-*")):
         return []
-    return [name for name in names if Path(name).suffix in _WRITTEN or name == "README.md"]
+    return [name for name in names if Path(name).suffix in WRITTEN or name == "README.md"]
 
 
 def _model_faults(name: Any, trusts_remote_code: bool = False) -> Iterator[Fault]:

@@ -77,7 +77,7 @@ def _template_text(task: str, template: str) -> str:
 def _blocks(problem: str, n_images: int, before: str, after: str) -> list[dict[str, str]]:
     """Images where the text places them; those that it names first, or not at all, before everything.
 
-    `"<image>\\nWhat is it?"` (VLM-R1) and `"What is it?"` with one image (the seed) give the same prompt.
+    `"<image>\\nWhat is it?"` (VLM-R1) and `"What is it?"` with one image (the original OmniRL) give the same prompt.
     """
     if PLACEHOLDER not in problem:
         texts, n_leading = [problem], n_images

@@ -8,7 +8,7 @@ from typing import Any
 from omnirl_core.data.prompts import PLACEHOLDER
 
 SHOWN = 10
-"""Problems told by name; the rest are counted."""
+"""Problems that are named; the rest are counted."""
 
 RESERVED = frozenset(
     {"prompt", "prompts", "completion", "completions", "completion_ids", "image_sizes", "resized_sizes"}
@@ -95,7 +95,7 @@ def modality(row: Record | Mapping[str, Any]) -> str:
 
 
 def record_from_row(row: Any, source: str, context: RowContext) -> Record:
-    """The Record of one parsed row, in the seed's or in VLM-R1's format; DataError says what is wrong.
+    """The Record of one parsed row, in the original's or in VLM-R1's format; DataError says what is wrong.
 
     >>> context = RowContext(root="/data", shown_root="data", exists=lambda path: True)
     >>> record_from_row({"problem": "Which?", "solution": 3, "image": "a.png"}, "x.json:2", context).images
@@ -128,7 +128,7 @@ def shown(value: Any, limit: int = 80) -> str:
 
 
 def _question(rest: dict[str, Any]) -> tuple[str, Any]:
-    """Problem and solution of a row in the seed's format, which REC annotations share."""
+    """Problem and solution of a row in the original's format, which REC annotations share."""
     if "problem" not in rest or "solution" not in rest:
         missing = "solution" if "problem" in rest else "problem"
         keys = ", ".join(rest) or "none"

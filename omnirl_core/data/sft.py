@@ -29,12 +29,12 @@ class ResponseTransform:
         drawn = self.rows(batch)
         rows = [dict(zip(drawn, values, strict=True)) for values in zip(*drawn.values(), strict=True)]
         images = [[open_image(path, row["row_id"]) for path in row["images"]] for row in rows]
-        told = [self._told(row, seen) for row, seen in zip(rows, images, strict=True)]
+        responses = [self._response(row, seen) for row, seen in zip(rows, images, strict=True)]
         if self.rows.as_text:
-            return {"prompt": drawn["prompt"], "completion": told}
-        return {"prompt": drawn["prompt"], "completion": told, "images": images}
+            return {"prompt": drawn["prompt"], "completion": responses}
+        return {"prompt": drawn["prompt"], "completion": responses, "images": images}
 
-    def _told(self, row: dict[str, Any], images: list[Any]) -> list[dict[str, Any]]:
+    def _response(self, row: dict[str, Any], images: list[Any]) -> list[dict[str, Any]]:
         answer = answer_text(row["solution"], self.space, images[0].size if images else None, self.resize)
         try:
             text = self.template.format_map({**row, "solution": answer})

@@ -11,12 +11,11 @@ from typing import Any
 import yaml
 
 from omnirl_core.data.hub import hub_rows, image_folder, open_hub
-from omnirl_core.data.image_checks import with_checked_images
 from omnirl_core.data.images import ImageFiles
 from omnirl_core.data.json_reader import RawRow, count_jsonl, read_json, read_jsonl
 from omnirl_core.data.record import DataError, Problems, Record, RowContext, record_from_row, shown
 from omnirl_core.data.sampling import Sampling
-from omnirl_core.data.validation import RowRules
+from omnirl_core.data.validation import RowRules, with_checked_images
 from omnirl_core.type_checks import nearest
 from omnirl_core.yaml_loader import YamlFault, read_yaml
 
@@ -106,7 +105,7 @@ def read_records(sources: Iterable[Source], rules: RowRules, *, seed: int = 0) -
     sources = list(sources)
     rows = checked_rows(sources, seed=seed, allow_outside_image_root=rules.allow_outside_image_root)
     try:
-        for row in rules.settled(rows):
+        for row in rules.apply(rows):
             if isinstance(row, DataError):
                 problems.add(str(row))
             else:

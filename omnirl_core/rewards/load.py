@@ -53,7 +53,7 @@ class RewardsError(ValueError):
 
 
 class Faults:
-    """What is wrong with a file, collected so that it is all told at once."""
+    """What is wrong with a file, collected for one error."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -2,11 +2,10 @@
 
 import io
 import json
+import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from omnirl_core.shapes.new_file import write_new
 
 from .tasks import GROUPS, TASKS, make_example
 
@@ -19,7 +18,7 @@ def write_dataset(
     split: str = "train",
     name: str | None = None,
 ) -> Path:
-    """Write `n` rows of a task to `folder/<split>.json`, their pictures under `folder/<split>/`.
+    """Write `n` rows of a task to `folder/<split>.json`, their images under `folder/<split>/`.
 
     No file that is there is replaced; called again with the same arguments it changes nothing.
 
@@ -29,11 +28,11 @@ def write_dataset(
         n: number of rows.
         seed: rows are endless; each seed gives other rows, and the same seed the same files.
         split: `"train"` or `"test"`; no example can be in both.
-        name: of the file, if not `<split>.json`; pictures lie in the folder of that name without its suffix.
+        name: of the file, if not `<split>.json`; images lie in the folder of that name without its suffix.
 
     Returns:
         The path of the JSON file: a list of `{"problem", "solution", "task", "image"?}`, image paths relative to
-        `folder`, boxes as `[x1, y1, x2, y2]` in pixels of the picture.
+        `folder`, boxes as `[x1, y1, x2, y2]` in pixels of the image.
 
     Raises:
         ValueError: unknown task or split.
@@ -66,6 +65,48 @@ def write_dataset(
             row["image"] = paths[0] if len(paths) == 1 else paths
         rows.append(row)
     lines = ",\n".join(json.dumps(row) for row in rows)
-    files[file.name] = f"[\n{lines}\n]\n".encode()  # last: a file that is there has all of its pictures
+    files[file.name] = f"[\n{lines}\n]\n".encode()  # last: a file that is there has all of its images
     write_new(folder, files)
     return Path(folder) / file.name
+
+
+def write_new(folder: str | Path, files: Mapping[str, bytes]) -> None:
+    """Write each file below `folder`, in order; one that is there with the same bytes stays as it is.
+
+    Raises:
+        FileExistsError: a file is there and holds something else. Nothing is written then.
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> write_new(folder, {"a.txt": b"1"}), write_new(folder, {"a.txt": b"1"})
+    (None, None)
+    >>> write_new(folder, {"b.txt": b"2", "a.txt": b"other"})
+    Traceback (most recent call last):
+    FileExistsError: ...a.txt is there and holds something else; it is not overwritten: name another folder, ...
+    """
+    missing = [name for name, content in files.items() if not _is_there(Path(folder, name), content)]
+    for name in missing:
+        path = Path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _create(path, files[name])
+
+
+def _is_there(path: Path, content: bytes) -> bool:
+    if not os.path.lexists(path):
+        return False
+    if path.is_file() and path.read_bytes() == content:
+        return True
+    raise FileExistsError(
+        f"{path} is there and holds something else; it is not overwritten: name another folder, or remove it"
+    )
+
+
+def _create(path: Path, content: bytes) -> None:
+    try:
+        with open(path, "xb") as file:
+            file.write(content)
+    except FileExistsError:  # another process was faster
+        _is_there(path, content)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise

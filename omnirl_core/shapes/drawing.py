@@ -4,16 +4,12 @@ Drawn is only what the file that has `draw_shapes` names itself, into a folder t
 file that is there is ever replaced, and a name that another file or the command line gives is the user's own.
 """
 
-import dataclasses
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from omnirl_core.data import DataError
-from omnirl_core.shapes import write_dataset
-from omnirl_core.shapes.new_file import write_new
+from omnirl_core.shapes.dataset import write_dataset, write_new
 from omnirl_core.type_checks import nearest
 from omnirl_core.yaml_loader import Given
 
@@ -32,9 +28,6 @@ class Draws(Protocol):
     draw_shapes: dict | str | None
     dataset_name: Any
     eval_dataset_name: str | None
-
-
-Data = TypeVar("Data", bound=Draws)
 
 
 def only_own_names(given: Sequence[Given]) -> list[Given]:
@@ -94,27 +87,11 @@ def draw_missing(data: Draws, splits: Sequence[str] = ("train", "test")) -> None
         if fault := drawing_fault(name):
             raise DataError(f"{setting}: {fault}")
         write_new(Path(name).parent, {OWNER: _ABOUT.encode()})
-        _draw(data, setting, Path(name))
+        draw(data, setting, Path(name))
 
 
-@contextmanager
-def drawn_aside(data: Data, tell: Callable[[str], object] = lambda line: None) -> Iterator[Data]:
-    """The settings for a check, which writes no data: what is not drawn yet lies in a temporary folder meanwhile.
-
-    `tell` is given a line about each file.
-    """
-    missing = missing_files(data)
-    with tempfile.TemporaryDirectory(prefix="omnirl_drawn_") as folder:
-        moved = {}
-        for setting, name in missing.items():
-            if fault := drawing_fault(name):
-                raise DataError(f"{setting}: {fault}")
-            tell(f"{name} is not drawn yet; for this check it is drawn into a temporary folder")
-            moved[setting] = str(_draw(data, setting, Path(folder, SPLITS[setting], Path(name).name)))
-        yield dataclasses.replace(data, **moved)  # type: ignore[type-var]
-
-
-def _draw(data: Draws, setting: str, path: Path) -> Path:
+def draw(data: Draws, setting: str, path: Path) -> Path:
+    """Write the rows of the setting's split to `path`."""
     shapes: Any = data.draw_shapes
     split = SPLITS[setting]
     return write_dataset(path.parent, shapes["task"], shapes[split], shapes.get("seed", 0), split, path.name)

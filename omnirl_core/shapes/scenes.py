@@ -21,7 +21,7 @@ BACKGROUNDS = ((250, 249, 246), (238, 242, 245), (245, 240, 230), (233, 238, 228
 
 @dataclass(frozen=True)
 class Shape:
-    """One drawn shape: centre and radius in pixels of the picture."""
+    """One drawn shape: centre and radius in pixels of the image."""
 
     color: str
     kind: str
@@ -75,7 +75,7 @@ class Scene:
     shapes: tuple[Shape, ...]
 
     def draw(self) -> Image.Image:
-        """The picture, RGB, `size` pixels.
+        """The image, RGB, `size` pixels.
 
         >>> scene = random_scene(random.Random(0), n_shapes=2)
         >>> scene.draw().size == scene.size

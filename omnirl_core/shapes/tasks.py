@@ -1,13 +1,13 @@
 """Questions about drawn scenes, each with its exact answer, and a split that no row can cross.
 
-Seven tasks: `color`, `shape`, `count`, `caption` and `boxes` ask about one picture, `compare` about two or three,
+Seven tasks: `color`, `shape`, `count`, `caption` and `boxes` ask about one image, `compare` about two or three,
 `text` about none. Whether an example belongs to the training or the test split follows from a hash of what it
 asks and shows, so that a test row can never be met in training, whatever the seeds.
 """
 
 import random
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Example:
-    """A question, its answer, its pictures, and the observation that leads to the answer."""
+    """A question, its answer, its images, and the observation that leads to the answer."""
 
     task: str
     template: int
@@ -52,6 +52,20 @@ def describe(shapes: tuple[Shape, ...] | list[Shape]) -> str:
     return ", ".join(shape.name for shape in shapes) or "nothing"
 
 
+def _asked(
+    task: str,
+    asks: Sequence[str],
+    key: str,
+    solution: Any,
+    thought: str,
+    scenes: tuple[Scene, ...],
+    rng: random.Random,
+) -> Example:
+    """The example in one of the phrasings, the key filled in."""
+    n = rng.randrange(len(asks))
+    return Example(task, n, asks[n].format(key), solution, thought, scenes, key)
+
+
 def color(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
     """What colour is the only shape of its kind?"""
     (scene,) = scenes
@@ -60,10 +74,7 @@ def color(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
     if kinds.count(target.kind) > 1:
         return None
     asks = ("What color is the {}?", "Name the color of the {}.", "Tell me which color the {} has.")
-    n = rng.randrange(len(asks))
-    return Example(
-        "color", n, asks[n].format(target.kind), target.color, describe(scene.shapes), scenes, target.kind
-    )
+    return _asked("color", asks, target.kind, target.color, describe(scene.shapes), scenes, rng)
 
 
 def shape(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
@@ -73,10 +84,7 @@ def shape(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
     if [s.color for s in scene.shapes].count(target.color) > 1:
         return None
     asks = ("What shape is {}?", "Name the {} shape.", "Tell me which shape is {}.")
-    n = rng.randrange(len(asks))
-    return Example(
-        "shape", n, asks[n].format(target.color), target.kind, describe(scene.shapes), scenes, target.color
-    )
+    return _asked("shape", asks, target.color, target.kind, describe(scene.shapes), scenes, rng)
 
 
 def count(scenes: tuple[Scene, ...], rng: random.Random) -> Example:
@@ -88,8 +96,7 @@ def count(scenes: tuple[Scene, ...], rng: random.Random) -> Example:
     )
     counted = [s for s in scene.shapes if noun == "shapes" or noun.split()[0] in (s.color, f"{s.kind}s")]
     asks = ("How many {} are there?", "Count the {}.", "Tell me the number of {}.")
-    n = rng.randrange(len(asks))
-    return Example("count", n, asks[n].format(noun), len(counted), describe(counted), scenes, noun)
+    return _asked("count", asks, noun, len(counted), describe(counted), scenes, rng)
 
 
 def caption(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
@@ -105,22 +112,19 @@ def caption(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
         first, second, words = a, b, ("left of", "right of")
     references = [f"a {first.name} {words[0]} a {second.name}", f"a {second.name} {words[1]} a {first.name}"]
     asks = ("Describe the picture.", "What does the picture show?", "Write a caption for the picture.")
-    n = rng.randrange(len(asks))
-    return Example("caption", n, asks[n], references, describe(scene.shapes), scenes)
+    return _asked("caption", asks, "", references, describe(scene.shapes), scenes, rng)
 
 
 def boxes(scenes: tuple[Scene, ...], rng: random.Random) -> Example:
-    """Where is a shape? The solution is its box in pixels of the picture."""
+    """Where is a shape? The solution is its box in pixels of the image."""
     (scene,) = scenes
     target = rng.choice(scene.shapes)
     asks = ("Where is the {}?", "Give the box of the {}.", "Locate the {}.")
-    n = rng.randrange(len(asks))
-    thought = describe([target])
-    return Example("boxes", n, asks[n].format(target.name), target.box, thought, scenes, target.name)
+    return _asked("boxes", asks, target.name, target.box, describe([target]), scenes, rng)
 
 
 def compare(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
-    """Which of two or three pictures holds a shape, and how many shapes are there in all of them?"""
+    """Which of two or three images holds a shape, and how many shapes are there in all of them?"""
     ordinals = ("first", "second", "third")[: len(scenes)]
     seen = "; ".join(f"{o}: {describe(scene.shapes)}" for o, scene in zip(ordinals, scenes, strict=True))
     if rng.random() < 0.3:
@@ -129,8 +133,7 @@ def compare(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
             "Count the shapes in all pictures.",
             "Tell me the number of all shapes.",
         )
-        n = rng.randrange(len(asks))
-        return Example("compare", n, asks[n], sum(len(s.shapes) for s in scenes), seen, scenes, "all")
+        return _asked("compare", asks, "all", sum(len(s.shapes) for s in scenes), seen, scenes, rng)
     target = rng.choice([s for scene in scenes for s in scene.shapes])
     word = rng.choice([target.color, target.kind])
     holders = [i for i, scene in enumerate(scenes) if any(word in (s.color, s.kind) for s in scene.shapes)]
@@ -143,7 +146,7 @@ def compare(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
 
 
 def text(scenes: tuple[Scene, ...], rng: random.Random) -> Example:
-    """Sums, comparisons and orderings, without a picture."""
+    """Sums, comparisons and orderings, without an image."""
     kind = rng.choice(["sum", "larger", "order"])
     n = rng.randrange(3)
     if kind == "sum":
@@ -180,7 +183,7 @@ ASK: dict[str, Callable[[tuple[Scene, ...], random.Random], Example | None]] = {
 
 
 def draw_scenes(task: str, rng: random.Random) -> tuple[Scene, ...]:
-    """The pictures that a question of this task is asked about: none, one, or two to three."""
+    """The images that a question of this task is asked about: none, one, or two to three."""
     if task == "text":
         return ()
     if task == "compare":

@@ -35,11 +35,6 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def in_order(work: Callable[[list[T]], R], stream: Iterable[list[T]], workers: int) -> Iterator[R]:
     """`work(chunk)` for each chunk of the stream, in its order; with one worker in this process.
 

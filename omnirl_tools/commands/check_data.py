@@ -19,19 +19,20 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from omnirl_core.config.data_arguments import DataArguments
+from omnirl_core.config.arguments import DataArguments
 from omnirl_core.config.data_files import data_file_faults, image_root_faults
 from omnirl_core.config.parser import StrictParser
 from omnirl_core.data import DataError, PromptFormat
 from omnirl_core.data.sources import Source, find_sources
-from omnirl_core.shapes.drawing import drawn_aside, only_own_names
+from omnirl_core.data.validation import cores
+from omnirl_core.shapes.drawing import only_own_names
 from omnirl_core.type_checks import nearest_file
 from omnirl_core.yaml_loader import ConfigError
 from omnirl_tools.checks.data import check_data
-from omnirl_tools.checks.parallel import WorkerDied, cores
+from omnirl_tools.checks.parallel import WorkerDied
 from omnirl_tools.checks.row_check import MIN_SIDE, RowCheck
-from omnirl_tools.commands import CannotRun, note
-from omnirl_tools.commands.config_file import read_settings
+from omnirl_tools.commands import CannotRun
+from omnirl_tools.commands.config_file import drawn_temporarily, read_settings
 
 if TYPE_CHECKING:
     from omnirl_core.trainer.prompt_length import PromptLength
@@ -118,7 +119,7 @@ def _run_recipe(arguments: argparse.Namespace) -> int:
             overrides += [f"--{name}", str(getattr(arguments, name))]
     data, length = _settings(arguments.source, overrides)
     try:
-        with drawn_aside(data, note) as at_hand:
+        with drawn_temporarily(data) as at_hand:
             return _checked(arguments, _of_recipe(arguments, at_hand, length))
     except DataError as error:
         raise CannotRun(str(error)) from error

@@ -24,18 +24,19 @@ from omnirl_core.config.data_files import data_file_faults
 from omnirl_core.config.default_rewards import default_rewards
 from omnirl_core.data import DataError, Record
 from omnirl_core.data.sources import Source, checked_rows, find_sources
+from omnirl_core.data.validation import cores
 from omnirl_core.rewards import load_rewards
 from omnirl_core.rewards.load import RewardsError
 from omnirl_core.rewards.reward import Reward
-from omnirl_core.shapes.drawing import drawn_aside
 from omnirl_tools.checks.hacks import answer_frame
 from omnirl_tools.checks.material import material_warnings
-from omnirl_tools.checks.parallel import chunks, cores, in_order
+from omnirl_tools.checks.parallel import chunks, in_order
 from omnirl_tools.checks.reference import box_setting, reads_boxes, reference_answers
 from omnirl_tools.checks.report_file import ReportFile
 from omnirl_tools.checks.reward_check import PixelGrid, RewardCheck
 from omnirl_tools.checks.reward_report import RewardReport
-from omnirl_tools.commands import CannotRun, note
+from omnirl_tools.commands import CannotRun
+from omnirl_tools.commands.config_file import drawn_temporarily
 from omnirl_tools.commands.recipe import Recipe, read_recipe
 
 TAKES_OVERRIDES = True
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     recipe = read_recipe(arguments.config, arguments.overrides, [data_file_faults])
     try:
-        with drawn_aside(recipe.data, note) as data:
+        with drawn_temporarily(recipe.data) as data:
             return _checked(arguments, replace(recipe, data=data))
     except DataError as error:
         raise CannotRun(f"{error}\nomnirl check-data {arguments.config} names every bad row") from error

@@ -5,9 +5,9 @@ something is broken.
 """
 
 import argparse
-import os
 import platform
 
+from omnirl_core.data.validation import cores
 from omnirl_tools.checks.doctor import BROKEN, Finding, known_bad, needs, version_findings
 from omnirl_tools.commands.config_file import read_settings
 from omnirl_tools.environment import OPTIONAL, OTHERS, Machine, look, required
@@ -47,8 +47,7 @@ def import_findings(machine: Machine) -> list[Finding]:
 
 
 def _system(machine: Machine) -> str:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"python {machine.versions['python']}, {platform.system()} {platform.machine()}, {cores} cores"
+    return f"python {machine.versions['python']}, {platform.system()} {platform.machine()}, {cores()} cores"
 
 
 def _packages(machine: Machine) -> str:

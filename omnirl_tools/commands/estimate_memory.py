@@ -85,12 +85,12 @@ def run(arguments: argparse.Namespace) -> int:
     if gpu is None:
         print("no GPU here: --gpu_memory 24 says whether it fits one of 24 GiB")
         return 0
-    verdict, fits = told(plan, gpu)
+    verdict, fits = judged(plan, gpu)
     print(f"\n{verdict}")
     return int(not fits)
 
 
-def told(plan: Plan, gpu: int) -> tuple[str, bool]:
+def judged(plan: Plan, gpu: int) -> tuple[str, bool]:
     """The verdict in words, with the changes that make the run fit, and whether it does without them."""
     needed = plan.needed(gpu)
     sum_of = f"{needed / GIB:.2f} of {gpu / GIB:.2f} GiB with {CONTEXT / GIB:.0f} GiB for CUDA"

@@ -7,9 +7,9 @@ from typing import Any
 from trl import ModelConfig
 
 from omnirl_core.config.arguments import DataArguments, parse
+from omnirl_core.config.model_settings import policy_path
 from omnirl_core.config.parser import Check
 from omnirl_core.models import load_processor
-from omnirl_core.shapes import tiny_policy
 from omnirl_core.trainer import OmniGRPOConfig
 from omnirl_core.yaml_loader import ConfigError
 from omnirl_tools.commands import CannotRun
@@ -28,8 +28,7 @@ class Recipe:
 
     @property
     def model_path(self) -> str:
-        name = self.model.model_name_or_path
-        return tiny_policy() if name == "tiny_policy" else str(name)
+        return policy_path(self.model)
 
     @property
     def template_kwargs(self) -> dict[str, Any]:

@@ -22,10 +22,10 @@ def panel_svg(panel: Panel) -> str:
         parts.append(_series(scale, one, f"line-{place % LINE_COLORS}"))
     kind = "reward" if panel.is_reward else "health"
     first, last = series[0].points[0], series[0].points[-1]
-    told = f"{panel.title}: {_short(first[1])} at step {first[0]}, {_short(last[1])} at step {last[0]}"
+    label = f"{panel.title}: {_short(first[1])} at step {first[0]}, {_short(last[1])} at step {last[0]}"
     return (
         f'<svg class="curve {kind}" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" tabindex="0" '
-        f'aria-label="{escape(told)}">{"".join(parts)}</svg>'
+        f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
     )
 
 

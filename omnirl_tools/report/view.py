@@ -82,7 +82,7 @@ class View:
     def _reading(self, line: Line) -> Reading | None:
         """How this row's boxes are read; None where nothing says that it is about boxes."""
         paths = _paths(line)
-        reading = _told(line) or self.readings.get(line.get("task") or "")
+        reading = _reading(line) or self.readings.get(line.get("task") or "")
         if reading is None and self.box_space and true_boxes(line.get("solution")):
             reading = Reading(self.box_space)
         return reading if reading and -len(paths) <= reading.image_index < len(paths) else None
@@ -106,18 +106,18 @@ def readings(lines: Iterable[Line]) -> dict[str, Reading]:
     """How each task's boxes are read, told by the first of its lines that a box reward judges."""
     found: dict[str, Reading] = {}
     for line in lines:
-        if (line.get("task") or "") not in found and (told := _told(line)):
-            found[line.get("task") or ""] = told
+        if (line.get("task") or "") not in found and (reading := _reading(line)):
+            found[line.get("task") or ""] = reading
     return found
 
 
-def _told(line: Line) -> Reading | None:
+def _reading(line: Line) -> Reading | None:
     """How the line says that its boxes are read; None where it does not."""
-    told = line.get("boxes")
-    if not isinstance(told, dict):
+    reading = line.get("boxes")
+    if not isinstance(reading, dict):
         return None
     return Reading(
-        told.get("space", "pixels"), told.get("solution_space", "pixels"), told.get("image_index", 0)
+        reading.get("space", "pixels"), reading.get("solution_space", "pixels"), reading.get("image_index", 0)
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omnirl_core.shapes.new_file import write_new
+from omnirl_core.shapes.dataset import write_new
 
 
 @dataclass(frozen=True)

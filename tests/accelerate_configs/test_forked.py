@@ -15,8 +15,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="processes
 WHAT = """
 import json, os, sys, random
 import numpy as np
-told = [sys.argv[1:], os.getcwd(), os.environ["GIVEN"], sys.stdin.read(), "trl" in sys.modules, __name__]
-print(json.dumps([*told, random.random(), np.random.rand(), len(os.listdir("/proc/self/task"))]))
+reported = [sys.argv[1:], os.getcwd(), os.environ["GIVEN"], sys.stdin.read(), "trl" in sys.modules, __name__]
+print(json.dumps([*reported, random.random(), np.random.rand(), len(os.listdir("/proc/self/task"))]))
 print("to stderr", file=sys.stderr)
 """
 WAITS = "import time; print('ready', flush=True); time.sleep(600)"
@@ -28,13 +28,15 @@ def run(*arguments: str, **options) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("way", ["-c", "-m", "script"])
 def test_it_gets_what_a_process_gets(way, tmp_path):
-    (tmp_path / "told.py").write_text(WHAT)
-    start = {"-c": ["-c", WHAT], "-m": ["-m", "told"], "script": ["-u", str(tmp_path / "told.py")]}[way]
+    (tmp_path / "reported.py").write_text(WHAT)
+    start = {"-c": ["-c", WHAT], "-m": ["-m", "reported"], "script": ["-u", str(tmp_path / "reported.py")]}[
+        way
+    ]
     given = {"cwd": tmp_path, "env": environment(GIVEN="this"), "input": "asked"}
     done, again = (run(*start, "a", "b c", **given) for _ in range(2))
     assert (done.returncode, done.stderr) == (0, "to stderr\n")
-    *told, drawn, drawn_too, threads = json.loads(done.stdout)
-    assert told == [["a", "b c"], str(tmp_path), "this", "asked", True, "__main__"]
+    *reported, drawn, drawn_too, threads = json.loads(done.stdout)
+    assert reported == [["a", "b c"], str(tmp_path), "this", "asked", True, "__main__"]
     assert threads == 1, "a lock that another thread held would be held for ever in a fork"
     assert [drawn, drawn_too] != json.loads(again.stdout)[-3:-1], "random numbers of its own"
 

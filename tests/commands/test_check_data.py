@@ -110,16 +110,16 @@ def test_all_bad_images_of_a_row_are_named(tmp_path, monkeypatch):
     paths = tuple(str(tmp_path / f"{name}.png") for name in sizes)
     check = RowCheck(max_image_pixels=200_000)
     [row] = check.many([Record("Which?", 1, paths, source="a.json:7")])
-    told = [fault.message for fault in row.faults]
-    assert [message.partition(".png")[0].rpartition("/")[2] for message in told] == [
+    reported = [fault.message for fault in row.faults]
+    assert [message.partition(".png")[0].rpartition("/")[2] for message in reported] == [
         "small",
         "slim",
         "large",
     ]
-    assert all(message.startswith("a.json:7: image '") for message in told)
+    assert all(message.startswith("a.json:7: image '") for message in reported)
 
 
-def test_duplicates_are_told_by_content_not_by_name(tmp_path, monkeypatch, capsys):
+def test_duplicates_are_reported_by_content_not_by_name(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name, color in (("a.png", "red"), ("b.png", "lime"), ("c.png", "blue")):
         Image.new("RGB", (64, 64), color).save(name)
@@ -150,10 +150,12 @@ def test_duplicates_are_told_by_content_not_by_name(tmp_path, monkeypatch, capsy
         )
         == 1
     )
-    told = Path("leaks.txt").read_text()
-    assert [line.partition(": ")[0] for line in told.splitlines()] == [f"train.jsonl:{n}" for n in (1, 4, 5)]
-    assert "same question and images as test.jsonl:1" in told
-    assert "same question as test.jsonl:2" in told
+    reported = Path("leaks.txt").read_text()
+    assert [line.partition(": ")[0] for line in reported.splitlines()] == [
+        f"train.jsonl:{n}" for n in (1, 4, 5)
+    ]
+    assert "same question and images as test.jsonl:1" in reported
+    assert "same question as test.jsonl:2" in reported
     out = capsys.readouterr().out
     assert "5 rows          4 images        0 bad rows  3 leaked" in out
     assert out.splitlines()[-1] == "not well yet: 3 rows to take out of one of the two files"
@@ -185,17 +187,17 @@ def test_a_broken_list_is_a_fault_and_the_next_file_is_still_checked(tmp_path, m
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         (["none.jsonl"], "none.jsonl: no such data file"),
         (["rows.jsonl", "--max_steps", "3"], "--max_steps: only a recipe's keys"),
     ],
 )
-def test_what_cannot_be_checked_is_exit_code_2(tmp_path, monkeypatch, capsys, arguments, told):
+def test_what_cannot_be_checked_is_exit_code_2(tmp_path, monkeypatch, capsys, arguments, reported):
     monkeypatch.chdir(tmp_path)
     Path("rows.jsonl").write_text('{"problem": "What?", "solution": 1}\n')
     assert main(["check-data", *arguments]) == 2
-    assert told in capsys.readouterr().err
+    assert reported in capsys.readouterr().err
 
 
 def _die_on_7(chunk):

@@ -61,16 +61,16 @@ def test_rows_whose_reference_cannot_win_are_named_with_reward_value_and_reason(
     ]
     assert main(["check-rewards", recipe(tmp_path, rows, MIXED), "--workers", "1"]) == 1
     lines = (tmp_path / "run" / "check_rewards.txt").read_text().splitlines()
-    told = dict(line.split(": ", 1) for line in lines)
+    reported = dict(line.split(": ", 1) for line in lines)
     place = f"{tmp_path}/train.jsonl"
-    assert sorted(told) == [f"{place}:{n}" for n in (2, 3, 6, 7, 8, 9)]
-    assert told[f"{place}:2"] == "exact: cannot read the reference None"
-    assert told[f"{place}:3"] == "number: cannot read the reference 'several'"
-    assert told[f"{place}:6"] == (
+    assert sorted(reported) == [f"{place}:{n}" for n in (2, 3, 6, 7, 8, 9)]
+    assert reported[f"{place}:2"] == "exact: cannot read the reference None"
+    assert reported[f"{place}:3"] == "number: cannot read the reference 'several'"
+    assert reported[f"{place}:6"] == (
         "box_iou: reference box [100, 200, 900, 800] lies outside of its image of 64 x 48; check solution_space"
     )
-    assert told[f"{place}:7"].endswith("space 'resized' needs an image's size, and the row has no image")
-    assert told[f"{place}:8"] == "-: no reward judges answers of task 'caption'"
+    assert reported[f"{place}:7"].endswith("space 'resized' needs an image's size, and the row has no image")
+    assert reported[f"{place}:8"] == "-: no reward judges answers of task 'caption'"
     [band, cut] = [line.partition(f"{place}:9: ")[2] for line in lines if line.startswith(f"{place}:9: ")]
     assert band.startswith("length_band: 0.4")
     assert band.endswith("gated by exact")

@@ -98,7 +98,7 @@ def test_report_of_an_evaluation(two, tmp_path, capsys):
     assert all(row["before"] is None and row["after"] for row in data["rows"])
 
 
-def test_report_of_a_run_goes_where_it_is_told(tmp_path, capsys):
+def test_report_of_a_run_goes_where_it_is_asked(tmp_path, capsys):
     write_lines(tmp_path / "run" / "metrics.jsonl", [{"step": 1, "reward": 0.5}, {"step": 2, "reward": 0.6}])
     assert main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
     made = [line.strip() for line in capsys.readouterr().out.splitlines()[1:]]

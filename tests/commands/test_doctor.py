@@ -69,7 +69,7 @@ def test_a_sound_machine_has_none_of_the_table():
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_each_known_bad_combination_is_told_with_its_fix_and_source(name):
+def test_each_known_bad_combination_is_reported_with_its_fix_and_source(name):
     machine, what, fix = BAD[name]
     [finding] = known_bad(machine)
     assert what in finding.what
@@ -78,8 +78,8 @@ def test_each_known_bad_combination_is_told_with_its_fix_and_source(name):
 
 
 def test_every_row_of_the_table_has_a_case_here():
-    told = {known_bad(machine)[0].source for machine, _, _ in BAD.values()}
-    assert told == {row.source for row in TABLE}
+    reported = {known_bad(machine)[0].source for machine, _, _ in BAD.values()}
+    assert reported == {row.source for row in TABLE}
 
 
 def test_a_config_needs_what_its_settings_name():
@@ -134,17 +134,17 @@ def test_required_packages_are_those_of_the_metadata():
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "reported"),
     [
         ("raise RuntimeError('operator torchvision::nms does not exist')", "operator torchvision::nms"),
         ("import os; os.abort()", "ended with code"),
         ("import time; time.sleep(60)", "did not end within 2 s"),
     ],
 )
-def test_a_package_that_raises_crashes_or_hangs_is_told(tmp_path, monkeypatch, body, told):
+def test_a_package_that_raises_crashes_or_hangs_is_reported(tmp_path, monkeypatch, body, reported):
     (tmp_path / "broken_one.py").write_text(body)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
-    assert told in probe("broken_one", timeout_s=2 if "sleep" in body else 60)["error"]
+    assert reported in probe("broken_one", timeout_s=2 if "sleep" in body else 60)["error"]
 
 
 def test_doctor_of_a_torchvision_for_another_torch(tmp_path, monkeypatch, capsys):

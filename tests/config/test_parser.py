@@ -12,8 +12,7 @@ from forked import environment, python
 from trl import GRPOConfig
 
 from omnirl_core.config.arguments import parse
-from omnirl_core.config.parser import making_faults
-from omnirl_core.config.setting_values import TRL_CHOICES, read_value
+from omnirl_core.config.parser import TRL_CHOICES, making_faults, read_value
 from omnirl_core.yaml_loader import ConfigError
 from recipes.grpo import main
 
@@ -273,7 +272,7 @@ def test_files_are_looked_up(files, monkeypatch, line, said):
     assert any(said in message for message in found), found
 
 
-def test_faults_of_the_rewards_and_the_mixture_are_told_with_the_config(files):
+def test_faults_of_the_rewards_and_the_mixture_are_reported_with_the_config(files):
     (files / "r.yaml").write_text("rewards:\n- {name: exactt}\n- {name: exact, weigth: 1}\n")
     (files / "mix.yaml").write_text(
         "datasets:\n- {json_path: d.json, sampling_strategy: last:3}\n- {json_path: e.json}\n"

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from omnirl_core.data import DataError, find_bad_rows, json_reader, limit_pixels, load_dataset, load_records
-from omnirl_core.data.image_checks import picture_problem, with_checked_images
+from omnirl_core.data.validation import picture_problem, with_checked_images
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)  # (H, W, 3)
 
@@ -91,7 +91,7 @@ def test_unusual_images_are_used(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_images_are_told_at_the_start(tmp_path, kind):
+def test_bad_images_are_reported_at_the_start(tmp_path, kind):
     name, data, problem = BAD[kind]
     (tmp_path / name).write_bytes(data)
     (tmp_path / "good.png").write_bytes(encoded(plain(), "PNG"))

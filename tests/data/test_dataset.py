@@ -150,7 +150,7 @@ def test_other_keys_are_columns_of_every_row(write_rows):
     assert [(row["tests"], row["id"]) for row in rows] == [(["a"], None), (None, 7)]
 
 
-def test_templates_by_task_and_a_task_without_rows_is_told(write_rows, caplog):
+def test_templates_by_task_and_a_task_without_rows_is_reported(write_rows, caplog):
     path = write_rows([{"problem": f"Q{t}", "solution": 1, "task": t} for t in ("boxes", "caption", "none")])
     templates = {"boxes": "rec_r1", "caption": "Say: {problem}", "captoin": "plain"}
     texts = [user_content(row)[0]["text"] for row in load_dataset(path, templates=templates)]

@@ -39,10 +39,10 @@ def test_the_templates(examples):
     settings = yaml.safe_load((examples / "recipe.yaml").read_text())
     for row in load_dataset(examples / "mix.yaml", **settings):
         assert row["prompt"][0]["content"][0]["text"] == "You are a careful observer."
-    told = dict(re.findall(r"^\| `(\w+)`.*?\| `(.*)` \|$", DOCUMENT, re.MULTILINE))
-    assert told["plain"] == TEMPLATES["plain"]
-    assert told["rec"] == TEMPLATES["rec"]
-    assert told["r1"] == TEMPLATES["r1"]
+    reported = dict(re.findall(r"^\| `(\w+)`.*?\| `(.*)` \|$", DOCUMENT, re.MULTILINE))
+    assert reported["plain"] == TEMPLATES["plain"]
+    assert reported["rec"] == TEMPLATES["rec"]
+    assert reported["r1"] == TEMPLATES["r1"]
 
 
 def test_the_python_block_runs(examples, monkeypatch):

@@ -30,7 +30,7 @@ def flat(blocks):
         ("Why?", 1, "<image>Why?"),
         ("Why?", 3, "<image><image><image>Why?"),
         ("<image>Why?", 1, "<image>Why?"),
-        ("<image>\nWhy?", 1, "<image>Why?"),  # VLM-R1 writes the line break, the seed has no placeholder
+        ("<image>\nWhy?", 1, "<image>Why?"),  # VLM-R1 writes the line break, the original has no placeholder
         ("<image>\n<image>\nWhy?", 2, "<image><image>Why?"),
         ("A <image> B <image>?", 2, "A <image> B <image>?"),
         ("<image> A <image>", 2, "<image>A <image>"),
@@ -111,5 +111,5 @@ def test_trl_finds_as_many_placeholders_as_images(texts, system):
     images = [object() for _ in range(n_images)]
     filled = prepare_multimodal_messages(prompt, images=images)  # raises where the counts differ
     assert [b["image"] for turn in filled for b in turn["content"] if b["type"] == "image"] == images
-    told = "".join(b["text"] for b in prompt[-1]["content"] if b["type"] == "text")
-    assert "".join("".join(texts).split()) == "".join(told.split("First output")[0].split())
+    reported = "".join(b["text"] for b in prompt[-1]["content"] if b["type"] == "text")
+    assert "".join("".join(texts).split()) == "".join(reported.split("First output")[0].split())

@@ -116,7 +116,7 @@ def test_rows_outside_of_the_sample_are_not_looked_at(write_rows, tmp_path):
     assert solutions(mixture(tmp_path, "datasets: [{json_path: b.json, sampling_strategy: first:1}]")) == [1]
 
 
-def test_fewer_rows_than_asked_for_is_told(write_rows, tmp_path, caplog):
+def test_fewer_rows_than_asked_for_is_reported(write_rows, tmp_path, caplog):
     write_rows(ROWS, "a.json")
     for strategy in ("first:11", "end:11", "random:11"):
         caplog.clear()

@@ -7,7 +7,7 @@ import pytest
 from omnirl_core.data import DataError, load_dataset, load_records
 
 
-def test_rows_of_one_line_are_told_apart(tmp_path):
+def test_rows_of_one_line_are_kept_apart(tmp_path):
     file = tmp_path / "train.json"
     file.write_text(json.dumps([{"problem": str(i), "solution": i} for i in range(5)]))
     names = [f"{file}:1", f"{file}:1#2", f"{file}:1#3", f"{file}:1#4", f"{file}:1#5"]

@@ -95,8 +95,8 @@ def test_a_format_reward_of_any_name_is_left_out_of_accuracy():
     )
     own = by_name(compare(old, new))
     assert own["accuracy", "all", "all"].after == own["accuracy", "all", "all"].before == 0.5
-    told = by_name(compare(old, new, format_rewards=("exact",)))  # what the caller says comes first
-    assert told["accuracy", "all", "all"].after == 1.0
+    reported = by_name(compare(old, new, format_rewards=("exact",)))  # what the caller says comes first
+    assert reported["accuracy", "all", "all"].after == 1.0
 
 
 def test_rows_that_only_one_side_judges_are_not_counted():
@@ -113,7 +113,7 @@ def test_samples_of_one_row_pair_in_order():
     assert [(x["score"], y["score"]) for x, y in pair_lines(old, new)] == [(0.0, 1.0), (1.0, 1.0)]
 
 
-def test_rows_of_a_json_file_on_one_line_are_told_apart():
+def test_rows_of_a_json_file_on_one_line_are_kept_apart():
     """All have the same `file:line`; what they ask tells them apart, in whatever order they come."""
     old = [line("a.json:1", None, "text", exact=value) | {"problem": str(value)} for value in (0.0, 0.5, 1.0)]
     assert all(x == y for x, y in pair_lines(old, old[::-1]))

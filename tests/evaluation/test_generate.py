@@ -52,7 +52,7 @@ def test_seed_and_temperature_change_a_sample_and_leave_torch_alone(policy, proc
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_row_asked_again_is_sampled_anew_and_rows_with_one_id_are_told_apart(policy, processor, mixed_rows):
+def test_a_row_asked_again_is_sampled_anew_and_rows_with_one_id_are_kept_apart(policy, processor, mixed_rows):
     """A `row_id` is `file:line`: all rows of a JSON file on a single line have the same."""
     settings = {"max_new_tokens": LIMIT, "temperature": 1.0}
     again = generate(policy, processor, [mixed_rows[1]] * 3, **settings)
@@ -190,9 +190,9 @@ def test_images_in_memory_answer_like_their_files(policy, processor, mixed_rows)
 def test_system_turn_and_string_content(policy, processor, mixed_rows):
     as_blocks = [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}]
     as_string = [{"role": "system", "content": "Be brief."}]
-    told = [{**row, "prompt": as_blocks + row["prompt"]} for row in mixed_rows]
+    reported = [{**row, "prompt": as_blocks + row["prompt"]} for row in mixed_rows]
     written = [{**row, "prompt": as_string + row["prompt"]} for row in mixed_rows]
-    answers = generate(policy, processor, told, max_new_tokens=LIMIT)
+    answers = generate(policy, processor, reported, max_new_tokens=LIMIT)
     assert answers == generate(policy, processor, written, max_new_tokens=LIMIT)
     assert answers != generate(policy, processor, mixed_rows, max_new_tokens=LIMIT)
 

@@ -117,8 +117,8 @@ COMMANDS = {
 def test_the_command_tells_the_parts(arguments, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert main(["estimate-memory", *arguments]) == 0
-    told = capsys.readouterr().out
-    assert all(part in told for part in [*COMMANDS[arguments], "peaks on one H100"]), told
+    reported = capsys.readouterr().out
+    assert all(part in reported for part in [*COMMANDS[arguments], "peaks on one H100"]), reported
 
 
 WRONG = {
@@ -184,13 +184,13 @@ def test_image_tokens_come_from_the_data_set(tmp_path, monkeypatch, capsys):
     rows = str(tmp_path / "train.json")
     given = ["--dataset_name", rows, "--model_name_or_path", THREE_B]
     assert main(["estimate-memory", "recipes/mixed/demo.yaml", *given]) == 0
-    told = capsys.readouterr().out
+    reported = capsys.readouterr().out
     images = {
         image for line in json.loads((tmp_path / "train.json").read_text()) for image in [line["image"]]
     }
     sizes = [Image.open(tmp_path / image).size for image in images]
     tokens = max(width * height for width, height in map(resized_size, sizes)) // 28**2
-    assert f" {tokens} of them images (the longest of {rows})" in told
+    assert f" {tokens} of them images (the longest of {rows})" in reported
 
 
 def test_small_images_need_what_they_hold_and_not_what_is_assumed(tmp_path, monkeypatch, capsys):
@@ -203,9 +203,9 @@ def test_small_images_need_what_they_hold_and_not_what_is_assumed(tmp_path, monk
     for rows in (str(tmp_path / "train.json"), "not/there.json"):
         given = ["--dataset_name", rows, "--image_root", str(tmp_path)]
         assert main(["estimate-memory", "recipes/mixed/demo.yaml", *given]) == 0
-        told = capsys.readouterr().out
-        tokens = re.search(r"prompts of ([\d,]+) tokens, ([\d,]+) of them", told)
-        needed[tokens[2]] = float(re.search(r"needed on each device +(\d+\.\d\d) GiB", told)[1])
+        reported = capsys.readouterr().out
+        tokens = re.search(r"prompts of ([\d,]+) tokens, ([\d,]+) of them", reported)
+        needed[tokens[2]] = float(re.search(r"needed on each device +(\d+\.\d\d) GiB", reported)[1])
     assert list(needed) == ["16", "1,280"]
     assert needed["16"] < 0.6 < 4 < needed["1,280"]
 
@@ -218,6 +218,6 @@ def test_the_command_ends_with_a_verdict(tmp_path, monkeypatch, capsys):
         r"\nfits: \d+\.\d\d of 80.00 GiB with 1 GiB for CUDA, \d+\.\d\d GiB free", capsys.readouterr().out
     )
     assert main(["estimate-memory", "recipes/rec/qwen2_5_vl_3b_lora.yaml", "--gpu_memory", "8"]) == 1
-    told = capsys.readouterr().out.split("does not fit: ")[1]
-    assert re.search(r"\n  (and )?[a-z_]+: .* +\d\.\d\d GiB  fits\n", f"{told}\n")
+    reported = capsys.readouterr().out.split("does not fit: ")[1]
+    assert re.search(r"\n  (and )?[a-z_]+: .* +\d\.\d\d GiB  fits\n", f"{reported}\n")
     assert main(["estimate-memory", *small, "--gpu_memory", "0"]) == 2

@@ -101,7 +101,7 @@ def test_the_command_at_the_top_starts_the_file(path):
         ("a: [", "not YAML"),
     ],
 )
-def test_a_broken_config_is_told_by_file_and_fault(tmp_path, text, message):
+def test_a_broken_config_is_reported_by_file_and_fault(tmp_path, text, message):
     (tmp_path / "run.yaml").write_text(text)
     with pytest.raises(ConfigError) as caught:
         parse(["--config", str(tmp_path / "run.yaml")])

@@ -95,11 +95,11 @@ def test_the_same_seed_gives_the_same_numbers(first, tmp_path):
     folder, _ = first
     demo(tmp_path)
     for name in ("completions.jsonl", "before.jsonl", "after.jsonl"):
-        once, again = ([_told(line) for line in lines(run / name)] for run in (folder, tmp_path / "run"))
+        once, again = ([_reported(line) for line in lines(run / name)] for run in (folder, tmp_path / "run"))
         assert once == again, name
 
 
-def _told(line: dict) -> dict:
+def _reported(line: dict) -> dict:
     """A line without the paths of its folder."""
     return {key: value for key, value in line.items() if key not in ("row_id", "images")}
 

@@ -146,7 +146,7 @@ def test_killed_on_one_process_and_continued_on_two_equals_uninterrupted(whole, 
     assert read_lines(tmp_path / "predictions.jsonl") == read_lines(whole[0] / "predictions.jsonl")
 
 
-def test_other_settings_begin_anew_and_put_aside_what_was_there(whole, settings, tmp_path, capsys):
+def test_other_settings_begin_anew_and_kept_apart_what_was_there(whole, settings, tmp_path, capsys):
     for name in ("generations.jsonl", "settings.json"):
         (tmp_path / name).write_bytes((whole[0] / name).read_bytes())
     lines = run(settings, tmp_path, "--max_completion_length", "3", "--eval_rows", "4")
@@ -160,14 +160,14 @@ def test_ready_completions_are_judged_alike_without_a_model(whole, settings, tmp
         "omnirl_tools.evaluate.load_trained", lambda *a, **k: pytest.fail("no model is needed")
     )
     known = read_lines(whole[0] / "predictions.jsonl")
-    told = ("rewards", "score", "image_sizes", "resized_sizes", "completion")
-    expected = [{name: line[name] for name in told} for line in known]
+    reported = ("rewards", "score", "image_sizes", "resized_sizes", "completion")
+    expected = [{name: line[name] for name in reported} for line in known]
     plain = [{"completion": line["completion"]} for line in known]
     named = [{"row_id": line["row_id"], **made} for line, made in zip(known, plain, strict=True)][::-1]
     (tmp_path / "named.json").write_text(json.dumps(named))
     for file in (whole[0] / "predictions.jsonl", write_lines(tmp_path / "plain.jsonl", plain), "named.json"):
         lines = run(settings, tmp_path / "out", "--completions", str(tmp_path / file))
-        assert [{name: line[name] for name in told} for line in lines] == expected
+        assert [{name: line[name] for name in reported} for line in lines] == expected
     facts = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert facts["model"] is None
     assert facts["completions"] == str(tmp_path / "named.json")

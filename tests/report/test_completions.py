@@ -138,7 +138,7 @@ def test_change_table_and_settings_are_in_the_page_itself(run_folder):
     assert "last logged step 30" in text
 
 
-def test_accuracy_of_the_page_leaves_out_the_format_rewards_that_it_is_told(run_folder):
+def test_accuracy_of_the_page_leaves_out_the_format_rewards_that_it_is_given(run_folder):
     page, _ = page_of(write_completions(run_folder, format_rewards=("think_format", "box_iou")))
     text = " ".join(" ".join(page.text).split())
     assert "accuracy 4 0.250 0.750" in text
@@ -233,7 +233,7 @@ def test_two_evaluations_side_by_side(run_folder, tmp_path):
         write_comparison(*files, tmp_path / "c.html")
 
 
-def test_page_goes_where_it_is_told(run_folder, tmp_path):
+def test_page_goes_where_it_is_asked(run_folder, tmp_path):
     path = write_completions(run_folder, tmp_path / "elsewhere.html")
     shutil.rmtree(run_folder)
     page_of(path)

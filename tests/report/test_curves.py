@@ -35,7 +35,7 @@ def test_png_of_next_to_nothing(tmp_path, log):
     assert Image.open(plot_curves(tmp_path)).size[0] > 300
 
 
-def test_png_goes_where_it_is_told(run_folder, tmp_path):
+def test_png_goes_where_it_is_asked(run_folder, tmp_path):
     assert plot_curves(run_folder, tmp_path / "other.png").exists()
     assert not (run_folder / "curves.png").exists()
 
@@ -89,7 +89,7 @@ def test_ticks_are_round_few_and_inside(low, high):
 
 
 @pytest.mark.parametrize("most", [0.0, 0.004, 0.03, 0.6, 1.0])
-def test_ticks_of_a_share_are_told_apart(tmp_path, monkeypatch, most):
+def test_ticks_of_a_share_are_kept_apart(tmp_path, monkeypatch, most):
     """Rounded to whole per cents, those of a small share were all 0%."""
     (tmp_path / "metrics.jsonl").write_text(
         f'{{"step": 1, "frac_reward_zero_std": 0.0}}\n{{"step": 2, "frac_reward_zero_std": {most}}}\n'
@@ -102,6 +102,6 @@ def test_ticks_of_a_share_are_told_apart(tmp_path, monkeypatch, most):
     shown = [tick.get_text() for tick in axes.get_yticklabels()]
     assert len(shown) == len(set(shown)) >= 3
     (panel,) = panels(read_metrics(tmp_path))
-    told = re.findall(r">([\d.]+)%</text>", panel_svg(panel))
-    assert len(told) == len(set(told)) >= 3
-    assert max(map(float, told)) <= 100
+    reported = re.findall(r">([\d.]+)%</text>", panel_svg(panel))
+    assert len(reported) == len(set(reported)) >= 3
+    assert max(map(float, reported)) <= 100

@@ -178,7 +178,7 @@ def test_an_unknown_language_names_the_nearest():
         code("", SUM, language="pyhton")
 
 
-def test_language_is_told_by_the_label_or_the_text():
+def test_language_is_found_by_the_label_or_the_text():
     assert program_text("```c++\nint main() {}\n```", "auto")[1] == "cpp"
     assert program_text("#include <cstdio>\nint main() {}", "auto")[1] == "cpp"
     assert program_text("```Python 3\nprint()\n```", "auto") == ("print()\n", "python")

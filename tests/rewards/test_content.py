@@ -113,11 +113,11 @@ def test_a_paraphrase_earns_more_than_every_blind_answer():
         rewards = load_rewards(CONFIGS / f"{name}.yaml")
         for row in SENTENCES:
             sample = Sample(row["question"], row["reference"], row["reference"], (), "text")
-            told, *blind = (
+            reported, *blind = (
                 total(rewards, sample, formed(row[column], think=THOUGHT))
                 for column in ("paraphrase", "question", "statement", "guess")
             )
-            assert told > max(blind), (name, row)
+            assert reported > max(blind), (name, row)
 
 
 # --- what is weighted how ---

@@ -89,7 +89,7 @@ def test_an_asynchronous_function_is_refused_when_the_file_is_read(reward):
 
 
 @pytest.mark.parametrize(
-    ("function", "told"),
+    ("function", "reported"),
     [
         ("scalar", r"raised TypeError: returned 0\.5 in place of a list of 1 values"),
         ("short", r"raised ValueError: returned 1 values for 3 completions \(on no completion alone\)"),
@@ -100,14 +100,14 @@ def test_an_asynchronous_function_is_refused_when_the_file_is_read(reward):
         ("not_finite", r"returned inf on row 'r:1'"),
     ],
 )
-def test_the_evaluation_names_function_sample_and_value(reward, function, told):
+def test_the_evaluation_names_function_sample_and_value(reward, function, reported):
     found = reward(f"function: 'mine.py:{function}'")
     rows = [
         {"prompt": "p", "row_id": f"r:{k}", "solution": reference}
         for k, reference in enumerate(REFERENCES, 1)
     ]
     answers = [Generation(text, [1], False) for text in TEXTS]
-    with pytest.raises(RewardError, match=rf"held-out samples: reward '{function}' {told}"):
+    with pytest.raises(RewardError, match=rf"held-out samples: reward '{function}' {reported}"):
         score_rows(rows, answers, [found], guarded_scores)
 
 

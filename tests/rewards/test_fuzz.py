@@ -159,7 +159,7 @@ def long_texts():
         "fractions": "\\frac{",
     }.items():
         yield name, "<think>x</think><answer>" + unit * (TAGS // len(unit)) + "</answer>"
-    yield "the seed's cubic case", "<think>" + "</think>" * 3000 + "<answer>" * 3000
+    yield "the original's cubic case", "<think>" + "</think>" * 3000 + "<answer>" * 3000
 
 
 LONG = dict(long_texts())

@@ -164,7 +164,7 @@ def test_every_registered_name_is_a_scorer_with_a_docstring(name):
         ),
     ],
 )
-def test_a_fault_is_told_with_its_line_and_the_nearest_name(tmp_path, text, expected):
+def test_a_fault_is_reported_with_its_line_and_the_nearest_name(tmp_path, text, expected):
     (tmp_path / "mine.py").write_text("def brief(text, *, most=3):\n    return 1.0\n")
     (tmp_path / "broken.py").write_text("1 / 0\n")
     (fault,) = faults(tmp_path, text)
@@ -195,7 +195,7 @@ def test_a_setting_out_of_range_is_refused_with_its_line(tmp_path, name, setting
     assert setting.partition(":")[0] in fault
 
 
-def test_all_faults_are_told_at_once_in_the_order_of_the_file(tmp_path):
+def test_all_faults_are_reported_at_once_in_the_order_of_the_file(tmp_path):
     found = faults(
         tmp_path,
         """

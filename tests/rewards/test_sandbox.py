@@ -53,8 +53,10 @@ def test_the_levels_promise_what_a_probe_measures():
 def test_a_program_knows_nothing_of_its_caller(monkeypatch):
     monkeypatch.setenv("OMNIRL_TEST_SECRET", "x")
     for level in available():
-        told = run("import os, json; print(json.dumps([dict(os.environ), os.getcwd(), os.getuid()]))", level)
-        environment, folder, uid = json.loads(told.stdout)
+        reported = run(
+            "import os, json; print(json.dumps([dict(os.environ), os.getcwd(), os.getuid()]))", level
+        )
+        environment, folder, uid = json.loads(reported.stdout)
         assert set(environment) <= {
             "PATH",
             "LANG",

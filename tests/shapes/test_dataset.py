@@ -1,4 +1,4 @@
-"""Written data is the seed's format, reproducible, and read by the data layer as any other."""
+"""Written data is the original's format, reproducible, and read by the data layer as any other."""
 
 import json
 
@@ -47,7 +47,7 @@ def test_mixed_rows_hold_no_one_and_many_images(tmp_path):
     assert counts == {0, 1, 2, 3}
 
 
-def test_unknown_names_are_told(tmp_path):
+def test_unknown_names_are_reported(tmp_path):
     with pytest.raises(ValueError, match=r"unknown task \['colour'\]; one of color, shape"):
         write_dataset(tmp_path, "colour", n=1, seed=0)
     with pytest.raises(ValueError, match="'train' or 'test'"):

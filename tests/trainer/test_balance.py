@@ -14,6 +14,6 @@ def test_gdpo_is_trls_aggregation(tmp_path):
     assert config(tmp_path).multi_objective_aggregation == "sum_then_normalize"
 
 
-def test_another_balance_is_told(tmp_path):
+def test_another_balance_is_reported(tmp_path):
     with pytest.raises(ValueError, match="balance 'fair' is not 'gdpo'"):
         config(tmp_path, balance="fair")

@@ -68,7 +68,7 @@ def test_files_are_left_alone_where_the_callback_is_removed(trainer, rows, tmp_p
     assert not list(tmp_path.glob("run/*.jsonl"))
 
 
-def test_a_new_run_puts_the_old_files_aside(tmp_path):
+def test_a_new_run_puts_the_old_files_apart(tmp_path):
     for number in (1, 2):
         files = JsonlLogger(tmp_path)
         files.on_train_begin(None, _state(0), None)

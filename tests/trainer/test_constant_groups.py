@@ -11,7 +11,7 @@ from omnirl_core.trainer.reward_stats import constant_groups
 NAN = float("nan")
 
 
-def told(groups, weights, **settings):
+def reported(groups, weights, **settings):
     return constant_groups(torch.tensor(groups), weights, **settings).tolist()
 
 
@@ -20,32 +20,34 @@ def test_rounding_is_no_signal(normalize_first):
     group = [[0.2, 1.0]] * 8
     sums = torch.tensor(group).sum(1)
     assert sums.std() > 1e-8  # what TRL looks at
-    assert told([group], [1.0, 1.0], normalize_first=normalize_first) == [True]
-    assert told([[[0.1, 0.7]] * 7 + [[0.1, 0.7001]]], [0.3, 0.9], normalize_first=normalize_first) == [False]
+    assert reported([group], [1.0, 1.0], normalize_first=normalize_first) == [True]
+    assert reported([[[0.1, 0.7]] * 7 + [[0.1, 0.7001]]], [0.3, 0.9], normalize_first=normalize_first) == [
+        False
+    ]
 
 
 def test_the_sum_counts_and_not_its_parts():
-    assert told([[[1.0, 0.0], [0.0, 1.0]]], [0.5, 0.5]) == [True]
-    assert told([[[1.0, 0.0], [0.0, 1.0]]], [0.5, 0.4]) == [False]
-    assert told([[[1.0, 0.3], [1.0, 0.8]]], [1.0, 0.0]) == [True]  # a reward of weight 0 is only shown
+    assert reported([[[1.0, 0.0], [0.0, 1.0]]], [0.5, 0.5]) == [True]
+    assert reported([[[1.0, 0.0], [0.0, 1.0]]], [0.5, 0.4]) == [False]
+    assert reported([[[1.0, 0.3], [1.0, 0.8]]], [1.0, 0.0]) == [True]  # a reward of weight 0 is only shown
 
 
 def test_where_each_reward_is_normalised_it_is_the_normalised_sum():
     groups = [[[1.0, 0.0], [0.0, 10.0]]]  # two rewards that pull equally, once they are normalised
-    assert told(groups, [1.0, 1.0]) == [False]
-    assert told(groups, [1.0, 1.0], normalize_first=True) == [True]
-    assert told(groups, [1.0, 0.5], normalize_first=True) == [False]
+    assert reported(groups, [1.0, 1.0]) == [False]
+    assert reported(groups, [1.0, 1.0], normalize_first=True) == [True]
+    assert reported(groups, [1.0, 0.5], normalize_first=True) == [False]
 
 
 def test_abstentions():
     group = [[NAN, 0.5], [0.0, 0.5], [NAN, NAN]]  # TRL's sum takes the first for 0, and leaves the third out
-    assert told([group, [[NAN, NAN]] * 3], [1.0, 1.0]) == [True, True]
-    assert told([[[NAN, 0.5], [0.1, 0.5], [NAN, NAN]]], [1.0, 1.0]) == [False]
-    assert told([group], [1.0, 1.0], normalize_first=True) == [True]
+    assert reported([group, [[NAN, NAN]] * 3], [1.0, 1.0]) == [True, True]
+    assert reported([[[NAN, 0.5], [0.1, 0.5], [NAN, NAN]]], [1.0, 1.0]) == [False]
+    assert reported([group], [1.0, 1.0], normalize_first=True) == [True]
 
 
 def test_small_rewards_are_a_signal():
-    assert told([[[0.0], [1e-9]], [[0.0], [0.0]]], [1.0]) == [False, True]
+    assert reported([[[0.0], [1e-9]], [[0.0], [0.0]]], [1.0]) == [False, True]
 
 
 def by_prompt(prompts, **columns):

@@ -91,7 +91,7 @@ def test_a_step_by_the_python_api_is_the_step_by_the_recipe(rows, tiny_text_chec
         assert torch.equal(ours, theirs)
 
 
-def test_given_weights_win_and_the_difference_is_told(rows, tiny_text_checkpoint, tmp_path, caplog):
+def test_given_weights_win_and_the_difference_is_reported(rows, tiny_text_checkpoint, tmp_path, caplog):
     path = ROOT / "recipes/rewards/counting.yaml"
     with caplog.at_level(logging.WARNING):
         api = by_api(rows(3), path, tiny_text_checkpoint, tmp_path, reward_weights=[0.5, 1.0])
@@ -172,7 +172,7 @@ def test_a_reward_for_samples_without_a_task_goes_where_all_name_one(rows, tiny_
     assert trainer.reward_func_names == ["think_format", "exact", "overlap", "box_iou"]
 
 
-def test_form_alone_is_told_and_other_functions_are_left_alone(rows, caplog):
+def test_form_alone_is_reported_and_other_functions_are_left_alone(rows, caplog):
     form = [
         reward
         for reward in load_rewards(ROOT / "recipes/text_only/rewards.yaml")

@@ -112,7 +112,7 @@ def test_clipped_completions(diagnosed):
 
 
 @pytest.mark.parametrize("start", [0, 300])
-def test_clipped_completions_of_a_short_run_are_told_at_its_second_logged_step(diagnosed, start):
+def test_clipped_completions_of_a_short_run_are_reported_at_its_second_logged_step(diagnosed, start):
     ratios = [0.96, 0.33, 0.5, 0.4]
     assert diagnosed([_line(0.1, 0.1, clipped=ratios[0])], patience=20, start=start) == []
     lines = [_line(0.1, 0.1, clipped=ratio) for ratio in ratios * 3]

@@ -71,8 +71,11 @@ def test_lines_tell_how_boxes_are_read(trainer, rows, tmp_path):
     boxes = [{**row, "solution": [0, 0, 9, 9] if row["images"] else "none"} for row in rows[:2]]
     trainer(boxes, reward=[reward], per_device_train_batch_size=4, max_steps=1).train()
     lines = [json.loads(line) for line in (tmp_path / "run" / "completions.jsonl").read_text().splitlines()]
-    told = {line["row_id"]: line.get("boxes") for line in lines}
-    assert told == {"r:1": None, "r:2": {"space": "resized", "solution_space": "pixels", "image_index": 0}}
+    reported = {line["row_id"]: line.get("boxes") for line in lines}
+    assert reported == {
+        "r:1": None,
+        "r:2": {"space": "resized", "solution_space": "pixels", "image_index": 0},
+    }
 
 
 @pytest.mark.parametrize("phase", PHASES)

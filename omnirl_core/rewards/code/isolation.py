@@ -170,8 +170,8 @@ def probe(layers: Layers) -> tuple[str, ...]:
     try:
         measured: Mapping[str, bool] = json.loads(ended.stdout)
     except ValueError as error:
-        told = ended.stderr.decode(errors="replace").strip()
-        raise SandboxError(f"Python does not run in it: {told}") from error
+        output = ended.stderr.decode(errors="replace").strip()
+        raise SandboxError(f"Python does not run in it: {output}") from error
     return tuple(name for name, could in measured.items() if could)
 
 

@@ -14,13 +14,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import GRPOTrainer
 
 from omnirl_core.trainer.fault_tolerance.checkpoint_storage import (
-    ASIDE,
     REFERENCE,
     STATE,
+    UNFINISHED,
+    abandon_later,
     has_full_weights,
     pickled_weights,
     publish,
-    put_later_aside,
     restore_reference,
     restore_weights,
     save_reference,
@@ -54,7 +54,7 @@ class CheckpointMixin(GRPOTrainer):
         self._ping("saving a checkpoint")
         run_folder = Path(self._get_output_dir(trial))
         final = run_folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        written = run_folder / ASIDE / final.name
+        written = run_folder / UNFINISHED / final.name
         if self.args.should_save:
             shutil.rmtree(written.parent, ignore_errors=True)  # of a run that was killed here
         self.accelerator.wait_for_everyone()
@@ -151,7 +151,7 @@ class CheckpointMixin(GRPOTrainer):
             return
         run_folder = Path(self._get_output_dir(None))
         if self.args.should_save and Path(checkpoint).resolve().parent == run_folder.resolve():
-            put_later_aside(run_folder, self.state.global_step)
+            abandon_later(run_folder, self.state.global_step)
             self._delete_old(run_folder)  # a run may have been killed just before it did
         self._restore_reference(Path(checkpoint))
         state = self._read_cycle(Path(checkpoint) / self._cycle_file)

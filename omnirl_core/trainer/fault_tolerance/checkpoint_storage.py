@@ -30,7 +30,7 @@ from transformers.utils import (
 
 logger = logging.getLogger(__name__)
 
-ASIDE = "unfinished"
+UNFINISHED = "unfinished"
 """Folder in a run's folder that a checkpoint is written in. No `checkpoint-*`: transformers takes those for whole."""
 CONTENTS = "contents.json"
 """File of a checkpoint that names its other files with their sizes in bytes; written last."""
@@ -131,16 +131,16 @@ def newest_checkpoint(run_folder: str | os.PathLike[str]) -> Path | None:
     return None
 
 
-def put_later_aside(run_folder: str | os.PathLike[str], step: int) -> None:
+def abandon_later(run_folder: str | os.PathLike[str], step: int) -> None:
     """Rename checkpoints of more steps to `abandoned-checkpoint-*`: a run that goes on from `step` is another run.
 
     Kept, they would be deleted last and resumed first.
     """
     for later, path in _numbered(run_folder):
         if later > step:
-            aside = path.with_name(f"abandoned-{path.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            path.replace(aside)
+            abandoned = path.with_name(f"abandoned-{path.name}")
+            shutil.rmtree(abandoned, ignore_errors=True)
+            path.replace(abandoned)
 
 
 def _numbered(run_folder: str | os.PathLike[str]) -> list[tuple[int, Path]]:

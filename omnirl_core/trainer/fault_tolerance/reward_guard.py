@@ -295,13 +295,13 @@ def guarded_scores(
     if faults:
         shown = [str(fault) for fault in faults[:MOST_SHOWN]]
         shown += [f"... and {len(faults) - MOST_SHOWN} more"] * (len(faults) > MOST_SHOWN)
-        told = "held-out samples: " + "\n".join(shown)
+        message = "held-out samples: " + "\n".join(shown)
         if on_error != "abstain":
             remedy = "fix the function, or set on_reward_error: abstain, which scores None there"
             raise RewardError(
-                "\n".join([told, remedy, *([faults[0].trace.rstrip()] if faults[0].trace else [])])
+                "\n".join([message, remedy, *([faults[0].trace.rstrip()] if faults[0].trace else [])])
             )
-        logger.warning("%s", told)
+        logger.warning("%s", message)
     return scores
 
 

@@ -197,7 +197,7 @@ class PrefixLayer(CacheLayerMixin):
         return apart.transpose(1, 2).reshape(self.n_blocks * self.n_heads, -1, x.shape[-1])
 
     def _by_row(self, x: Tensor, n: int) -> Tensor:
-        """And back."""
+        """The inverse of `_by_block`."""
         apart = x.view(self.n_blocks, self.n_heads, self.block, n, x.shape[-1])
         return apart.transpose(1, 2).reshape(-1, n, x.shape[-1])
 

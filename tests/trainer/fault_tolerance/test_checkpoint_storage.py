@@ -45,7 +45,7 @@ def run(trainer, rows, tmp_path):
 
 def checkpoint(folder: Path, step: int) -> Path:
     """A small whole checkpoint."""
-    written = folder / checkpoint_storage.ASIDE / f"checkpoint-{step}"
+    written = folder / checkpoint_storage.UNFINISHED / f"checkpoint-{step}"
     written.mkdir(parents=True)
     (written / "model.safetensors").write_bytes(b"weights")
     (written / checkpoint_storage.STATE).write_text(json.dumps({"global_step": step}))
@@ -63,7 +63,7 @@ def test_the_newest_whole_checkpoint_is_taken_and_torn_ones_are_named(tmp_path, 
     (shorter / "model.safetensors").write_bytes(b"weig")
     (lacking / "model.safetensors").unlink()
     (stateless / checkpoint_storage.STATE).write_text('{"global_st')
-    (tmp_path / checkpoint_storage.ASIDE / "checkpoint-101").mkdir(parents=True)
+    (tmp_path / checkpoint_storage.UNFINISHED / "checkpoint-101").mkdir(parents=True)
     (tmp_path / "checkpoint-102.part").mkdir()
     assert newest_checkpoint(tmp_path) == whole
     assert re.search(
@@ -97,7 +97,7 @@ def test_a_checkpoint_of_plain_trl_counts_as_whole(tmp_path):
 
 def test_publishing_over_an_older_checkpoint_of_the_same_step(tmp_path):
     (checkpoint(tmp_path, 3) / "old").write_text("")
-    (tmp_path / checkpoint_storage.ASIDE / "x").mkdir(parents=True)
+    (tmp_path / checkpoint_storage.UNFINISHED / "x").mkdir(parents=True)
     assert not (checkpoint(tmp_path, 3) / "old").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3"]
 
@@ -122,7 +122,7 @@ def test_no_name_before_it_is_whole_and_the_limit_holds(run, tmp_path, monkeypat
     names = ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
     assert seen == [(f"run/unfinished/{name}/trainer_state.json", names[:i]) for i, name in enumerate(names)]
     assert sorted(p.name for p in (tmp_path / "run").glob("*check*")) == names[1:]
-    assert not (tmp_path / "run" / checkpoint_storage.ASIDE).exists()
+    assert not (tmp_path / "run" / checkpoint_storage.UNFINISHED).exists()
     assert checkpoint_fault(tmp_path / "run" / "checkpoint-3") is None
 
 
@@ -167,8 +167,8 @@ def test_a_generation_cycle_of_other_settings_is_drawn_anew(run, tmp_path, caplo
     resumed = run("resumed", resume=checkpoint, max_steps=5, save_steps=9, **{**cycle, **changed})
     assert resumed.state.global_step == 5
     [(name, value)] = changed.items()
-    told = rf"checkpoint-3 was saved within a generation batch with {name} \d where this run has {value}: the steps "
-    assert re.search(told + "that were left of its generation batch learn from new completions", caplog.text)
+    start = rf"checkpoint-3 was saved within a generation batch with {name} \d where this run has {value}: the steps "
+    assert re.search(start + "that were left of its generation batch learn from new completions", caplog.text)
 
 
 def test_a_finished_run_takes_no_further_step(run, tmp_path):
@@ -178,7 +178,7 @@ def test_a_finished_run_takes_no_further_step(run, tmp_path):
     assert torch.equal(parameters(resumed), parameters(whole))
 
 
-def test_later_checkpoints_of_an_abandoned_future_are_put_aside(run, tmp_path):
+def test_later_checkpoints_of_an_abandoned_future_are_kept_apart(run, tmp_path):
     run("whole", max_steps=3)
     run("whole", max_steps=2, resume=str(tmp_path / "whole/checkpoint-1"))
     assert sorted(p.name for p in (tmp_path / "whole").glob("*checkpoint-*")) == [
@@ -205,7 +205,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_names_path_and_space(run, 
         signal.signal(signal.SIGXFSZ, handler)
     assert "--resume_from_checkpoint auto" in str(error.value)
     assert newest_checkpoint(tmp_path / "run") == tmp_path / "run/checkpoint-1"
-    assert not (tmp_path / "run" / checkpoint_storage.ASIDE).exists()
+    assert not (tmp_path / "run" / checkpoint_storage.UNFINISHED).exists()
     assert run("run", max_steps=2, resume=str(tmp_path / "run/checkpoint-1")).state.global_step == 2
 
 
@@ -218,20 +218,20 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_names_path_and_space(run, 
         RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/3: file write failed"),
     ],
 )
-def test_a_full_disk_is_told_as_one(error, tmp_path):
-    told = checkpoint_storage.write_error(tmp_path / "checkpoint-3", error)
-    assert isinstance(told, checkpoint_storage.SpaceError)
-    assert re.search(r"could not write .*checkpoint-3: .* are free there.* make space", str(told))
+def test_a_full_disk_is_reported_as_one(error, tmp_path):
+    reported = checkpoint_storage.write_error(tmp_path / "checkpoint-3", error)
+    assert isinstance(reported, checkpoint_storage.SpaceError)
+    assert re.search(r"could not write .*checkpoint-3: .* are free there.* make space", str(reported))
 
 
 def test_another_error_of_the_system_names_the_path_and_no_space(tmp_path):
-    told = checkpoint_storage.write_error(
+    reported = checkpoint_storage.write_error(
         tmp_path / "checkpoint-3", PermissionError(errno.EACCES, "Permission denied", "x.pt")
     )
-    assert isinstance(told, PermissionError)
-    assert re.search(r"could not write .*checkpoint-3: .*Permission denied: 'x.pt'", str(told))
-    assert "free" not in str(told)
-    assert "space" not in str(told)
+    assert isinstance(reported, PermissionError)
+    assert re.search(r"could not write .*checkpoint-3: .*Permission denied: 'x.pt'", str(reported))
+    assert "free" not in str(reported)
+    assert "space" not in str(reported)
 
 
 def test_an_error_in_a_save_that_is_not_about_the_disk_stays_what_it_is(run, tmp_path, monkeypatch):
@@ -246,7 +246,7 @@ def test_an_error_in_a_save_that_is_not_about_the_disk_stays_what_it_is(run, tmp
     assert re.search(
         r"While .*checkpoint-1 was written; checkpoints written before", error.value.__notes__[0]
     )
-    assert not (tmp_path / "run" / checkpoint_storage.ASIDE).exists()
+    assert not (tmp_path / "run" / checkpoint_storage.UNFINISHED).exists()
 
 
 # -- signals ------------------------------------------------------------------------------------------------------
@@ -267,11 +267,11 @@ def test_a_signal_stops_at_the_next_step_with_a_checkpoint(trainer, rows, tmp_pa
     worker = trainer(
         rows, per_device_train_batch_size=4, max_steps=4, output_dir=str(tmp_path)
     )  # saves no steps
-    interrupts = GracefulShutdown()
+    shutdown = GracefulShutdown()
     worker.add_callback(Send(number, 1))
-    worker.add_callback(interrupts)
+    worker.add_callback(shutdown)
     worker.train()
-    assert interrupts.signal is number
+    assert shutdown.signal is number
     assert worker.state.global_step == 2
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
     assert signal.getsignal(number) is before

@@ -74,14 +74,14 @@ def test_a_rank_that_raises_in_its_reward_ends_all_with_the_row_and_the_tracebac
     """A synchronous reward, and an asynchronous one with an error that asyncio has, too."""
     code, printed = job("raise")
     assert code == 1
-    told = re.search(
+    reported = re.search(
         r"reward 'scored' raised KeyError: .* on row '(\S+)' \(completion '.*', solution .*\), rank 1",
         printed,
     )
-    assert told, printed[-4000:]
+    assert reported, printed[-4000:]
     assert re.search(r'scores\.py", line \d+, in score', printed)
     line = json.loads((tmp_path / "run" / "faults.jsonl").read_text().splitlines()[0])
-    assert (line["rank"], line["row_ids"]) == (1, [told[1]])
+    assert (line["rank"], line["row_ids"]) == (1, [reported[1]])
     same = r"reward 'later' raised TimeoutError: the judge's server did not answer on row '.*, rank 1$"
     assert len(re.findall(same, printed, re.MULTILINE)) >= 2, "both ranks say so"
     assert not re.search(r"[Cc]onnection (closed|reset|was)|[Bb]roken pipe", printed), (
@@ -101,10 +101,10 @@ def test_a_rank_that_raises_anywhere_else_ends_all_with_what_each_was_doing(job,
     assert code == 1
     assert "ArithmeticError: this rank alone cannot go on" in printed
     assert re.search(r'distributed_faults\.py", line \d+, in compute_loss', printed)
-    told = re.search(r"^rank 1: .* of step 2, rows (\S+)", printed, re.MULTILINE)
-    assert told, printed[-4000:]
+    reported = re.search(r"^rank 1: .* of step 2, rows (\S+)", printed, re.MULTILINE)
+    assert reported, printed[-4000:]
     last = json.loads((tmp_path / "run" / "ranks" / "rank1.json").read_text())
-    assert last["row_ids"][0] in told[1]
+    assert last["row_ids"][0] in reported[1]
     assert re.search(r"rank\s*: 1 .*\n.*exitcode\s*: 1", printed), printed[-3000:]
 
 

@@ -62,12 +62,12 @@ def test_what_is_wrong_is_named(function, what, rows, abstained, abstains):
     assert [(fault.what, fault.row_ids) for fault in faults] == [(what, rows)]
     if abstains:
         assert scores == abstained
-    told = str(faults[0])
-    assert "reward 'mine'" in told
-    assert "completion" in told
-    assert "rank 0" in told
+    reported = str(faults[0])
+    assert "reward 'mine'" in reported
+    assert "completion" in reported
+    assert "rank 0" in reported
     if rows == ("a:2",):
-        assert "row 'a:2' (completion 'two', solution '2')" in told
+        assert "row 'a:2' (completion 'two', solution '2')" in reported
 
 
 @pytest.mark.parametrize("values", [[1, None, 0.5], (True, 0, 2), torch.tensor([1.0, 0.0, 0.5])])

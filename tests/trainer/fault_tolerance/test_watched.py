@@ -1,4 +1,4 @@
-"""Numbers that are none never reach the weights, and what was at fault is on the record."""
+"""Non-finite values never reach the weights, and what was at fault is on the record."""
 
 import itertools
 import json

@@ -97,6 +97,8 @@ def test_two_processes_equal_the_plain_path(left, strategy):
 @pytest.mark.timeout(700)
 @pytest.mark.parametrize("engine", STRATEGIES)
 def test_a_process_that_loses_its_images_stops_both(output, engine):
-    told = [(output(engine) / f"blind{rank}.txt").read_text() for rank in (0, 1)]
-    assert told[0] == told[1]
-    assert re.search(r"log-probabilities: .* 0 images where the samples have 4 \(rank 1; samples 1", told[0])
+    reported = [(output(engine) / f"blind{rank}.txt").read_text() for rank in (0, 1)]
+    assert reported[0] == reported[1]
+    assert re.search(
+        r"log-probabilities: .* 0 images where the samples have 4 \(rank 1; samples 1", reported[0]
+    )

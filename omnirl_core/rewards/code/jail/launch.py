@@ -179,9 +179,9 @@ def supervise(pid: int, wall_s: float, over: Callable[[], bool] | None = None) -
         event = (
             signal.sigtimedwait(WATCHED, left if over is None else min(left, PATROL_S)) if left > 0 else None
         )
-        told = event is not None and event.si_signo == signal.SIGTERM
+        terminated = event is not None and event.si_signo == signal.SIGTERM
         too_much = over is not None and over()
-        if left <= 0 or told or too_much:
+        if left <= 0 or terminated or too_much:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             return FILE_LIMIT if too_much else WALL_TIMEOUT

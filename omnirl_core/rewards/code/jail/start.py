@@ -63,8 +63,8 @@ def run_jailed(plan: Mapping[str, Any], stdin: bytes, output_bytes: int) -> Ende
         report = status.read(CHUNK)
     stderr = bytes(exchange.stderr)
     if report != b"ready":
-        told = (report or b"").decode() + stderr.decode(errors="replace")
-        raise SandboxError(f"the sandbox did not start: {told.strip() or f'exit status {exit_code}'}")
+        output = (report or b"").decode() + stderr.decode(errors="replace")
+        raise SandboxError(f"the sandbox did not start: {output.strip() or f'exit status {exit_code}'}")
     cpu_s = usage.ru_utime + usage.ru_stime
     return Ended(exit_code, bytes(exchange.stdout), stderr[:STDERR_KEPT], exchange.overflowed, cpu_s)
 
