@@ -388,15 +388,8 @@ def test_any_text_is_scored_in_range(prediction, solution):
 
 def test_no_hack_is_worth_anything_without_the_right_answer():
     letters, numbers = "A B C D E", " ".join(map(str, range(100)))
-    for hack in (
-        "",
-        "<answer>" * 50,
-        ", " * 200,
-        letters,
-        numbers,
-        f"{letters} {numbers} yes no",
-        "yes or no",
-    ):
+    hacks = ["", "<answer>" * 50, ", " * 200, letters, numbers, f"{letters} {numbers} yes no", "yes or no"]
+    for hack in hacks:
         for reference in ("B", "yes", "no", "42", "$\\sqrt{2}$", "a red cube left of the sphere"):
             assert answer(hack, reference) == 0.0, (hack, reference)
             assert edit_similarity(hack, reference) == 0.0, (hack, reference)

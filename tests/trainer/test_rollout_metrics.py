@@ -89,7 +89,7 @@ def test_ranks_are_counted_by_their_tokens():
 
 
 @pytest.mark.parametrize(
-    ("shift", "settings", "told"),
+    ("shift", "settings", "reported"),
     [
         ((0.0, 0.0, 0.0), {}, None),
         ((0.5 * BOUND,) * 3, {}, None),
@@ -98,11 +98,11 @@ def test_ranks_are_counted_by_their_tokens():
     ],
     ids=["none", "small", "top_p", "colocate"],
 )
-def test_the_warning_names_the_setting_to_change(train_with_vllm, rows, caplog, shift, settings, told):
+def test_the_warning_names_the_setting_to_change(train_with_vllm, rows, caplog, shift, settings, reported):
     with caplog.at_level(logging.WARNING):
         train_with_vllm(shift, without_images(rows), max_steps=1, per_device_train_batch_size=4, **settings)
-    assert ("differ by" in caplog.text) == (told is not None)
-    assert told is None or told in caplog.text
+    assert ("differ by" in caplog.text) == (reported is not None)
+    assert reported is None or reported in caplog.text
 
 
 def test_tokens_per_second_of_transformers_generate(trainer, rows):

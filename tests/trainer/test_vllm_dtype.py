@@ -26,7 +26,7 @@ class NotedServer:
 
 
 @pytest.mark.parametrize(
-    ("served", "settings", "told"),
+    ("served", "settings", "reported"),
     [
         ("torch.bfloat16", {}, "the server computes in bfloat16 and the policy in float32"),
         ("torch.float32", {}, None),
@@ -35,15 +35,17 @@ class NotedServer:
     ],
     ids=["float32", "same", "autocast", "bfloat16"],
 )
-def test_a_server_of_another_dtype_is_told_once(trainer, rows, monkeypatch, caplog, served, settings, told):
+def test_a_server_of_another_dtype_is_reported_once(
+    trainer, rows, monkeypatch, caplog, served, settings, reported
+):
     monkeypatch.setattr(grpo_trainer, "VLLMGeneration", NotedServer)
     monkeypatch.setattr(NotedServer, "dtype", served)
     with caplog.at_level(logging.INFO, "omnirl_core"):
         trainer(rows, use_vllm=True, vllm_mode="server", **settings)
     warnings = [record for record in caplog.records if "computes in" in record.getMessage()]
     assert len(warnings) == 1
-    assert (warnings[0].levelno == logging.WARNING) == (told is not None)
-    assert (told or "as the policy does") in caplog.text
+    assert (warnings[0].levelno == logging.WARNING) == (reported is not None)
+    assert (reported or "as the policy does") in caplog.text
 
 
 class NotedEngine:
