@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -21,7 +21,14 @@ from omnirl_core.yaml_loader import YamlFault, read_yaml
 
 logger = logging.getLogger(__name__)
 
-_SUFFIXES = (".json", ".jsonl", ".yaml", ".yml")
+READERS: dict[str, Callable[[str, Container[int] | None], Iterator[RawRow]]] = {
+    ".json": read_json,
+    ".jsonl": read_jsonl,
+}
+"""Ending -> reader of the rows of a file, all of them or those of the given indices. A new format is a row here."""
+COUNTERS: dict[str, Callable[[str], int]] = {".jsonl": count_jsonl}
+"""Ending -> what counts the rows without parsing them."""
+
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _ENTRY_KEYS = ("json_path", "hub", "sampling_strategy", "image_root", "task", "split", "config")
 
@@ -93,7 +100,7 @@ def find_sources(
     root = None if image_root is None else os.path.expanduser(os.fspath(image_root))
     if place.endswith((".yaml", ".yml")) and os.path.isfile(place):
         return _mixture(place, root, task)
-    if os.path.exists(place) or not _HUB_NAME.fullmatch(place) or place.endswith(_SUFFIXES):
+    if os.path.exists(place) or not _HUB_NAME.fullmatch(place) or place.endswith((*READERS, ".yaml", ".yml")):
         _check_file(place)
         return [Source(place, root, task)]
     return [Source(place, root, task, on_hub=True, split=split)]
@@ -185,12 +192,12 @@ def _source_rows(source: Source, seed: str, context: RowContext) -> Iterator[Rec
 def _sampled_rows(source: Source, seed: str) -> Iterator[RawRow]:
     """The rows that the source's strategy takes; counts them first only where it must."""
     dataset = open_hub(source.place, source.config, source.split) if source.on_hub else None
-    is_json = source.place.endswith(".json")
+    ending = next((ending for ending in READERS if source.place.endswith(ending)), "")
 
     def rows(keep: Container[int] | None) -> Iterator[RawRow]:
         if dataset is not None:
             return hub_rows(dataset, keep)
-        return read_json(source.place, keep) if is_json else read_jsonl(source.place, keep)
+        return READERS[ending](source.place, keep)
 
     sampling = source.sampling
     if sampling.amount is None:
@@ -201,7 +208,7 @@ def _sampled_rows(source: Source, seed: str) -> Iterator[RawRow]:
     elif dataset is not None:
         n_rows = len(dataset)
     else:
-        n_rows = sum(1 for _ in read_json(source.place)) if is_json else count_jsonl(source.place)
+        n_rows = COUNTERS[ending](source.place) if ending in COUNTERS else sum(1 for _ in rows(None))
     keep = sampling.indices(n_rows, seed)
     remaining = len(keep)
     if remaining:
@@ -217,7 +224,7 @@ def _check_file(place: str) -> None:
         raise DataError(
             f"{place}: no such data file; a data file is .json, .jsonl or .yaml, a hub name is org/name"
         )
-    if not os.path.isfile(place) or not place.endswith((".json", ".jsonl")):
+    if not os.path.isfile(place) or not place.endswith(tuple(READERS)):
         kind = "a file of unknown kind" if os.path.isfile(place) else "a folder"
         raise DataError(f"{place}: {kind}; give a .json, .jsonl or .yaml file")
 
