@@ -29,10 +29,10 @@ def known_share(reference: str, problem: str) -> float:
 
 def material_warnings(rewards: Sequence[Reward], records: Sequence[Record]) -> list[str]:
     """A warning for each reward with `light` below 1, where prompts ask nothing and hold what the answers say."""
-    told = [(texts, record) for record in records if (texts := reference_texts(record.solution))]
-    if not told or any("?" in record.problem or "？" in record.problem for _, record in told):
+    readable = [(texts, record) for record in records if (texts := reference_texts(record.solution))]
+    if not readable or any("?" in record.problem or "？" in record.problem for _, record in readable):
         return []
-    share = sum(known_share(texts[0], record.problem) for texts, record in told) / len(told)
+    share = sum(known_share(texts[0], record.problem) for texts, record in readable) / len(readable)
     if share < HIGH:
         return []
     return [

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from omnirl_core.shapes.policy import tiny_policy
 
 FOLDER = Path(__file__).parents[3] / ".vllm"
