@@ -38,6 +38,13 @@ rewards: recipes/sums/rewards.yaml
 use_cpu: true
 bf16: false
 """
+ENGINE = """\
+compute_environment: LOCAL_MACHINE
+distributed_type: MULTI_CPU
+use_cpu: true
+num_processes: 2
+mixed_precision: "no"
+"""
 ADDITIONS: dict[str, dict[str, str | list[tuple[str, str]]]] = {
     "a reward": {
         "omnirl_core/rewards/polite.py": "def polite(answer, reference):\n    return float('please' in answer)\n",
@@ -69,7 +76,7 @@ ADDITIONS: dict[str, dict[str, str | list[tuple[str, str]]]] = {
             ("        if len(sizes) == len(set(", CHECK),
         ],
     },
-    "an accelerate config": {"accelerate_configs/two.yaml": "num_processes: 2\nuse_cpu: true\n"},
+    "an accelerate config": {"accelerate_configs/two.yaml": ENGINE},
 }
 """What is added: file -> its text where it is new, else the lines to add, each before the one that starts so."""
 
