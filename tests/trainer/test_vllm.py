@@ -112,7 +112,7 @@ def test_images_of_a_family_that_was_not_verified_are_refused(trainer, rows, tmp
         trainer(rows, model=str(tmp_path), use_vllm=True, vllm_mode=mode)
 
 
-def test_the_pixel_budget_of_the_server_is_told(with_stand_in, rows, caplog):
+def test_the_pixel_budget_of_the_server_is_reported(with_stand_in, rows, caplog):
     with caplog.at_level(logging.WARNING):
         with_stand_in(rows, vllm_mode="server", max_pixels=4096)
     assert """--mm-processor-kwargs '{"max_pixels": 4096}'""" in caplog.text
