@@ -17,14 +17,12 @@ import os
 import random
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -42,6 +40,7 @@ from omnirl_tools.run import RESUMABLE
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from recipes import grpo  # noqa: E402
+from scripts.ports import free_port  # noqa: E402
 
 SETTINGS = {
     "model_name_or_path": "tiny_policy", "templates": '{"default": "plain"}', "bf16": "false", "use_cpu": "true",
@@ -148,15 +147,6 @@ def environment(engine: str, rank: int, ranks: int, port: int) -> dict[str, str]
             given[f"ACCELERATE_{names.get(key, key.upper())}"] = str(value).lower()
         given |= {"ACCELERATE_USE_DEEPSPEED": "true", "DS_ACCELERATOR": "cpu"}
     return given
-
-
-def free_port() -> int:
-    """Below those that the kernel gives to connections, of which one may come before it is used."""
-    while True:
-        port = random.SystemRandom().randint(20_000, 30_000)
-        with socket.socket() as free, suppress(OSError):
-            free.bind(("127.0.0.1", port))
-            return port
 
 
 class Job:

@@ -166,6 +166,19 @@ def image_files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return noise_images(tmp_path_factory.mktemp("pictures"))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Kernels of notebooks are forks; the first notebook's is a process, which shows that it imports what it needs."""
+    if not config.getoption("nbval", False):
+        return
+    from forked import kernel
+    from ipykernel import kernelspec
+
+    of_process = kernelspec.get_kernel_dict()
+    kernelspec.get_kernel_dict = lambda: (
+        of_process if "/01_" in os.environ["PYTEST_CURRENT_TEST"] else kernel(of_process)
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take longest come first: a worker that begins one last would leave the others idle.
 

@@ -1,7 +1,8 @@
 """Python processes that have torch, TRL and DeepSpeed imported when they start: each is a fork of one server.
 
 `python()` is the path of a program that takes Python's own command line (`-u`, `-c CODE`, `-m MODULE` or a script).
-It behaves as the process that it stands for: working folder, environment, open files, signals and exit code are its.
+It behaves as the process that it stands for: working folder, environment, open files, network namespace, signals and
+exit code are its.
 What a process prints while it imports, and what it measures of its own memory, needs a real one, `sys.executable`.
 
 The server imports, starts no thread, and lives as long as a pytest process that has asked for it.
@@ -25,7 +26,7 @@ from pathlib import Path
 
 IMPORTED = (
     "omnirl_tools.run", "omnirl_tools.evaluate", "omnirl_tools.sft", "deepspeed", "accelerate.commands.launch",
-    "torch.distributed.run",
+    "torch.distributed.run", "ipykernel.kernelapp", "omnirl_tools.report.notebook",
 )  # fmt: skip
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 HOLD = {"hold": True}
@@ -51,8 +52,21 @@ def python() -> str:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """For a launcher: that of this process, with ranks that are forks as well."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHON_EXEC": python(), **more}
+    """For a launcher: one thread a process, nothing fetched, and ranks that are forks as well.
+
+    Of this process's, less an override of the CPU's, which would switch DeepSpeed off.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
+    given = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu", "PYTHON_EXEC": python()}
+    return {**kept, **given, **more}
+
+
+def kernel(of_process: dict) -> dict:
+    """A notebook's kernel as a fork, from how Jupyter starts a process for it; torchrun in it starts forks, too."""
+    # it would end where its parent is not the process that asked for it; the server ends it with its client
+    command = ["env", "-u", "JPY_PARENT_PID", python(), *of_process["argv"][1:]]
+    given = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHON_EXEC": python()}
+    return of_process | {"argv": command, "env": given}
 
 
 def _start(folder: Path) -> None:
@@ -88,8 +102,8 @@ def _connect(path: Path | str, request: dict, files: tuple[int, ...] = ()) -> so
 
 def stand_for(path: str, arguments: list[str]) -> None:
     """The program: have the server fork, pass signals on, and end as the fork ends."""
-    request = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
-    server = _connect(path, request, (0, 1, 2))
+    own = {"environment": dict(os.environ), "folder": os.getcwd(), "process": os.getpid()}
+    server = _connect(path, {"arguments": arguments, **own}, (0, 1, 2))
     answers = server.makefile()
     fork = int(answers.readline())
     for number in FORWARDED:
@@ -189,6 +203,7 @@ def become(request: dict, files: list[int]) -> None:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    _join_network(request["process"])
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
@@ -215,6 +230,18 @@ def become(request: dict, files: list[int]) -> None:
     os._exit(code & 0xFF)
 
 
+def _join_network(process: int) -> None:
+    """Be on the process's machine, where `ip netns exec` has put it on another than this one."""
+    theirs = f"/proc/{process}/ns/net"
+    if os.readlink(theirs) == os.readlink("/proc/self/ns/net"):
+        return
+    import ctypes
+
+    with open(theirs) as namespace:
+        if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), 0):
+            raise OSError(ctypes.get_errno(), "setns", theirs)
+
+
 def run(arguments: list[str]) -> None:
     """What Python does with its command line."""
     import runpy
@@ -222,6 +249,8 @@ def run(arguments: list[str]) -> None:
     import numpy as np
 
     np.random.seed()
+    if "matplotlib" in sys.modules and "MPLBACKEND" in os.environ:  # read when the server imported it
+        sys.modules["matplotlib"].rcParams["backend"] = os.environ["MPLBACKEND"]
     first, *rest = arguments[1:] if arguments[0] == "-u" else arguments
     is_unbuffered = arguments[0] == "-u" or bool(os.environ.get("PYTHONUNBUFFERED"))
     sys.stdout.reconfigure(write_through=is_unbuffered, line_buffering=is_unbuffered)

@@ -3,10 +3,9 @@
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
-from forked import python
+from forked import environment, python
 
 ROOT = Path(__file__).parents[2]
 SHORT = [
@@ -14,20 +13,6 @@ SHORT = [
     "--eval_rows", "3", "--logging_steps", "1", "--disable_tqdm", "true",
     "--draw_shapes", '{"task": "mixed", "train": 70, "test": 21, "seed": 0}',
 ]  # fmt: skip
-
-
-def environment(**more: str) -> dict[str, str]:
-    """One thread a process, nothing fetched, and no override of the CPU's, which would switch DeepSpeed off."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
-    return {
-        **kept,
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "DS_ACCELERATOR": "cpu",
-        "PATH": path,
-        **more,
-    }
 
 
 def recipe(folder: Path, *more: str) -> list[str]:
@@ -45,7 +30,7 @@ def launch(config: str, processes: int, *arguments: str, timeout_s: float = 600)
         python(), "-m", "accelerate.commands.launch", "--config_file", f"accelerate_configs/{config}.yaml",
         "--num_processes", str(processes), "--main_process_port", "0", "recipes/grpo.py", *arguments,
     ]  # fmt: skip
-    code, printed = finish(start(command, PYTHON_EXEC=python()), timeout_s)
+    code, printed = finish(start(command), timeout_s)
     assert code == 0, printed[-12000:]
     return printed
 

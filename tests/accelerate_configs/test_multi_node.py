@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from forked import python
 from launching import finish, recipe, start
 
 SRUN = """#!/bin/bash
@@ -58,7 +59,8 @@ def test_zero3_over_two_machines(machines, tmp_path):
     tools: Path = tmp_path / "slurm"
     tools.mkdir()
     hosts = f"#!/bin/bash\necho {machines['FIRST']}\necho second\n"
-    for name, text in {"srun": SRUN, "scontrol": hosts}.items():
+    accelerate = f'#!/bin/sh\nexec {python()} -m accelerate.commands.accelerate_cli "$@"\n'
+    for name, text in {"srun": SRUN, "scontrol": hosts, "accelerate": accelerate}.items():
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
     command = [

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from forked import environment, python
-from ports import free_port
 
 from omnirl_core.shapes import tiny_policy, write_dataset
+from scripts.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 COMMAND = """

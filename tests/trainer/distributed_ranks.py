@@ -27,7 +27,8 @@ from accelerate.commands import launch
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from accelerate.utils import launch as environments
-from ports import free_port
+
+from scripts.ports import free_port
 
 CONFIGS = Path(__file__).parents[2] / "accelerate_configs"
 HUNG, FAILED = "hung", "failed"

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def wait_for_steps(metrics: Path, steps: int, limit_s: float = 240) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("config", ["ddp", pytest.param("zero3", marks=pytest.mark.repeat)])
 def test_kill_9_of_one_process_ends_the_run(config, tmp_path):
-    launcher = start(command(config, tmp_path, "--eval_rows", "1"))
+    # real processes: a fork that is killed has another parent than the launcher
+    launcher = start(command(config, tmp_path, "--eval_rows", "1"), PYTHON_EXEC=sys.executable)
     wait_for_steps(tmp_path / "run" / "metrics.jsonl", 2)
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert facts["processes"] == 2

@@ -1,4 +1,4 @@
-"""A port for the processes of a test to meet at."""
+"""A port for the processes of a group to meet at."""
 
 import random
 import socket
