@@ -105,6 +105,7 @@ class Runs:
             os.dup2(log, 2)
             if self.ranks > 1:
                 os.environ |= environment(self.engine, rank, self.ranks, port)
+            grpo.show = lambda *_: None  # draws a finished run, which final_state leaves out
             arguments = ["--output_dir", str(folder), "--dataset_name", str(self.data)]
             grpo.main([*arguments, *self.settings, "--resume_from_checkpoint", "auto"])
             if self.ranks > 1:  # gloo aborts a process that ends while another still talks to it

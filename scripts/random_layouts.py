@@ -8,17 +8,16 @@ is wrong with each layout that is wrong, then a table by engine; the exit code s
 """
 
 import argparse
-import importlib.util
 import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path[:0] = [str(TESTS / "trainer"), str(TESTS / "accelerate_configs")]
 from distributed_layouts import ENGINES, Layout, random_layout  # noqa: E402
 from distributed_verdicts import verdicts  # noqa: E402
+from tiny_models import noise_images, tiny_processor, tiny_qwen  # noqa: E402
 
 KINDS = ("right", "hung", "failed", "wrong")
 
@@ -34,8 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     layouts = [random_layout(args.first_seed + place) for place in range(args.layouts)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        tests = load(TESTS / "conftest.py")
-        checkpoint, images = write_checkpoint(tests, folder / "policy"), tests.noise_images(folder)
+        checkpoint, images = write_checkpoint(folder / "policy"), noise_images(folder)
         found = verdicts(layouts, checkpoint, images, folder / "layouts", args.hours * 3600)
     for layout, wrong in found.items():
         if wrong:
@@ -61,19 +59,12 @@ def kind(wrong: str) -> str:
     )
 
 
-def write_checkpoint(tests: ModuleType, folder: Path) -> str:
+def write_checkpoint(folder: Path) -> str:
     """The tests' random policy, whose weights are large enough that positions and pixels matter."""
-    processor = tests.tiny_processor()
+    processor = tiny_processor()
     processor.save_pretrained(folder)
-    tests.tiny_qwen(processor.tokenizer).save_pretrained(folder)
+    tiny_qwen(processor.tokenizer).save_pretrained(folder)
     return str(folder)
-
-
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fixtures_of_all_tests", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 if __name__ == "__main__":
