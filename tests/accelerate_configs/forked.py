@@ -63,6 +63,8 @@ def environment(**more: str) -> dict[str, str]:
 
 def kernel(of_process: dict) -> dict:
     """A notebook's kernel as a fork, from how Jupyter starts a process for it; torchrun in it starts forks, too."""
+    if python() == sys.executable:
+        return of_process
     # it would end where its parent is not the process that asked for it; the server ends it with its client
     command = ["env", "-u", "JPY_PARENT_PID", python(), *of_process["argv"][1:]]
     given = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHON_EXEC": python()}
@@ -273,6 +275,7 @@ def run(arguments: list[str]) -> None:
 
 def serve(path: Path, modules: list[str]) -> None:
     """Import all; then fork at each request, and end where no pytest process is left."""
+    from functools import cache
     from importlib import import_module
 
     from omnirl_core.log_filters import silence_imports
@@ -280,6 +283,9 @@ def serve(path: Path, modules: list[str]) -> None:
     silence_imports()
     for module in modules:
         import_module(module)
+    # 1.15 reads packages' metadata at each step
+    if accelerate := sys.modules.get("accelerate.utils.imports"):
+        accelerate._is_package_available = cache(accelerate._is_package_available)
     gc.collect()
     gc.freeze()  # a collection would write to every page that the forks share
     asked = Server(path).run()
