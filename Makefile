@@ -67,7 +67,7 @@ fmt: setup  ## format the code
 	$(BIN)/ruff format .
 
 notebooks: setup  ## run the tutorial notebooks, each in a new process, and compare what they print with what they keep
-	OMNIRL_REAL_PROCESSES=1 OMP_NUM_THREADS=1 $(PYTEST) $(NBVAL) notebooks
+	OMP_NUM_THREADS=1 $(PYTEST) $(NBVAL) notebooks
 
 fuzz: setup  ## fuzz every reader of answers and data, one minute each (SECONDS=60); findings in fuzz_findings/
 	for target in tags boxes json_value jsonl json_list yaml_text record rewards mixture config; do \

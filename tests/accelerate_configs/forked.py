@@ -80,7 +80,7 @@ def _start(folder: Path) -> None:
         kept |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
         with (folder / "log").open("w") as log:
             server = subprocess.Popen(
-                [sys.executable, "-P", __file__, "serve", str(path), *IMPORTED], env=kept, stdin=subprocess.DEVNULL,
+                [sys.executable, __file__, "serve", str(path), *IMPORTED], env=kept, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         end = time.monotonic() + START_S
@@ -280,6 +280,7 @@ def serve(path: Path, modules: list[str]) -> None:
 
     from omnirl_core.log_filters import silence_imports
 
+    del sys.path[0]  # this file's folder; by `-P`, IPython in a fork would not import from its working folder
     silence_imports()
     for module in modules:
         import_module(module)

@@ -41,6 +41,11 @@ def test_it_gets_what_a_process_gets(way, tmp_path):
     assert [drawn, drawn_too] != json.loads(again.stdout)[-3:-1], "random numbers of its own"
 
 
+def test_a_kernel_imports_from_its_working_folder():
+    """IPython leaves the folder out where Python was started with `-P`."""
+    assert run("-c", "import sys; print(sys.flags.safe_path)").stdout == "False\n"
+
+
 def test_it_ends_as_a_process_ends():
     assert run("-c", "import sys; sys.exit(75)").returncode == 75
     assert run("-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)").returncode == -signal.SIGKILL
