@@ -1,8 +1,7 @@
 """Python processes that have torch, TRL and DeepSpeed imported when they start: each is a fork of one server.
 
 `python()` is the path of a program that takes Python's own command line (`-u`, `-c CODE`, `-m MODULE` or a script).
-It behaves as the process that it stands for: working folder, environment, open files, network namespace, signals and
-exit code are its.
+It behaves as the process that it stands for: working folder, environment, open files, signals and exit code are its.
 What a process prints while it imports, and what it measures of its own memory, needs a real one, `sys.executable`.
 
 The server imports, starts no thread, and lives as long as a pytest process that has asked for it.
@@ -104,7 +103,7 @@ def _connect(path: Path | str, request: dict, files: tuple[int, ...] = ()) -> so
 
 def stand_for(path: str, arguments: list[str]) -> None:
     """The program: have the server fork, pass signals on, and end as the fork ends."""
-    own = {"environment": dict(os.environ), "folder": os.getcwd(), "process": os.getpid()}
+    own = {"environment": dict(os.environ), "folder": os.getcwd()}
     server = _connect(path, {"arguments": arguments, **own}, (0, 1, 2))
     answers = server.makefile()
     fork = int(answers.readline())
@@ -205,7 +204,6 @@ def become(request: dict, files: list[int]) -> None:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
-    _join_network(request["process"])
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
@@ -230,18 +228,6 @@ def become(request: dict, files: list[int]) -> None:
         signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code & 0xFF)
-
-
-def _join_network(process: int) -> None:
-    """Be on the process's machine, where `ip netns exec` has put it on another than this one."""
-    theirs = f"/proc/{process}/ns/net"
-    if os.readlink(theirs) == os.readlink("/proc/self/ns/net"):
-        return
-    import ctypes
-
-    with open(theirs) as namespace:
-        if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), 0):
-            raise OSError(ctypes.get_errno(), "setns", theirs)
 
 
 def run(arguments: list[str]) -> None:

@@ -4,10 +4,10 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from forked import python
 from launching import finish, recipe, start
 
 SRUN = """#!/bin/bash
@@ -59,15 +59,19 @@ def test_zero3_over_two_machines(machines, tmp_path):
     tools: Path = tmp_path / "slurm"
     tools.mkdir()
     hosts = f"#!/bin/bash\necho {machines['FIRST']}\necho second\n"
-    accelerate = f'#!/bin/sh\nexec {python()} -m accelerate.commands.accelerate_cli "$@"\n'
-    for name, text in {"srun": SRUN, "scontrol": hosts, "accelerate": accelerate}.items():
+    for name, text in {"srun": SRUN, "scontrol": hosts}.items():
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
     command = [
         "bash", "-c", f'PATH={tools}:$PATH exec bash accelerate_configs/multi_node_zero3.slurm "$@"', "slurm",
         *recipe(tmp_path, "--max_steps", "2"),
     ]  # fmt: skip
-    slurm = {"SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "1", "SLURM_JOB_NODELIST": "both"}
+    slurm = {
+        "PYTHON_EXEC": sys.executable,
+        "SLURM_NNODES": "2",
+        "SLURM_GPUS_ON_NODE": "1",
+        "SLURM_JOB_NODELIST": "both",
+    }
     code, printed = finish(start(command, **slurm, **machines), timeout_s=400)
     assert code == 0, printed[-8000:]
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
