@@ -129,13 +129,13 @@ def libraries(corpus: object) -> Callable[[str, str], Scores]:
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
 
     def score(prediction: str, reference: str) -> Scores:
-        theirs, reference = tokens(prediction), tokens(reference)
+        predicted_tokens, reference_tokens = tokens(prediction), tokens(reference)
         found = scorer.score(reference, prediction)
         rouges = [found[variant].fmeasure for variant in ("rouge1", "rouge2", "rougeL")]
         return [
-            float(sentence_bleu([reference], theirs)),
+            float(sentence_bleu([reference_tokens], predicted_tokens)),
             *rouges,
-            meteor_score([reference], theirs, wordnet=corpus),
+            meteor_score([reference_tokens], predicted_tokens, wordnet=corpus),
         ]
 
     return score

@@ -10,13 +10,12 @@ package of its name, omnirl_core.rewards.code.
 
 from typing import Any
 
-from omnirl_core.rewards.format import think_format
-from omnirl_core.rewards.length import length_band, repetition
+from omnirl_core.rewards.format import length_band, repetition, think_format
 from omnirl_core.rewards.load import RewardsError, load_rewards
-from omnirl_core.rewards.overlap.overlap import bleu, meteor, overlap, rouge
+from omnirl_core.rewards.overlap.metrics import bleu, meteor, rouge
+from omnirl_core.rewards.overlap.overlap import overlap
 from omnirl_core.rewards.registry import SCORERS, describe_rewards, scorer_named
-from omnirl_core.rewards.reward import Reward, on_answer
-from omnirl_core.rewards.settings import reads_columns
+from omnirl_core.rewards.reward import Reward, on_answer, reads_columns
 
 __all__ = [
     "Reward",

@@ -6,7 +6,7 @@ and the answer in the model's own space; both can be set. docs/boxes.md says whi
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -84,8 +84,8 @@ def box_iou(
     references = _reference_boxes(solution)
     if not references:
         return None
-    sizes = (image_sizes, resized_sizes, image_index)
-    answer_to_pixels, reference_to_pixels = _converters("box_iou", space, solution_space, *sizes)
+    spaces = Spaces("box_iou", space, solution_space, image_sizes, resized_sizes, image_index)
+    answer_to_pixels, reference_to_pixels = spaces.converters()
     boxes = [found.box for found in parse_labelled_boxes(answer_text(completion) or "")]
     if not boxes or (pick == "only" and len(set(boxes)) > 1):
         return 0.0
@@ -123,18 +123,13 @@ def box_f1(
     (1.0, 0.0)
     """
     _check_setting("box_f1", "measure", measure, ("f1", "precision", "recall"))
-    references = _reference_boxes(solution)
-    if references is None:
-        return None
-    sizes = (image_sizes, resized_sizes, image_index)
-    to_pixels_of = _converters("box_f1", space, solution_space, *sizes)
-    answer = answer_text(completion) or ""
-    found = parse_labelled_boxes(answer)
-    if not references or not found:
-        return float(not references and not found and _says_none(answer))
-    overlaps = _overlaps(found, references, *to_pixels_of)
-    if match_labels and all(reference.label for reference in references):
-        overlaps *= _labels(found)[:, None] == _labels(references)[None]  # (found, references)
+    spaces = Spaces("box_f1", space, solution_space, image_sizes, resized_sizes, image_index)
+    compared = _compared(completion, solution, match_labels, spaces)
+    if not isinstance(compared, Compared):
+        return compared
+    found, references, overlaps, labelled = compared
+    if labelled:
+        overlaps = overlaps * (_labels(found)[:, None] == _labels(references)[None])  # (found, references)
     hits = _assigned(overlaps, threshold, soft)
     out_of = {"f1": (len(found) + len(references)) / 2, "precision": len(found), "recall": len(references)}
     return hits / out_of[measure]
@@ -147,12 +142,12 @@ def box_ap(
     thresholds: Sequence[float] = COCO_THRESHOLDS,
     max_boxes: int = 100,
     count_penalty: bool = False,
-    match_labels: bool = True,
     space: str = "pixels",
     solution_space: str = "pixels",
     image_sizes: Sequence[Size] | None = None,
     resized_sizes: Sequence[Size] | None = None,
     image_index: int = 0,
+    match_labels: bool = True,
 ) -> float | None:
     """COCO's average precision of the answer's detections, mean over classes and IoU thresholds, in [0, 1].
 
@@ -165,29 +160,42 @@ def box_ap(
     ...        [{"bbox_2d": [0, 0, 10, 10], "label": "cat"}])
     0.9
     """
+    spaces = Spaces("box_ap", space, solution_space, image_sizes, resized_sizes, image_index)
+    compared = _compared(completion, solution, match_labels, spaces)
+    if not isinstance(compared, Compared):
+        return compared
+    precision = _mean_over_classes(compared, thresholds, max_boxes)
+    surplus = len(compared.references) / len(compared.found)
+    return precision * (min(1.0, surplus) if count_penalty else 1.0)
+
+
+class Compared(NamedTuple):
+    """Boxes of an answer and of its reference, at least one of each."""
+
+    found: list[LabelledBox]
+    references: list[LabelledBox]
+    overlaps: np.ndarray  # (found, references): IoU
+    labelled: bool  # labels must agree
+
+
+def _compared(
+    completion: Completion | None, solution: Any, match_labels: bool, spaces: "Spaces"
+) -> Compared | float | None:
+    """What is to be scored; the score itself where a side has no boxes; None without a readable reference."""
     references = _reference_boxes(solution)
     if references is None:
         return None
-    sizes = (image_sizes, resized_sizes, image_index)
-    to_pixels_of = _converters("box_ap", space, solution_space, *sizes)
+    converters = spaces.converters()
     answer = answer_text(completion) or ""
     found = parse_labelled_boxes(answer)
     if not references or not found:
         return float(not references and not found and _says_none(answer))
-    overlaps = _overlaps(found, references, *to_pixels_of)
     labelled = match_labels and all(reference.label for reference in references)
-    precision = _mean_over_classes(found, references, overlaps, labelled, thresholds, max_boxes)
-    return precision * (min(1.0, len(references) / len(found)) if count_penalty else 1.0)
+    return Compared(found, references, _overlaps(found, references, *converters), labelled)
 
 
-def _mean_over_classes(
-    found: list[LabelledBox],
-    references: list[LabelledBox],
-    overlaps: np.ndarray,  # (found, references)
-    labelled: bool,
-    thresholds: Sequence[float],
-    max_boxes: int,
-) -> float:
+def _mean_over_classes(compared: Compared, thresholds: Sequence[float], max_boxes: int) -> float:
+    found, references, overlaps, labelled = compared
     scores = np.array([1.0 if one.score is None else one.score for one in found])
     found_class = _labels(found) if labelled else np.zeros(len(found))
     reference_class = _labels(references) if labelled else np.zeros(len(references))
@@ -254,47 +262,39 @@ def _overlaps(
     return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
 
 
-def _converters(
-    reward: str,
-    space: str,
-    solution_space: str,
-    image_sizes: Sequence[Size] | None,
-    resized_sizes: Sequence[Size] | None,
-    image_index: int,
-) -> tuple[Converter, Converter]:
-    """What brings the answer's and the reference's boxes to pixels: nothing where both share a space."""
-    if space == solution_space and space in SPACES:
-        return (lambda box: box), (lambda box: box)
-    sizes = (image_sizes, resized_sizes, image_index)
-    return _converter(reward, space, *sizes), _converter(reward, solution_space, *sizes)
+class Spaces(NamedTuple):
+    """The spaces that answer and reference are written in, and the sizes of the row's images."""
 
+    reward: str
+    space: str
+    solution_space: str
+    image_sizes: Sequence[Size] | None
+    resized_sizes: Sequence[Size] | None
+    image_index: int
 
-def _converter(
-    reward: str,
-    space: str,
-    image_sizes: Sequence[Size] | None,
-    resized_sizes: Sequence[Size] | None,
-    image_index: int,
-) -> Converter:
-    """From `space` to pixels of the original image, with the sizes of this row."""
-    _check_setting(reward, "space", space, SPACES)
-    if space == "pixels":
-        return lambda box: box
-    image_size = _size(reward, space, "image_sizes", image_sizes, image_index)
-    resized_size = None
-    if space == "resized":
-        resized_size = _size(reward, space, "resized_sizes", resized_sizes, image_index)
-    return lambda box: to_pixels(box, space, image_size, resized_size)
+    def converters(self) -> tuple[Converter, Converter]:
+        """What brings the answer's and the reference's boxes to pixels: nothing where both share a space."""
+        if self.space == self.solution_space and self.space in SPACES:
+            return (lambda box: box), (lambda box: box)
+        return self._to_pixels(self.space), self._to_pixels(self.solution_space)
 
+    def _to_pixels(self, space: str) -> Converter:
+        _check_setting(self.reward, "space", space, SPACES)
+        if space == "pixels":
+            return lambda box: box
+        image_size = self._size(space, "image_sizes")
+        resized_size = self._size(space, "resized_sizes") if space == "resized" else None
+        return lambda box: to_pixels(box, space, image_size, resized_size)
 
-def _size(reward: str, space: str, column: str, sizes: Sequence[Size] | None, index: int) -> Size:
-    if sizes is None or not -len(sizes) <= index < len(sizes):
-        have = "is missing" if sizes is None else f"has {len(sizes)} entries and image_index is {index}"
-        raise ValueError(
-            f"{reward}: space {space!r} needs the row's `{column}`, which {have}. OmniGRPOTrainer adds it to "
-            f"rows with images; elsewhere add a column of [(width, height), ...], or set space: pixels"
-        )
-    return sizes[index]
+    def _size(self, space: str, column: Literal["image_sizes", "resized_sizes"]) -> Size:
+        sizes, index = getattr(self, column), self.image_index
+        if sizes is None or not -len(sizes) <= index < len(sizes):
+            have = "is missing" if sizes is None else f"has {len(sizes)} entries and image_index is {index}"
+            raise ValueError(
+                f"{self.reward}: space {space!r} needs the row's `{column}`, which {have}. OmniGRPOTrainer adds it "
+                f"to rows with images; elsewhere add a column of [(width, height), ...], or set space: pixels"
+            )
+        return sizes[index]
 
 
 def _check_setting(reward: str, name: str, value: str, known: tuple[str, ...]) -> None:

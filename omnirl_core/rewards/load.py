@@ -22,9 +22,8 @@ from typing import Any
 
 import yaml
 
-from omnirl_core.rewards.registry import SCORERS, FileFunction, scorer_named
-from omnirl_core.rewards.reward import Reward
-from omnirl_core.rewards.settings import Scorer, setting_faults
+from omnirl_core.rewards.registry import FileFunction, scorer_named
+from omnirl_core.rewards.reward import Reward, Scorer, setting_faults
 from omnirl_core.type_checks import nearest
 from omnirl_core.yaml_loader import YamlFault, key_lines, read_yaml
 
@@ -136,8 +135,6 @@ def _entry(node: yaml.Node, values: Any, faults: Faults) -> Entry:
         faults.add(entry.line_of(str(key)), f"unknown key '{key}'{nearest(key, KEYS)}")
     return entry
 
-
-__all__ = ["SCORERS", "RewardsError", "load_rewards", "scorer_named"]
 
 PROBE = "<think>a</think><answer>a</answer>"
 """A completion that every scorer can be tried on, so that what a setting breaks, breaks before training."""

@@ -13,17 +13,16 @@ from types import ModuleType
 from typing import Any
 from zlib import crc32
 
-from omnirl_core.rewards.reward import Reward
-from omnirl_core.rewards.settings import Scorer, signature_of
+from omnirl_core.rewards.reward import Reward, Scorer, signature_of
 from omnirl_core.type_checks import nearest
 
 SCORERS = {
     "think_format": "omnirl_core.rewards.format:think_format",
-    "length_band": "omnirl_core.rewards.length:length_band",
-    "repetition": "omnirl_core.rewards.length:repetition",
-    "bleu": "omnirl_core.rewards.overlap.bleu:bleu",
-    "rouge": "omnirl_core.rewards.overlap.rouge:rouge",
-    "meteor": "omnirl_core.rewards.overlap.meteor:meteor",
+    "length_band": "omnirl_core.rewards.format:length_band",
+    "repetition": "omnirl_core.rewards.format:repetition",
+    "bleu": "omnirl_core.rewards.overlap.metrics:bleu",
+    "rouge": "omnirl_core.rewards.overlap.metrics:rouge",
+    "meteor": "omnirl_core.rewards.overlap.metrics:meteor",
     "overlap": "omnirl_core.rewards.overlap.overlap:overlap",
     "exact": "omnirl_core.rewards.answers.answers:exact",
     "choice": "omnirl_core.rewards.answers.answers:choice",

@@ -2,26 +2,187 @@
 
 A scorer is a plain function `scorer(text[, solution], *, settings...) -> float | None`: 0.0 is wrong, None is
 unjudgeable (no readable reference), an exception is a bug. Its first argument is the whole completion, or, for a
-scorer marked `@on_answer`, the answer that `text.answer_text` finds in it.
+scorer marked `@on_answer`, the answer that `text.answer_text` finds in it. Its other parameters are columns of the
+data and settings; names, defaults and types are read from its signature.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
+from omnirl_core.boxes import SPACES
 from omnirl_core.rewards.batch import counted_runaways, in_threads, recent_scores
-from omnirl_core.rewards.settings import Scorer, setting_faults, signature_of
 from omnirl_core.text import answer_text, completion_text
+from omnirl_core.type_checks import nearest, value_faults
 from omnirl_core.types import Completion
 
-__all__ = ["Reward", "Scorer", "on_answer"]
+Scorer = Callable[..., float | None]
+
+ROW_COLUMNS = ("completion_ids", "image_sizes", "resized_sizes", "prompt", "problem", "task")
+"""Parameters that the batch fills row by row; rewards.yaml cannot set them."""
 
 
 def on_answer(scorer: Scorer) -> Scorer:
     """Mark a scorer of plain text: as a reward it is given the answer, and scores 0.0 when there is none."""
     scorer.reads = "answer"  # type: ignore[attr-defined]
     return scorer
+
+
+def reads_columns(*names: str) -> Callable[[Scorer], Scorer]:
+    """Decorator: columns of the data that fill the scorer's parameters of these names, unless the YAML sets them.
+
+    A parameter without a default, and in your own scorers one whose default is None, needs no declaration. Every
+    other parameter is a setting, and a column that happens to have its name is data.
+    """
+
+    def mark(scorer: Scorer) -> Scorer:
+        scorer.columns = names  # type: ignore[attr-defined]
+        return scorer
+
+    return mark
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a scorer can be given, read from its parameters once."""
+
+    takes_solution: bool
+    keywords: tuple[str, ...]  # settings and columns
+    takes_any: bool  # **columns
+    defaults: Mapping[str, Any]
+    annotations: Mapping[str, Any]
+
+    columns: tuple[str, ...]  # keywords that a column of the data may fill
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        return tuple(name for name in self.keywords if name not in ROW_COLUMNS)
+
+
+@lru_cache(maxsize=256)
+def signature_of(scorer: Scorer) -> Signature:
+    """The second positional parameter is the solution, unless it has a default and another name."""
+    parameters = list(inspect.signature(scorer).parameters.values())
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    second = positional[1] if len(positional) > 1 else None
+    takes_solution = second is not None and (
+        second.default is second.empty or second.name in ("solution", "reference", "gold")
+    )
+    if getattr(scorer, "takes_batches", False):  # TRL's signature: every column may come by **kwargs
+        takes_solution = any(p.name == "solution" or p.kind == p.VAR_KEYWORD for p in parameters)
+    keywords = positional[1 + takes_solution :] + [p for p in parameters if p.kind == p.KEYWORD_ONLY]
+    declared = (*ROW_COLUMNS, *getattr(scorer, "columns", ()))
+    empty = (inspect.Parameter.empty,) if _is_ours(scorer) else (inspect.Parameter.empty, None)
+    return Signature(
+        takes_solution,
+        tuple(p.name for p in keywords),
+        any(p.kind == p.VAR_KEYWORD for p in parameters),
+        {p.name: p.default for p in keywords if p.default is not p.empty},
+        {p.name: p.annotation for p in keywords if p.annotation is not p.empty},
+        tuple(p.name for p in keywords if p.default in empty or p.name in declared),
+    )
+
+
+def _is_ours(scorer: Scorer) -> bool:
+    """A scorer of this package declares its columns; `threshold: float | None = None` is no column there."""
+    return str(getattr(scorer, "__module__", "")).startswith("omnirl_core.rewards") and inspect.isfunction(
+        scorer
+    )
+
+
+def setting_faults(scorer: Scorer, settings: Mapping[str, Any]) -> list[str]:
+    """One message for each setting that the scorer does not have, or not with that value."""
+    expects = signature_of(scorer)
+    faults = []
+    for name, value in settings.items():
+        if name in ROW_COLUMNS:
+            faults.append(f"'{name}' comes with each row and cannot be set")
+        elif name in expects.keywords:
+            faults += value_faults(name, value, expects.annotations.get(name))
+        elif not expects.takes_any:
+            faults.append(f"unknown setting '{name}'{nearest(name, expects.settings)}")
+    return faults or (range_faults(settings) if _is_ours(scorer) else [])
+
+
+ABOVE_0 = (0.0, math.inf, "above 0")
+FROM_0 = (0.0, math.inf, "0 or more")
+TO_1 = (0.0, 1.0, "from 0 to 1")
+ABOVE_0_TO_1 = (0.0, 1.0, "above 0 and up to 1")
+BELOW_1 = (0.0, 1.0, "from 0 to below 1")
+FROM_1 = (1.0, math.inf, "1 or more")
+Range = tuple[float, float, str]
+"""Least, most, and both in words, where "above" and "below" leave the end out."""
+RANGES: dict[str, Range] = {
+    "relative_tolerance": BELOW_1,
+    "absolute_tolerance": FROM_0,
+    "tolerance": BELOW_1,
+    "threshold": ABOVE_0_TO_1,
+    "thresholds": ABOVE_0_TO_1,
+    "floor": TO_1,
+    "timeout_s": ABOVE_0,
+    "total_timeout_s": ABOVE_0,
+    "memory_bytes": (16 << 20, math.inf, "16 MiB (16777216) or more"),
+    "workers": FROM_0,
+    "max_order": FROM_1,
+    "max_boxes": FROM_1,
+    "order": FROM_1,
+    "power": ABOVE_0,
+    "light": ABOVE_0_TO_1,
+    "contradiction": TO_1,
+    "alpha": (0.0, 1.0, "above 0 and below 1"),
+    "beta": FROM_0,
+    "gamma": TO_1,
+    "low": ABOVE_0,
+    "high": ABOVE_0,
+    "edge": ABOVE_0,
+}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "space": tuple(SPACES),
+    "solution_space": tuple(SPACES),
+    "pick": ("last", "first", "only"),
+    "kind": ("iou", "giou"),
+    "measure": ("f1", "precision", "recall"),
+    "language": ("auto", "python", "cpp"),
+}
+
+
+def range_faults(settings: Mapping[str, Any]) -> list[str]:
+    """One message for each setting of this package's scorers that is out of its range.
+
+    >>> range_faults({"relative_tolerance": 5}), range_faults({"space": "resize"})
+    (['relative_tolerance: 5 must be from 0 to below 1'], ["space: 'resize' is not a choice; did you mean 'resized'?"])
+    """
+    faults = []
+    for name, value in settings.items():
+        if name in CHOICES and isinstance(value, str) and value not in CHOICES[name]:
+            faults.append(f"{name}: {value!r} is not a choice{nearest(value, CHOICES[name])}")
+        elif name in RANGES:
+            faults += [
+                f"{name}: {one} must be {RANGES[name][2]}"
+                for one in _numbers(value)
+                if not _lies(one, *RANGES[name])
+            ]
+            if name == "thresholds" and not list(_numbers(value)):
+                faults.append("thresholds: an empty list judges nothing; leave it out for COCO's")
+    return faults
+
+
+def _numbers(value: Any) -> Iterable[float]:
+    values = value if isinstance(value, list | tuple) else [value]
+    return [one for one in values if isinstance(one, int | float) and not isinstance(one, bool)]
+
+
+def _lies(value: float, least: float, most: float, words: str) -> bool:
+    above, below = "above" in words, "below" in words
+    return (
+        math.isfinite(value)
+        and (value > least if above else value >= least)
+        and (value < most if below else value <= most)
+    )
 
 
 @dataclass(frozen=True)
@@ -38,9 +199,8 @@ class Reward:
     scorer: Scorer
     weight: float = 1.0
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    tasks: tuple[str | None, ...] | None = (
-        None  # rows of other tasks get None; None in it: rows without a task
-    )
+    # Rows of other tasks get None; None in it: rows without a task
+    tasks: tuple[str | None, ...] | None = None
     gates: tuple["Reward", ...] = ()  # the first of them that judges the row decides
     gate_at: float | None = None  # below it the score is 0.0; None multiplies by the gate's score
     reads: str = ""  # "answer" or "completion"; "" takes what the scorer is marked with

@@ -16,7 +16,7 @@ from omnirl_core.data import DataError
 from omnirl_core.data.dataset import is_of_rows, routing
 from omnirl_core.rewards import Reward
 from omnirl_core.rewards.coverage import Sample, accuracy_rewards, coverage_error, used_rewards
-from omnirl_core.rewards.settings import signature_of
+from omnirl_core.rewards.reward import signature_of
 
 logger = logging.getLogger(__name__)
 

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 
 from omnirl_core.data import Record
-from omnirl_core.rewards.overlap.content import lexicon, question_of, split
-from omnirl_core.rewards.overlap.function_words import languages_of
+from omnirl_core.rewards.overlap.content import languages_of, lexicon, question_of, split
 from omnirl_core.rewards.overlap.words import plain, read_words
-from omnirl_core.rewards.reward import Reward
-from omnirl_core.rewards.settings import signature_of
+from omnirl_core.rewards.reward import Reward, signature_of
 from omnirl_core.text import reference_texts
 
 HIGH = 0.6

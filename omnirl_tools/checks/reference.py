@@ -6,8 +6,7 @@ from typing import Any
 
 from omnirl_core.boxes import LabelledBox, Size, area, from_pixels, parse_labelled_boxes, to_pixels
 from omnirl_core.rewards.format import think_format
-from omnirl_core.rewards.reward import Reward
-from omnirl_core.rewards.settings import signature_of
+from omnirl_core.rewards.reward import Reward, signature_of
 from omnirl_core.text import reference_texts, strip_tags
 from omnirl_tools.checks.hacks import THOUGHT, formed
 

@@ -6,8 +6,7 @@ from typing import Any
 
 from omnirl_core.boxes import Size, resized_size
 from omnirl_core.data import DataError, Record, image_size
-from omnirl_core.rewards.reward import Reward
-from omnirl_core.rewards.settings import signature_of
+from omnirl_core.rewards.reward import Reward, signature_of
 from omnirl_core.text import answer_text
 from omnirl_tools.checks.hacks import BLIND, Sample
 from omnirl_tools.checks.reference import (

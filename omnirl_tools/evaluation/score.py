@@ -5,8 +5,7 @@ from typing import Any
 
 from omnirl_core.data.record import modality
 from omnirl_core.rewards.grounding import box_reading
-from omnirl_core.rewards.reward import Reward
-from omnirl_core.rewards.settings import signature_of
+from omnirl_core.rewards.reward import Reward, signature_of
 from omnirl_tools.evaluation.generate import Generation, generate
 from omnirl_tools.evaluation.lines import weighted_mean
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omnirl_core.rewards import Reward, length_band, overlap, repetition
-from omnirl_core.rewards.length import seed_length
+from omnirl_core.rewards.format import seed_length
 
 
 def words(n):

@@ -15,7 +15,7 @@ from nltk.translate.meteor_score import meteor_score
 from rouge_score.rouge_scorer import RougeScorer
 
 from omnirl_core.rewards import bleu, meteor, overlap, rouge
-from omnirl_core.rewards.overlap.meteor import FREE, _say_once, align
+from omnirl_core.rewards.overlap.metrics import FREE, _say_once, align
 from omnirl_core.rewards.overlap.wordnet import wordnet
 from omnirl_core.rewards.overlap.words import MARKS, Words, read_words
 from omnirl_core.text import tokens

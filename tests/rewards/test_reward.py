@@ -19,7 +19,7 @@ from omnirl_core.rewards import (
     think_format,
 )
 from omnirl_core.rewards.registry import SCORERS, FileFunction, scorer_named
-from omnirl_core.rewards.settings import signature_of
+from omnirl_core.rewards.reward import signature_of
 
 GOOD = "<think>a</think><answer>{}</answer>"
 

@@ -139,7 +139,7 @@ def test_a_table_that_was_built_is_a_table_that_is_read(build_synonyms, tiny_wor
 def test_importing_the_rewards_imports_no_torch_and_no_nltk():
     """In a fresh interpreter: this one has imported them for other tests."""
     check = (
-        "import sys, omnirl_core.rewards as r; r.meteor('big dogs', 'large hounds');"
+        "import sys, omnirl_core.rewards as r; r.think_format('<answer>4</answer>');"
         "print([m for m in ('torch', 'transformers', 'trl', 'nltk', 'rouge_score', 'scipy') if m in sys.modules])"
     )
     done = subprocess.run(

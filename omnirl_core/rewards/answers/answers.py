@@ -1,13 +1,14 @@
 """Rewards for answers that are right or wrong: exact text, choice, yes/no, number, mathematics; and by edits.
 
 Each takes the plain answer; as a reward it is given the text that `text.answer_text` finds. A list of references
-holds alternatives, and the best counts. A reference that is not of the scorer's kind gives None, so that `answer`
-can ask the next scorer.
+holds alternatives, and the best counts (`best_of_references`). A reference that is not of the scorer's kind gives
+None, so that `answer` can ask the next scorer.
 """
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import wraps
 from typing import Any
 
 from rapidfuzz.distance import Levenshtein
@@ -20,12 +21,11 @@ from omnirl_core.rewards.answers.choices import (
     reference_choice,
     reference_yes_no,
 )
-from omnirl_core.rewards.answers.evaluated import in_evaluated_form, question_text
+from omnirl_core.rewards.answers.evaluated import in_evaluated_form
 from omnirl_core.rewards.answers.numbers import half_width, pick_quantity, read_quantity, same_quantity
-from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, question_of, weigh
+from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, question_of, question_text, weigh
 from omnirl_core.rewards.overlap.overlap import overlap
-from omnirl_core.rewards.reward import on_answer
-from omnirl_core.rewards.settings import reads_columns
+from omnirl_core.rewards.reward import Scorer, on_answer, reads_columns
 from omnirl_core.text import reference_texts, tokens
 
 MAX_CELLS = 400_000_000  # of the edit table: beyond, texts are compared by tokens, to stay below 0.1 s
@@ -33,21 +33,36 @@ MAX_CELLS = 400_000_000  # of the edit table: beyond, texts are compared by toke
 _OUTER_MARKS = " \t\r\n.,;:!?\"'`*。，；：！？“”‘’「」"
 
 
+def best_of_references(judge: Scorer) -> Scorer:
+    """A scorer of any solution from one of a single reference text: the best counts, None where none is judged."""
+
+    @wraps(judge)
+    def scorer(prediction: str, solution: Any, **settings: Any) -> float | None:
+        references = reference_texts(solution) or ()
+        scores = (judge(prediction, reference, **settings) for reference in references)
+        return max((score for score in scores if score is not None), default=None)
+
+    return scorer
+
+
 @on_answer
-def exact(prediction: str, solution: Any, *, case_sensitive: bool = False) -> float | None:
+@best_of_references
+def exact(prediction: str, solution: str, *, case_sensitive: bool = False) -> float | None:
     """1.0 where the answer is the reference text, else 0.0: case, spacing, width and outer punctuation aside.
 
     >>> exact(" The  red Cube. ", "the red cube"), exact("Ｐａｒｉｓ", ["Lyon", "Paris"]), exact("-5", "5")
     (1.0, 1.0, 0.0)
     """
-    return _best(
-        reference_texts(solution), lambda reference: _same_text(prediction, reference, case_sensitive)
-    )
+    spaced = " ".join(prediction.split())
+    if len(spaced) > 4 * len(solution) + 100:  # no normalisation shrinks a text so much
+        return 0.0
+    return float(_normal(spaced, case_sensitive) == _normal(solution, case_sensitive))
 
 
 @reads_columns("options")
 @on_answer
-def choice(prediction: str, solution: Any, *, options: Options = None) -> float | None:
+@best_of_references
+def choice(prediction: str, solution: str, *, options: Options = None) -> float | None:
     """1.0 where the answer names the reference option and no other, else 0.0; None where the reference is no option.
 
     Reads `B`, `(B)`, `b.`, full-width letters, `B. Paris`, "the answer is B", 选B, and with `options`
@@ -57,32 +72,28 @@ def choice(prediction: str, solution: Any, *, options: Options = None) -> float 
     (1.0, 0.0, 1.0)
     """
 
-    def judge(reference: str) -> float | None:
-        letters = reference_choice(reference, options)
-        return None if letters is None else float(read_choice(prediction, options, letters) == letters)
-
-    return _best(reference_texts(solution), judge)
+    letters = reference_choice(solution, options)
+    return None if letters is None else float(read_choice(prediction, options, letters) == letters)
 
 
 @on_answer
-def yes_no(prediction: str, solution: Any) -> float | None:
+@best_of_references
+def yes_no(prediction: str, solution: str) -> float | None:
     """1.0 where answer and reference both say yes or both say no, else 0.0; None for other references.
 
     >>> yes_no("Yes, there is.", "yes"), yes_no("没有", False), yes_no("yes, no", "yes"), yes_no("no", "No exit")
     (1.0, 1.0, 0.0, None)
     """
 
-    def judge(reference: str) -> float | None:
-        said = reference_yes_no(reference)
-        return None if said is None else float(read_yes_no(prediction) == said)
-
-    return _best(reference_texts(solution), judge)
+    said = reference_yes_no(solution)
+    return None if said is None else float(read_yes_no(prediction) == said)
 
 
 @on_answer
+@best_of_references
 def number(
     prediction: str,
-    solution: Any,
+    solution: str,
     *,
     relative_tolerance: float | None = None,
     absolute_tolerance: float = 0.0,
@@ -102,22 +113,19 @@ def number(
     """
     if pick not in ("last", "first", "only"):
         raise ValueError(f"number: pick {pick!r} is none of last, first, only")
-
-    def judge(reference: str) -> float | None:
-        wanted = read_quantity(reference)
-        if wanted is None:
-            return None
-        found = pick_quantity(prediction, pick)
-        if found is None or (wanted.evaluated and not found.evaluated):
-            return 0.0
-        return float(same_quantity(found, wanted, relative_tolerance, absolute_tolerance))
-
-    return _best(reference_texts(solution), judge)
+    wanted = read_quantity(solution)
+    if wanted is None:
+        return None
+    found = pick_quantity(prediction, pick)
+    if found is None or (wanted.evaluated and not found.evaluated):
+        return 0.0
+    return float(same_quantity(found, wanted, relative_tolerance, absolute_tolerance))
 
 
 @on_answer
+@best_of_references
 def math(
-    prediction: str, solution: Any, *, timeout_s: float = 2.0, prompt: Any = None, problem: Any = None
+    prediction: str, solution: str, *, timeout_s: float = 2.0, prompt: Any = None, problem: Any = None
 ) -> float | None:
     r"""1.0 where the answer equals the reference mathematically, else 0.0; None where the reference is no mathematics.
 
@@ -128,17 +136,30 @@ def math(
     >>> math(r"\frac{\sqrt{2}}{2}", r"1/\sqrt{2}"), math("x = 5 or x = 6", "5"), math("37*43", "1591")
     (1.0, 0.0, 0.0)
     """
-    question = question_text(problem, prompt)
-    return _best(
-        reference_texts(solution),
-        lambda reference: _same_mathematics(prediction, reference, timeout_s, question),
-    )
+    reference, said = math_verifier.with_powers_of_ten(solution, prediction)
+    wanted = math_verifier.expression(reference)
+    if wanted is None:
+        return None
+    found = math_verifier.expression(said)
+    if found is None or math_verifier.hedges(wanted, found):
+        return 0.0
+    if not in_evaluated_form(found, wanted, question_text(prompt, problem)):
+        return None if math_verifier.same_mathematics(wanted, wanted, timeout_s) is None else 0.0
+    a, b = read_quantity(found), read_quantity(wanted)
+    if a is not None and b is not None:
+        if same_quantity(a, b, None, 0.0):
+            return 1.0
+        if a.unit and b.unit:  # math-verify drops units
+            return 0.0
+    same = math_verifier.same_mathematics(wanted, found, timeout_s)
+    return None if same is None else float(same)
 
 
 @on_answer
+@best_of_references
 def edit_similarity(
     prediction: str,
-    solution: Any,
+    solution: str,
     *,
     floor: float = 0.5,
     prompt: Any = None,
@@ -153,15 +174,11 @@ def edit_similarity(
     (0.9090909090909091, 0.0)
     """
     question = question_of(prompt, problem)
-
-    def judge(reference: str) -> float:
-        similarity = _similarity(prediction, reference, floor)
-        pair = weigh(prediction, reference, question, LIGHT_WEIGHT) if similarity and question else None
-        if pair is not None and not _similarity(pair.predicted.joined, pair.reference.joined, floor):
-            return 0.0
-        return similarity
-
-    return _best(reference_texts(solution), judge)
+    similarity = _similarity(prediction, solution, floor)
+    pair = weigh(prediction, solution, question, LIGHT_WEIGHT) if similarity and question else None
+    if pair is not None and not _similarity(pair.predicted.joined, pair.reference.joined, floor):
+        return 0.0
+    return similarity
 
 
 ORDER = ("choice", "yes_no", "number", "math", "exact")
@@ -169,9 +186,10 @@ ORDER = ("choice", "yes_no", "number", "math", "exact")
 
 @reads_columns("options")
 @on_answer
+@best_of_references
 def answer(
     prediction: str,
-    solution: Any,
+    solution: str,
     *,
     order: Sequence[str] = ORDER,
     options: Options = None,
@@ -200,19 +218,16 @@ def answer(
     if unknown := [name for name in order if name not in settings]:
         raise ValueError(f"answer: order has {unknown[0]!r}; known: {', '.join(settings)}")
 
-    def judge(reference: str) -> float | None:
-        for name in order:
-            if name == "math" and not _WRITTEN_AS_MATHEMATICS.search(reference):
-                continue
-            score = _SCORERS[name](prediction, reference, **settings[name])
-            if score is not None:
-                return score
-        return None
-
-    return _best(reference_texts(solution), judge)
+    for name in order:
+        if name == "math" and not _WRITTEN_AS_MATHEMATICS.search(solution):
+            continue
+        score = _SCORERS[name](prediction, solution, **settings[name])
+        if score is not None:
+            return score
+    return None
 
 
-_SCORERS: dict[str, Callable[..., float | None]] = {
+_SCORERS: dict[str, Scorer] = {
     "choice": choice,
     "yes_no": yes_no,
     "number": number,
@@ -225,42 +240,10 @@ _WRITTEN_AS_MATHEMATICS = re.compile(
 )
 
 
-def _best(references: list[str] | None, judge: Callable[[str], float | None]) -> float | None:
-    """The best score over the references that can be judged; None where none can."""
-    scores = [score for reference in references or () if (score := judge(reference)) is not None]
-    return max(scores, default=None)
-
-
-def _same_text(prediction: str, reference: str, case_sensitive: bool) -> float:
-    spaced = " ".join(prediction.split())
-    if len(spaced) > 4 * len(reference) + 100:  # no normalisation shrinks a text so much
-        return 0.0
-    return float(_normal(spaced, case_sensitive) == _normal(reference, case_sensitive))
-
-
 def _normal(text: str, case_sensitive: bool) -> str:
     text = unicodedata.normalize("NFKC", text)
     bare = " ".join((text if case_sensitive else text.casefold()).split()).strip(_OUTER_MARKS)
     return bare or text.strip()  # a reference that is all punctuation
-
-
-def _same_mathematics(prediction: str, reference: str, timeout_s: float, question: str) -> float | None:
-    wanted = math_verifier.expression(reference)
-    if wanted is None:
-        return None
-    found = math_verifier.expression(prediction)
-    if found is None or math_verifier.hedges(wanted, found):
-        return 0.0
-    if not in_evaluated_form(found, wanted, question):
-        return None if math_verifier.same_mathematics(wanted, wanted, timeout_s) is None else 0.0
-    a, b = read_quantity(found), read_quantity(wanted)
-    if a is not None and b is not None:
-        if same_quantity(a, b, None, 0.0):
-            return 1.0
-        if a.unit and b.unit:  # math-verify drops units
-            return 0.0
-    same = math_verifier.same_mathematics(wanted, found, timeout_s)
-    return None if same is None else float(same)
 
 
 def _similarity(prediction: str, reference: str, floor: float) -> float:

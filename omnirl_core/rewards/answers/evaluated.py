@@ -6,9 +6,8 @@ not copied from the question. Only form is looked at; whether the value is right
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from math import gcd, isqrt
-from typing import Any
 
 MAX_CHARACTERS = 500
 MAX_DEPTH = 20
@@ -59,18 +58,6 @@ def in_evaluated_form(answer: str, reference: str, question: str = "") -> bool:
     if all(reading is True for reading in wanted):
         return not _FUNCTION_OF_A_NUMBER.search(answer) and all(map(_is_worked_out, _parts(answer)))
     return not _copied(answer, reference, question)
-
-
-def question_text(problem: Any, prompt: Any) -> str:
-    """The text of a question: the row's `problem`, or the last turn of its prompt."""
-    if isinstance(problem, str) and problem:
-        return problem
-    if isinstance(prompt, list | tuple) and prompt and isinstance(prompt[-1], Mapping):
-        prompt = prompt[-1].get("content")
-    if isinstance(prompt, list | tuple):
-        blocks = [block.get("text") if isinstance(block, Mapping) else block for block in prompt]
-        prompt = " ".join(block for block in blocks if isinstance(block, str))
-    return prompt if isinstance(prompt, str) else ""
 
 
 def _inside(text: str) -> str:

@@ -41,6 +41,8 @@ _PLAIN_POWER = re.compile(r"(?:\^|\*\*)\s*(?:(-?\d+)|\(([^()]{1,100})\))")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}|[\u3040-\u9fff]")
 _CUE = re.compile(r"(?:\bis\b|\bare\b|[:是为])")
 _TEXT = re.compile(r"\\(?:text|mathrm|operatorname)\s*\{[^{}]*\}")
+_SCIENTIFIC = re.compile(r"(?<![\w.])(\d++(?:\.\d++)?)[eE]([+-]?\d{1,3})(?![\w.]*\w)")
+_EULER = re.compile(r"(?<![A-Za-z\\])e(?![A-Za-z])")
 _EITHER = re.compile(r"(?:\\lor|\\vee|(?<![A-Za-z])or)(?![A-Za-z])|[∨或]")
 
 
@@ -71,6 +73,21 @@ def expression(text: str) -> str | None:
         lambda power: f"^{{{power[1] or power[2]}}}", _PLAIN_ROOT.sub(r"\\sqrt{\1}", text)
     )
     return f"${text}$"
+
+
+def with_powers_of_ten(reference: str, answer: str) -> tuple[str, str]:
+    r"""Both texts with 4.2e1 written as 4.2 \times 10^{1}, unless one of them has Euler's number.
+
+    >>> with_powers_of_ten("42", "4.2e1"), with_powers_of_ten("2e-3", "-3 + 2e")
+    (('42', '4.2 \\times 10^{1}'), ('2e-3', '-3 + 2e'))
+    """
+    texts = reference, answer
+    if any(_EULER.search(_SCIENTIFIC.sub("", text)) for text in texts):
+        return texts
+    return _SCIENTIFIC.sub(_TIMES_TEN, reference), _SCIENTIFIC.sub(_TIMES_TEN, answer)
+
+
+_TIMES_TEN = r"\1 \\times 10^{\2}"
 
 
 def hedges(reference: str, answer: str) -> bool:

@@ -1,8 +1,10 @@
 """What a number measures or counts: units, number words in a sentence, and the things that are counted."""
 
 import re
+import tomllib
 from dataclasses import dataclass
 from fractions import Fraction
+from importlib.resources import files
 
 from omnirl_core.rewards.answers.number_words import (
     CHINESE_PATTERN,
@@ -23,47 +25,9 @@ class Unit:
     factor: Fraction = Fraction(1)
 
 
-_TABLE: dict[str, dict[str, str]] = {  # quantity -> factor -> names; Latin plurals in -s are understood
-    "length": {
-        "1": "m meter metre 米",
-        "1/100": "cm centimeter centimetre 厘米",
-        "1/1000": "mm millimeter millimetre 毫米",
-        "1000": "km kilometer kilometre 千米 公里",
-        "0.0254": "inch inches",
-        "0.3048": "ft foot feet",
-        "0.9144": "yd yard",
-        "1609.344": "mi mile",
-    },
-    "mass": {
-        "1": "g gram 克",
-        "1/1000": "mg milligram 毫克",
-        "1000": "kg kilogram 千克 公斤",
-        "1000000": "tonne 吨",
-        "453.59237": "lb pound",
-    },
-    "time": {
-        "1": "s sec second 秒",
-        "1/1000": "ms millisecond 毫秒",
-        "60": "min minute 分钟",
-        "3600": "h hr hour 小时",
-        "86400": "day 天",
-        "604800": "week 周",
-    },
-    "volume": {"1": "l L liter litre 升", "1/1000": "ml mL milliliter millilitre 毫升"},
-    "angle": {"1": "° deg degree 度", "180/3.14159265358979": "rad radian"},
-    "celsius": {"1": "°C ℃ 摄氏度"},
-    "fahrenheit": {"1": "°F ℉ 华氏度"},
-    "dollar": {"1": "$ dollar USD 美元", "1/100": "¢ cent"},
-    "euro": {"1": "€ euro EUR 欧元"},
-    "pound": {"1": "£ GBP 英镑"},
-    "yuan": {"1": "¥ yuan RMB CNY 元 块"},
-    "energy": {"1": "J joule", "1000": "kJ kilojoule"},
-    "power": {"1": "W watt", "1000": "kW kilowatt"},
-    "force": {"1": "N newton"},
-    "voltage": {"1": "V volt"},
-    "current": {"1": "A amp ampere"},
-    "frequency": {"1": "Hz hertz", "1000": "kHz", "1000000": "MHz", "1000000000": "GHz"},
-}
+_TABLE: dict[str, dict[str, str]] = tomllib.loads(
+    files("omnirl_core.rewards.answers").joinpath("units.toml").read_text(encoding="utf-8")
+)  # quantity -> factor -> names
 
 
 def _fraction(text: str) -> Fraction:

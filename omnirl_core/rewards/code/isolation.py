@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .jail import landlock, written
+from .jail import counting, walls
 from .jail.start import SandboxError, interpreter, run_jailed
 
 LEVELS = ("namespaces", "filters", "limits")
@@ -97,7 +97,11 @@ class Layers:
 
     def box(self, private: Path, uid: int | None) -> str | None:
         """An empty folder for what one run writes, where the level has no file system in memory for it."""
-        if self.level != "filters" or landlock.abi() < landlock.TRUNCATES_SINCE or not written.is_counted():
+        if (
+            self.level != "filters"
+            or walls.landlock_version() < walls.TRUNCATES_SINCE
+            or not counting.counts_writes()
+        ):
             return None
         box = tempfile.mkdtemp(prefix="box-", dir=private)
         if uid is not None:

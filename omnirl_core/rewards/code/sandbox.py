@@ -62,9 +62,8 @@ class Limits:
 
     cpu_s: int = 5
     wall_s: float = 12.0
-    total_s: float = (
-        60.0  # all runs of one answer, CPU seconds or a wall time that ran out; the rest time out
-    )
+    # All runs of one answer, CPU seconds or a wall time that ran out; the rest time out
+    total_s: float = 60.0
     memory_bytes: int = 512 << 20  # address space, so a little more than what is used
     file_bytes: int = 16 << 20  # all that it may write into its own folder (in memory)
     output_bytes: int = 1 << 20  # of stdout, and as much of stderr; more ends the program
@@ -91,14 +90,12 @@ NO_TIME = Outcome("timeout", stderr="no time left for this run")
 class Sandbox(Protocol):
     """What `code` needs of a sandbox; a remote one takes the place of the local one by having this method."""
 
-    def run(
-        self, source: str, language: str, stdins: Sequence[str], limits: Limits
-    ) -> Iterable[Outcome]:  # pragma: no cover
+    def run(self, source: str, language: str, stdins: Sequence[str], limits: Limits) -> Iterable[Outcome]:
         """Run a one-file program ("python" or "cpp") in a fresh process per input; outcomes in their order.
 
         Outcomes may come lazily: the caller stops asking when the verdict is settled.
         """
-        ...
+        ...  # pragma: no cover
 
 
 @dataclass(frozen=True)

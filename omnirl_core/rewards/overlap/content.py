@@ -14,16 +14,33 @@ weight) gets the question's words back; one of function words only is scored wit
 """
 
 import re
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+from importlib.resources import files
 from itertools import compress
 from typing import Any, NamedTuple
 
 from omnirl_core.rewards.answers.number_words import NUMBERS
-from omnirl_core.rewards.overlap.function_words import FUNCTION_WORDS, languages_of
 from omnirl_core.rewards.overlap.wordnet import wordnet
-from omnirl_core.rewards.overlap.words import STEMS, Words, numbered, plain, read_words
+from omnirl_core.rewards.overlap.words import STEMS, Cut, Words, numbered, plain, read_words
 from omnirl_core.text import TAG, tokens
+
+WORD_LISTS = tomllib.loads(
+    files("omnirl_core.rewards.overlap").joinpath("word_lists.toml").read_text(encoding="utf-8")
+)
+FUNCTION_WORDS = {
+    language: frozenset(words.split()) for language, words in WORD_LISTS["function_words"].items()
+}
+SCRIPTS = {
+    language: re.compile(f"[{first}-{last}]")
+    for language, first, last in (
+        ("ru", "\u0400", "\u04ff"), ("zh", "\u4e00", "\u9fff"), ("ko", "\uac00", "\ud7a3"),
+        ("ar", "\u0600", "\u06ff"), ("hi", "\u0900", "\u097f"),
+    )
+}  # fmt: skip
+"""Letters that stand for one of the languages, where no function word tells."""
+_KANA = re.compile("[\u3040-\u30ff]")
 
 LONGEST = 60
 """Tokens; of a longer prompt only its questions count: the rest is a text to work on, whose words are facts."""
@@ -43,12 +60,13 @@ def question_of(prompt: Any = None, problem: Any = None) -> str:
     ...     {"type": "text", "text": "Where is it? Output the answer in <answer> </answer> tags."}]}])
     'Where is it?'
     """
+    return _shortened(question_text(prompt, problem))
+
+
+def question_text(prompt: Any = None, problem: Any = None) -> str:
+    """The same with its format instructions and all of its length."""
     if isinstance(problem, str) and problem.strip():
-        return _shortened(problem)
-    return _shortened(_prompt_text(prompt))
-
-
-def _prompt_text(prompt: Any) -> str:
+        return problem
     if isinstance(prompt, str):
         return prompt
     if not isinstance(prompt, list | tuple):
@@ -75,6 +93,23 @@ def _shortened(text: str) -> str:
         return text
     asked = [match.group() for match in _SENTENCE.finditer(text) if match.group().rstrip().endswith(_ASKS)]
     return " ".join(one.strip() for one in asked[-3:])
+
+
+@lru_cache(maxsize=512)
+def languages_of(text: str) -> tuple[str, ...]:
+    """The language whose function words a text has most of, two where they tie; () where it has none.
+
+    >>> languages_of("What is the man holding?"), languages_of("Was hält der Mann?"), languages_of("x")
+    (('en',), ('de',), ())
+    """
+    if not text.isascii() and _KANA.search(text):
+        return ("ja",)
+    words = set(tokens(text))
+    hits = {language: len(words & known) for language, known in FUNCTION_WORDS.items()}
+    most = max(hits.values())
+    if most:
+        return tuple(language for language, count in hits.items() if count == most)[:2]
+    return () if text.isascii() else tuple(name for name, letters in SCRIPTS.items() if letters.search(text))
 
 
 OR = {"or", "oder", "ou", "o", "или", "أو", "또는", "아니면"}
@@ -189,18 +224,42 @@ def split(words: Words, known: Lexicon) -> Split:
     return found
 
 
-class Weighing:
-    """A pair as the weighted metrics see it: content words of both, and the weights of both and of light matches."""
+class Pair(NamedTuple):
+    """Prediction and reference as the metrics see them: content words of both, and the weights of all words."""
 
-    def __init__(self, predicted: Split, reference: Split, light: float) -> None:
-        self.predicted, self.reference = predicted.content, reference.content
-        self.size = len(self.predicted) + light * len(predicted.light)
-        self.reference_size = len(self.reference) + light * len(reference.light)
-        self.light_matched = light * predicted.light.shared(reference.light, 1)
+    predicted: Words
+    reference: Words
+    size: float
+    reference_size: float
+    light_matched: float = 0
+    """Weight of the light words that both have."""
+
+    @property
+    def is_wordless(self) -> bool:
+        return not self.size or not self.reference_size
+
+    @property
+    def same_marks(self) -> float:
+        """The score of a wordless pair: 1.0 for the same punctuation."""
+        return float(self.size == self.reference_size and self.predicted.same_text(self.reference))
+
+
+def plain_pair(predicted: Words, reference: Words) -> Pair:
+    """A pair whose words weigh all alike."""
+    return Pair(predicted, reference, len(predicted), len(reference))
+
+
+def pairs(
+    prediction: str, references: Iterable[str], cut: Cut, question: str, light: float
+) -> Iterator[Pair]:
+    """The prediction with each reference: weighed where the question is known and the reference has content."""
+    for reference in references:
+        weighed = weigh(prediction, reference, question, light) if question else None
+        yield weighed or plain_pair(read_words(prediction, cut), read_words(reference, cut))
 
 
 @lru_cache(maxsize=16)  # the metrics of one completion, and its references
-def weigh(prediction: str, reference: str, question: str, light: float) -> Weighing | None:
+def weigh(prediction: str, reference: str, question: str, light: float) -> Pair | None:
     """The weighted pair; None where the reference has function words only, and weights would say nothing."""
     predicted, wanted = (
         read_words(text, numbered if _DIGIT.search(text) else plain) for text in (prediction, reference)
@@ -210,8 +269,14 @@ def weigh(prediction: str, reference: str, question: str, light: float) -> Weigh
         known = lexicon(asked, languages)
         found = split(wanted, known)
         if found.content.words:
-            return Weighing(split(predicted, known), found, light)
+            return _weighed(split(predicted, known), found, light)
     return None
+
+
+def _weighed(predicted: Split, reference: Split, light: float) -> Pair:
+    size, reference_size = (len(text.content) + light * len(text.light) for text in (predicted, reference))
+    light_matched = light * predicted.light.shared(reference.light, 1)
+    return Pair(predicted.content, reference.content, size, reference_size, light_matched)
 
 
 _DIGIT = re.compile(r"\d")

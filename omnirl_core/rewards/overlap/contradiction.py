@@ -10,8 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from omnirl_core.rewards.answers.number_words import CHINESE, value_of_word
-from omnirl_core.rewards.overlap.content import alternatives
-from omnirl_core.rewards.overlap.function_words import languages_of
+from omnirl_core.rewards.overlap.content import WORD_LISTS, alternatives, languages_of
 from omnirl_core.rewards.overlap.words import numbered
 
 _NEGATION = {
@@ -31,44 +30,9 @@ _YES = r"\s*(?:yes|yeah|ja|oui|sí|si|sim|да|是|对|有|はい|네|예|نعم
 _NO = r"\s*(?:no|nein|non|não|нет|不|没有|いいえ|아니요|아니오|لا)\b"
 _OPENS = re.compile(rf"(?P<yes>{_YES})|(?P<no>{_NO})", re.IGNORECASE)
 
-_COLOURS = """
-red: red rot roj rouge rosso vermelh красн 红 赤 빨간 빨강
-blue: blue blau azul bleu синий синя синем синю синег голуб 蓝 青 파란 파랑
-green: green grün verd vert зелён зелен 绿 緑 초록 녹색
-yellow: yellow gelb amarill jaune giall жёлт желт 黄 黃 노란 노랑
-black: black schwarz negr noir ner чёрн черн 黑 黒 검은 검정
-white: white weiß weiss blanc bianc бел 白 하얀 하양 흰
-grey: grey gray grau gris серый серая серое серые серую сером 灰 회색
-brown: brown braun marrón brun marron коричнев 棕 褐 茶 갈색
-pink: pink rosa rose розов 粉 桃 분홍
-orange: orange naranja оранжев 橙 주황
-purple: purple violet lila morad фиолетов 紫 보라
-"""
-_UNITS = """
-mm: mm millimeter millimetre millimètre milímetro миллиметр мм 毫米 ミリ 밀리미터
-cm: cm centimeter centimetre centimètre centímetro zentimeter сантиметр см 厘米 センチ 센티미터
-km: km kilometer kilometre kilomètre kilómetro километр км 公里 千米 キロメートル 킬로미터
-m: m meter metre mètre metro метр м 米 メートル 미터
-mi: mile milla meile миля миль 英里
-kg: kg kilogram kilogramm kilogramme kilogramo kilo килограмм кг 公斤 千克 キロ 킬로그램
-g: g gram gramm gramme gramo грамм г 克 グラム 그램
-t: tonne ton тонн 吨 トン 톤
-usd: dollar dólar доллар 美元 ドル 달러
-eur: euro евро 欧元 ユーロ 유로
-gbp: pound фунт 英镑 ポンド 파운드
-jpy: yen иен 日元 円 엔
-s: second sekunde seconde segundo секунд 秒 초
-min: minute minuto минут 分钟 分 분
-h: hour stunde heure hora час 小时 時間 시간
-percent: percent % prozent процент パーセント 퍼센트
-celsius: celsius °c 摄氏
-fahrenheit: fahrenheit °f 华氏
-"""
-
 
 def _named(table: str) -> dict[str, str]:
-    rows = [row.partition(":") for row in table.strip().splitlines()]
-    return {name: kind for kind, _, names in rows for name in names.split()}
+    return {name: kind for kind, names in WORD_LISTS[table].items() for name in names.split()}
 
 
 def _pattern(names: dict[str, str], before: str = "") -> re.Pattern[str]:
@@ -83,7 +47,7 @@ def _pattern(names: dict[str, str], before: str = "") -> re.Pattern[str]:
     return re.compile(before + "(?P<name>" + "|".join(f"(?:{one(name)})" for name in ordered) + ")")
 
 
-_COLOUR_OF, _UNIT_OF = _named(_COLOURS), _named(_UNITS)
+_COLOUR_OF, _UNIT_OF = _named("colours"), _named("units")
 _COLOUR = _pattern(_COLOUR_OF)
 _UNIT = _pattern(_UNIT_OF, r"\d\s?")
 _NAME = re.compile(r"(?<=[\w,;'’«(] )[A-ZÀ-ÖØ-ÞА-ЯЁ][\w’'-]*\w")

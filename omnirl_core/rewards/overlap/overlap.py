@@ -8,17 +8,21 @@ form, use a scorer of omnirl_core.rewards.answers.answers.
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from omnirl_core.rewards.overlap.bleu import bleu, nltk_bleu, smoothed_bleu, weighted_bleu
-from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, asked, weigh
+from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, asked, pairs, plain_pair
 from omnirl_core.rewards.overlap.contradiction import contradictions
-from omnirl_core.rewards.overlap.meteor import aligned_score, meteor, synonym_table, weighted_meteor
-from omnirl_core.rewards.overlap.rouge import ORDER, Variant, rouge, rouge_f, weighted_rouge
+from omnirl_core.rewards.overlap.metrics import (
+    ORDER,
+    Variant,
+    aligned_score,
+    nltk_bleu,
+    rouge_f,
+    smoothed_bleu,
+    synonym_table,
+)
 from omnirl_core.rewards.overlap.words import cut_by, read_words, rouge_score_words, seed_words
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.text import reference_texts
 from omnirl_core.type_checks import check_choice
-
-__all__ = ["bleu", "meteor", "overlap", "rouge"]
 
 EQUAL = {"bleu": 1.0, "rouge": 1.0, "meteor": 1.0}
 
@@ -73,33 +77,18 @@ def overlap(
     cut = cut_by(numbers)
     question = asked(prompt, problem, light)
 
-    def mean(reference: str) -> float:
-        pair = weigh(prediction, reference, question, light) if question else None
-        if pair is None:
-            texts = (read_words(prediction, cut), read_words(reference, cut))
-            return sum(w * PLAIN[name](*texts, variant, table) for name, w in weights.items() if w) / total
-        return sum(w * WEIGHTED[name](pair, variant, table) for name, w in weights.items() if w) / total
-
-    def judged(reference: str) -> float:
-        factor = (
-            contradiction ** contradictions(prediction, reference, question)
-            if question and contradiction < 1
-            else 1
-        )
-        return factor * mean(reference) ** power
-
-    return max(judged(reference) for reference in references)
+    scores: list[float] = []
+    for reference, pair in zip(references, pairs(prediction, references, cut, question, light), strict=True):
+        mean = sum(w * METRICS[name](pair, variant, table) for name, w in weights.items() if w) / total
+        facts = contradictions(prediction, reference, question) if question and contradiction < 1 else 0
+        scores.append(contradiction**facts * mean**power)
+    return max(scores)
 
 
-PLAIN: dict[str, Callable[..., float]] = {
-    "bleu": lambda a, b, variant, table: smoothed_bleu(a, b),
-    "rouge": lambda a, b, variant, table: rouge_f(a, b, variant),
-    "meteor": lambda a, b, variant, table: aligned_score(a, b, table),
-}
-WEIGHTED: dict[str, Callable[..., float]] = {
-    "bleu": lambda pair, variant, table: weighted_bleu(pair),
-    "rouge": lambda pair, variant, table: weighted_rouge(pair, variant),
-    "meteor": lambda pair, variant, table: weighted_meteor(pair, table),
+METRICS: dict[str, Callable[..., float]] = {
+    "bleu": lambda pair, variant, table: smoothed_bleu(pair),
+    "rouge": lambda pair, variant, table: rouge_f(pair, variant),
+    "meteor": lambda pair, variant, table: aligned_score(pair, table),
 }
 
 
@@ -115,10 +104,5 @@ def _total(weights: Mapping[str, float]) -> float:
 def seed_accuracy(prediction: str, reference: str) -> float:
     """The original's accuracy, (BLEU-2 + ROUGE-1) / 2, with the text cleaning of each."""
     bleu_2 = nltk_bleu(read_words(prediction, seed_words), [read_words(reference, seed_words)], 2)
-    rouge_1 = rouge_f(
-        read_words(prediction, rouge_score_words),
-        read_words(reference, rouge_score_words),
-        "rouge1",
-        strict=True,
-    )
-    return (bleu_2 + rouge_1) / 2
+    words = [read_words(text, rouge_score_words) for text in (prediction, reference)]
+    return (bleu_2 + rouge_f(plain_pair(*words), "rouge1", strict=True)) / 2

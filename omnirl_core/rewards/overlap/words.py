@@ -7,14 +7,42 @@ a text is kept with it, in a cache that holds one group.
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any, NamedTuple
 
-from omnirl_core.rewards.overlap.stems import StemTable
 from omnirl_core.text import tokens
 
+
+@cache
+def _stemmer() -> Any:
+    from nltk.stem.porter import PorterStemmer  # nltk takes seconds to import; only these rewards need it
+
+    return PorterStemmer()
+
+
+class StemTable(dict[str, str]):
+    """Lower-case word -> its Porter stem by nltk, filled on demand; emptied when full.
+
+    A dictionary and not an `lru_cache`, whose calls would take most of the time that a score takes.
+
+    >>> [STEMS[word] for word in ("ponies", "hopping", "relational", "enjoy", "dying")]
+    ['poni', 'hop', 'relat', 'enjoy', 'die']
+    """
+
+    def __init__(self, shortest: int = 0, most_words: int = 200_000) -> None:
+        self.shortest = shortest  # letters of a word that has a stem other than itself
+        self.most_words = most_words
+
+    def __missing__(self, word: str) -> str:
+        if len(self) >= self.most_words:
+            self.clear()
+        stem = word if len(word) < self.shortest else _stemmer().stem(word, to_lowercase=False)
+        self[word] = stem
+        return stem
+
+
 STEMS = StemTable()
-ROUGE_STEMS = StemTable(lambda word: STEMS[word] if len(word) > 3 else word)
+ROUGE_STEMS = StemTable(shortest=4)  # as rouge_score has it
 
 
 class Chains(NamedTuple):
@@ -54,7 +82,9 @@ class Words:
         """The same with words of up to three letters left alone, as in rouge_score."""
         if self.text.isascii():
             return list(map(ROUGE_STEMS.__getitem__, self.words))
-        return [stem if len(word) > 3 else word for word, stem in zip(self.words, self.stems, strict=True)]
+        return [
+            stemmed if len(word) > 3 else word for word, stemmed in zip(self.words, self.stems, strict=True)
+        ]
 
     @cached_property
     def chains(self) -> Chains:

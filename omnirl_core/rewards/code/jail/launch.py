@@ -14,35 +14,32 @@ import signal
 import time
 from collections.abc import Callable
 
-from . import kernel, landlock, namespaces, seccomp, threads, written
+from . import counting, kernel, seccomp, walls
 
 WALL_TIMEOUT = 124  # exit status: the program was still there at the end of its wall time
 FILE_LIMIT = 128 + signal.SIGXFSZ  # exit status: it wrote more than it may
-PATROL_S = (
-    0.01  # between two looks at what a program has written, where no file system of its own limits that
-)
+# Between two looks at what a program has written, where no file system of its own limits that
+PATROL_S = 0.01
 NO_NEW_PRIVS, PDEATHSIG, SUBREAPER = 38, 1, 36
 WATCHED = {signal.SIGCHLD, signal.SIGTERM}
 
 
 def main(text: str) -> int:
     """Run the plan's program in the jail and give its exit status (128 + n for signal n)."""
-    plan = marshal.loads(
-        bytes.fromhex(text)
-    )  # from the same interpreter, and 10 ms sooner than importing json
+    # From the same interpreter, and 10 ms sooner than importing json
+    plan = marshal.loads(bytes.fromhex(text))
     kernel.prctl(PDEATHSIG, signal.SIGKILL)
     kernel.prctl(SUBREAPER, 1)  # a daemon's orphans come to us, not to the machine's init
     if os.getppid() != plan["parent"]:
         return WALL_TIMEOUT  # the caller died before it could take us along
     os.umask(0o022)
     os.set_inheritable(plan["status"], False)
-    signal.pthread_sigmask(
-        signal.SIG_BLOCK, WATCHED
-    )  # before the fork: an early SIGCHLD must wait, not get lost
+    # Before the fork: an early SIGCHLD must wait, not get lost
+    signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     nproc = thread_limit(plan)
     if plan["namespaces"]:
-        namespaces.enter(user=os.getuid() != 0)
-    ours, its = _socket.socketpair()  # on which the program's side hands over its listener (threads.py)
+        walls.enter_namespaces(user=os.getuid() != 0)
+    ours, its = _socket.socketpair()  # on which the program's side hands over its listener (counting.py)
     first = os.fork()
     if first == 0:
         with open("/proc/self/oom_score_adj", "w") as file:
@@ -53,8 +50,8 @@ def main(text: str) -> int:
     os.close(plan["status"])
     its.close()
     if not plan["namespaces"]:  # in one, the kernel counts
-        _thread.start_new_thread(threads.answer, (ours, plan["threads"]))
-    over = written.Watch(first, plan).over if plan["box"] else None
+        _thread.start_new_thread(counting.answer_threads, (ours, plan["threads"]))
+    over = counting.WriteWatch(first, plan).over if plan["box"] else None
     code = supervise(first, plan["wall_s"], over)
     sweep()
     return code
@@ -65,9 +62,8 @@ def thread_limit(plan: dict) -> int:
     if kernel_counts(plan):
         return plan["threads"]
     with open("/proc/loadavg") as file:
-        return plan["threads"] + int(
-            file.read().split()[3].split("/")[1]
-        )  # every task of the machine: an upper bound
+        # Every task of the machine: an upper bound
+        return plan["threads"] + int(file.read().split()[3].split("/")[1])
 
 
 def kernel_counts(plan: dict) -> bool:
@@ -81,7 +77,7 @@ def become_init(plan: dict, nproc: int, channel: _socket.socket) -> None:
     """Process 1 of the new pid namespace: builds the file system, runs the program, and all ends with it."""
     kernel.prctl(PDEATHSIG, signal.SIGKILL)
     owner = plan["uid"] if plan["uid"] is not None else os.getuid()
-    namespaces.build_root(
+    walls.build_root(
         plan["root"], plan["readable"], plan["app"], plan["compiling"], plan["file_bytes"], owner
     )
     program = os.fork()
@@ -108,8 +104,8 @@ def become_program(plan: dict, nproc: int, channel: _socket.socket) -> None:
     kernel.prctl(PDEATHSIG, signal.SIGKILL)  # again: a change of user clears it
     if plan["landlock"]:
         writable = [plan["app"], "/dev/null"] if plan["compiling"] else ["/dev/null"]
-        devices = [f"/dev/{name}" for name in namespaces.DEVICES]
-        landlock.fence([*plan["readable"], plan["app"], *devices], writable, plan["box"])
+        devices = [f"/dev/{name}" for name in walls.DEVICES]
+        walls.fence([*plan["readable"], plan["app"], *devices], writable, plan["box"])
     for signum in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these two, and exec would hand that on
         signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
@@ -130,7 +126,7 @@ def filter_program(plan: dict, counted: bool, channel: _socket.socket) -> None:
     writes = "all" if plan["namespaces"] or plan["compiling"] else "folder" if plan["box"] else "none"
     if counted and not plan["compiling"]:
         try:
-            threads.send(channel, seccomp.install_counted(writes))
+            counting.send_listener(channel, seccomp.install_counted(writes))
             return
         except OSError:
             pass  # the loose limit of `thread_limit` then, and for root none

@@ -168,14 +168,13 @@ def install(processes: bool, threads: bool, writes: str) -> None:
 
 
 def install_counted(writes: str) -> int:
-    """The same for a program that has to ask for each thread: the descriptor to answer at (threads.py).
+    """The same for a program that has to ask for each thread: the descriptor to answer at (counting.py).
 
     OSError where the kernel has no such filter (before Linux 5.5), or another one above it that asks.
     """
     header = packed(instructions(False, True, writes, counted=True))
-    return kernel.syscall(
-        "seccomp", 1, 8, header
-    )  # SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER
+    # SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER
+    return kernel.syscall("seccomp", 1, 8, header)
 
 
 def packed(program: list[Instruction]) -> ctypes.Array:

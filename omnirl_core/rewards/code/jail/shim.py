@@ -16,9 +16,8 @@ def call(source: str, prelude: str) -> None:
     request = json.loads(sys.stdin.buffer.read())
     try:
         program = compile(source, "answer.py", "exec")
-    except (
-        SyntaxError
-    ) as error:  # told as Python tells it of a main file: the judge then spares the other tests
+    except SyntaxError as error:
+        # As Python reports it of a main file: the judge then spares the other tests
         sys.exit(f'  File "answer.py", line {error.lineno}\nSyntaxError: {error.msg}')
     result = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the answer prints is not its result

@@ -1,0 +1,316 @@
+"""BLEU, ROUGE and METEOR of one answer: its wording, its coverage of key information, its words in their order.
+
+Where the question is known (columns `problem`, `prompt`), its words and function words weigh `light` (content.py;
+1 weighs all alike). `compat` gives the values of a library on the same tokens, without weights.
+"""
+
+import logging
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from functools import cache
+from operator import sub
+from typing import Any, Literal
+
+from rapidfuzz.distance import LCSseq
+
+from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, Pair, asked, pairs
+from omnirl_core.rewards.overlap.wordnet import Synonyms, wordnet
+from omnirl_core.rewards.overlap.words import Words, chained, cut_by, read_words, rouge_score_words
+from omnirl_core.rewards.reward import on_answer
+from omnirl_core.text import reference_texts
+from omnirl_core.type_checks import check_choice
+
+logger = logging.getLogger(__name__)
+
+Variant = Literal["rouge1", "rouge2", "rougeL"]
+ORDER = {"rouge1": 1, "rouge2": 2, "rougeL": 0}
+Shape = tuple[float, float, float]
+"""METEOR's alpha, beta and gamma."""
+USUAL_SHAPE: Shape = (0.9, 3.0, 0.5)
+
+FREE = -2
+"""Partner of a word without one; not -1, which would stand next to 0 and so look like a chunk."""
+
+MOST_LOOKED_UP = 1_000
+"""Words of one text whose synonyms are looked up: a text with more without a partner scores next to nothing."""
+
+
+@on_answer
+def bleu(
+    prediction: str,
+    reference: Any,
+    *,
+    max_order: int = 4,
+    compat: Literal["nltk"] | None = None,
+    numbers: bool = False,
+    light: float = LIGHT_WEIGHT,
+    prompt: Any = None,
+    problem: str | None = None,
+) -> float | None:
+    """Smoothed sentence BLEU in [0, 1]; identical text is 1.0. The best of several references counts.
+
+    The order is the longest that both texts allow, up to `max_order`; from bigrams on one match and one
+    n-gram are added (Lin and Och, ORANGE, COLING 2004). `numbers` keeps each number in one token.
+    `light` weighs words of the question and function words. `compat="nltk"` gives nltk's `sentence_bleu`,
+    unsmoothed.
+
+    >>> bleu("Paris", "paris"), bleu("a red car", ["a blue car", "a red car"]), bleu("cat", "dog")
+    (1.0, 1.0, 0.0)
+    """
+    references = reference_texts(reference)
+    if references is None:
+        return None
+    check_choice("compat", compat, (None, "nltk"))
+    if max_order < 1:
+        raise ValueError(f"max_order: {max_order} must be 1 or more")
+    cut = cut_by(numbers, compat)
+    if compat == "nltk":
+        wanted = [read_words(reference, cut) for reference in references]
+        return nltk_bleu(read_words(prediction, cut), wanted, max_order)
+    question = asked(prompt, problem, light)
+    return max(smoothed_bleu(pair, max_order) for pair in pairs(prediction, references, cut, question, light))
+
+
+@on_answer
+def rouge(
+    prediction: str,
+    reference: Any,
+    variant: Variant = "rougeL",
+    *,
+    numbers: bool = False,
+    compat: Literal["rouge_score"] | None = None,
+    light: float = LIGHT_WEIGHT,
+    prompt: Any = None,
+    problem: str | None = None,
+) -> float | None:
+    """ROUGE F1 with Porter stems in [0, 1]; identical text is 1.0. The best reference counts.
+
+    `rougeL` (longest common subsequence) sees the order of words, `rouge1` and `rouge2` (words, bigrams) do not.
+    `light` weighs words of the question and function words. `compat="rouge_score"` gives
+    `RougeScorer([variant], use_stemmer=True)`, which drops all but ASCII.
+
+    >>> rouge("the cat sat", "the cat sat down"), rouge("sat cat the", "the cat sat", "rouge1")
+    (0.857..., 1.0)
+    """
+    references = reference_texts(reference)
+    if references is None:
+        return None
+    check_choice("variant", variant, ORDER)
+    check_choice("compat", compat, (None, "rouge_score"))
+    cut = rouge_score_words if compat else cut_by(numbers)
+    question = "" if compat else asked(prompt, problem, light)
+    found = pairs(prediction, references, cut, question, light)
+    return max(rouge_f(pair, variant, strict=compat is not None) for pair in found)
+
+
+@on_answer
+def meteor(
+    prediction: str,
+    reference: Any,
+    *,
+    synonyms: Literal["wordnet", "none"] = "wordnet",
+    numbers: bool = False,
+    alpha: float = 0.9,
+    beta: float = 3.0,
+    gamma: float = 0.5,
+    compat: Literal["nltk"] | None = None,
+    light: float = LIGHT_WEIGHT,
+    prompt: Any = None,
+    problem: str | None = None,
+) -> float | None:
+    """METEOR in [0, 1]; identical text is 1.0. The best of several references counts.
+
+    Words are matched by form, then by stem, then by synonym; `alpha` weighs recall against precision, `beta`
+    and `gamma` shape the penalty for broken order (Lavie and Agarwal, WMT 2007), which is nothing where the
+    whole of both texts is one chunk. `light` weighs words of the question and function words. `compat="nltk"`
+    gives nltk's meteor_score: it looks for synonyms of stems (so it misses big/large), and gives one identical
+    word 0.5.
+
+    >>> meteor("a big dog", "a large dog"), meteor("Paris", "Paris"), meteor("cat", "tree")
+    (1.0, 1.0, 0.0)
+    """
+    references = reference_texts(reference)
+    if references is None:
+        return None
+    check_choice("compat", compat, (None, "nltk"))
+    if not (0 < alpha < 1 and beta >= 0 and 0 <= gamma <= 1):
+        raise ValueError(
+            f"alpha: {alpha}, beta: {beta}, gamma: {gamma} must lie in (0, 1), from 0 on, in [0, 1]"
+        )
+    table, shape = synonym_table(synonyms), (alpha, beta, gamma)
+    cut = cut_by(numbers, compat)
+    question = "" if compat else asked(prompt, problem, light)
+    found = pairs(prediction, references, cut, question, light)
+    return max(aligned_score(pair, table, shape, as_nltk=compat is not None) for pair in found)
+
+
+# --- BLEU ---
+
+
+def smoothed_bleu(pair: Pair, max_order: int = 4) -> float:
+    """BLEU of one pair: unigrams by their weights, longer n-grams over the content words alone."""
+    predicted, reference = pair.predicted, pair.reference
+    if pair.is_wordless:
+        return pair.same_marks
+    shared = predicted.shared(reference, 1)
+    precision = (shared + pair.light_matched) / pair.size
+    if shared:
+        size, order = len(predicted), min(max_order, len(predicted), len(reference))
+        logs = [math.log(precision)]
+        logs += [math.log((predicted.shared(reference, n) + 1) / (size - n + 2)) for n in range(2, order + 1)]
+        precision = math.exp(sum(logs) / order)
+    return brevity(pair.size, pair.reference_size) * precision
+
+
+def nltk_bleu(predicted: Words, references: Sequence[Words], max_order: int) -> float:
+    """nltk's BLEU of one sentence: counts clipped by the best reference, length of the closest one."""
+    size = len(predicted)
+    shared = [_shared_with_any(predicted, references, order) for order in range(1, max_order + 1)]
+    if not shared[0]:
+        return 0.0
+    # nltk's method0 puts the smallest float in the place of a precision of zero
+    precisions = [m / max(1, size - n) if m else sys.float_info.min for n, m in enumerate(shared)]
+    closest = min(map(len, references), key=lambda length: (abs(length - size), length))
+    weight = 1 / max_order
+    return brevity(size, closest) * math.exp(math.fsum([weight * math.log(p) for p in precisions]))
+
+
+def _shared_with_any(predicted: Words, references: Sequence[Words], order: int) -> int:
+    if len(references) == 1:
+        return predicted.shared(references[0], order)
+    allowed = [reference.counts(order, stemmed=False) for reference in references]
+    counts = predicted.counts(order, stemmed=False)
+    return sum(min(n, max(reference.get(gram, 0) for reference in allowed)) for gram, n in counts.items())
+
+
+def brevity(predicted: float, reference: float) -> float:
+    """Penalty for a text shorter than the reference."""
+    return 1.0 if predicted > reference else math.exp(1 - reference / predicted)
+
+
+# --- ROUGE ---
+
+
+def rouge_f(pair: Pair, variant: Variant, strict: bool = False) -> float:
+    """F1 of one pair; subsequences and bigrams run over the content words alone.
+
+    `strict` leaves texts without tokens, and bigrams of one word, at the library's 0.0.
+    """
+    predicted, reference = pair.predicted, pair.reference
+    if pair.is_wordless:
+        return 0.0 if strict else pair.same_marks
+    if variant == "rougeL":
+        order, shared = 1, LCSseq.similarity(predicted.rouge_stems, reference.rouge_stems)
+    else:
+        order = ORDER[variant] if strict else min(ORDER[variant], len(predicted), len(reference)) or 1
+        shared = predicted.shared(reference, order, stemmed=True)
+    matched = shared + pair.light_matched
+    if not matched:
+        return 0.0
+    # rouge_score's operations, in its order
+    precision, recall = matched / (pair.size - order + 1), matched / (pair.reference_size - order + 1)
+    return 2 * precision * recall / (precision + recall)
+
+
+# --- METEOR ---
+
+
+def synonym_table(synonyms: str) -> Synonyms | None:
+    check_choice("synonyms", synonyms, ("wordnet", "none"))
+    if synonyms == "wordnet":
+        return wordnet()
+    _say_once("METEOR runs without synonyms (synonyms: none): paraphrases score lower")
+    return None
+
+
+@cache
+def _say_once(message: str) -> None:
+    logger.warning(message)
+
+
+def aligned_score(
+    pair: Pair, table: Synonyms | None, shape: Shape = USUAL_SHAPE, as_nltk: bool = False
+) -> float:
+    """METEOR of one pair; the alignment and its chunks are of the content words."""
+    predicted, reference = pair.predicted, pair.reference
+    if pair.is_wordless:
+        return 0.0 if as_nltk else pair.same_marks
+    partners = align(predicted, reference, table, as_nltk)
+    found = len(partners) - partners.count(FREE)
+    matched = found + pair.light_matched
+    if not matched:
+        return 0.0
+    alpha, beta, gamma = shape
+    # Next to the last partner: the same chunk
+    chunks = found - list(map(sub, partners[1:], partners)).count(1)
+    # as in METEOR 1.5: one chunk that covers both texts is not fragmented
+    whole = not as_nltk and chunks == 1 and found == len(predicted) == len(reference)
+    fragmented = 0.0 if whole else (chunks / found) ** beta if found else 1.0
+    precision, recall = matched / pair.size, matched / pair.reference_size
+    # Both 1.0 for the same text, which the quotient may miss by a bit
+    if precision == recall and not as_nltk:
+        return (1 - gamma * fragmented) * precision
+    mean = (precision * recall) / (alpha * precision + (1 - alpha) * recall)
+    return (1 - gamma * fragmented) * mean
+
+
+def align(predicted: Words, reference: Words, table: Synonyms | None, as_nltk: bool = False) -> list[int]:
+    """For each predicted word the place of its partner in the reference, or FREE.
+
+    Words are matched by form, then by stem, then by synonym; in each stage from the last word to the first, each
+    with its last free partner.
+    """
+    partners = [FREE] * len(predicted)
+    last, before = reference.chains
+    left = _match(partners, predicted.words, range(len(predicted) - 1, -1, -1), last.copy(), before)
+    free: Iterable[int] = range(len(reference))
+    if left:
+        free = _still_free(free, partners)
+        left = _match(partners, predicted.stems, left, *chained(reference.stems, free))
+    if left and table is not None:  # an unused table is empty
+        theirs, ours = (predicted.stems, reference.stems) if as_nltk else (predicted.words, reference.words)
+        left = left if as_nltk else left[:MOST_LOOKED_UP]
+        _match_synonyms(partners, theirs, left, *chained(ours, _still_free(free, partners)), table)
+    return partners
+
+
+def _still_free(places: Iterable[int], partners: list[int]) -> list[int]:
+    taken = set(partners)
+    return [place for place in places if place not in taken]
+
+
+def _match(
+    partners: list[int], words: list[str], left: Iterable[int], last: dict[str, int], before: list[int]
+) -> list[int]:
+    """Give each place that is left the last free place of an equal word; returns those that stay alone."""
+    alone = []
+    for place in left:
+        word = words[place]
+        partner = last.get(word, FREE)
+        if partner == FREE:
+            alone.append(place)
+        else:
+            partners[place] = partner
+            last[word] = before[partner]
+    return alone
+
+
+def _match_synonyms(
+    partners: list[int],
+    words: list[str],
+    left: list[int],
+    last: dict[str, int],
+    before: list[int],
+    table: Synonyms,
+) -> None:
+    open_words = last.keys()
+    for place in left:
+        near = table[words[place]]
+        if not open_words.isdisjoint(near):
+            word = max(open_words & near, key=last.__getitem__)
+            partner = partners[place] = last[word]
+            if before[partner] == FREE:
+                del last[word]
+            else:
+                last[word] = before[partner]
