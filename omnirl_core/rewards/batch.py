@@ -49,7 +49,7 @@ def runaways() -> Runaways:
 class Kept:
     """Scores of a reward on a batch, and whether it judged as a gate."""
 
-    reward: Any
+    reward: object
     used: Sequence[tuple[Any, ...]]
     as_gate: bool
     scores: list[float | None]
@@ -66,7 +66,9 @@ class RecentScores:
         self._lock = threading.Lock()
         self._kept: deque[Kept] = deque(maxlen=KEPT)
 
-    def take(self, reward: Any, used: Sequence[tuple[Any, ...]], as_gate: bool) -> list[float | None] | None:
+    def take(
+        self, reward: object, used: Sequence[tuple[Any, ...]], as_gate: bool
+    ) -> list[float | None] | None:
         """The scores of this batch, None where they have to be judged."""
         with self._lock:
             for kept in self._kept:
@@ -79,7 +81,7 @@ class RecentScores:
         return None
 
     def keep(
-        self, reward: Any, used: Sequence[tuple[Any, ...]], as_gate: bool, scores: list[float | None]
+        self, reward: object, used: Sequence[tuple[Any, ...]], as_gate: bool, scores: list[float | None]
     ) -> None:
         """Keep the scores of a batch in place of the reward's last ones."""
         with self._lock:
@@ -94,7 +96,7 @@ def _same_objects(some: Sequence[tuple[Any, ...]], others: Sequence[tuple[Any, .
     )
 
 
-def _is(one: Any, other: Any) -> bool:
+def _is(one: object, other: Any) -> bool:
     return one is other
 
 

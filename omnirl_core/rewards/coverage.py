@@ -19,24 +19,24 @@ class Sample(NamedTuple):
 
     row_id: str
     task: str | None
-    solution: Any
+    solution: object
 
 
-def accuracy_rewards(rewards: Iterable[Any]) -> list[Reward]:
+def accuracy_rewards(rewards: Iterable[object]) -> list[Reward]:
     """Those that judge whether an answer is right."""
     return [
         one for one in rewards if isinstance(one, Reward) and getattr(one.scorer, "__name__", "") not in FORM
     ]
 
 
-def used_rewards(rewards: Sequence[Any], tasks: Iterable[str | None]) -> list[Any]:
+def used_rewards(rewards: Sequence[object], tasks: Iterable[str | None]) -> list[Any]:
     """The rewards without those for samples that name no task, where every sample names one."""
     if None in set(tasks):
         return list(rewards)
     return [one for one in rewards if getattr(one, "tasks", None) != (None,)]
 
 
-def coverage_error(samples: Sequence[Sample], rewards: Sequence[Any]) -> str | None:
+def coverage_error(samples: Sequence[Sample], rewards: Sequence[object]) -> str | None:
     """What is wrong where some samples have no accuracy reward; None where all have one.
 
     Looked at are rewards of `load_rewards` only: what other functions and reward models judge is not known.

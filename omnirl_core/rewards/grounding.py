@@ -37,7 +37,7 @@ NONE_SAID = {
 BOX_SETTINGS = ("space", "solution_space", "image_index")
 
 
-def box_reading(reward: Any) -> dict[str, Any]:
+def box_reading(reward: object) -> dict[str, Any]:
     """How a reward reads boxes, set or by default, for images of what it saw; {} for one that reads none.
 
     >>> from omnirl_core.rewards import Reward
@@ -48,12 +48,13 @@ def box_reading(reward: Any) -> dict[str, Any]:
     known = inspect.signature(scorer).parameters if callable(scorer) else {}
     if "space" not in known:
         return {}
-    return {name: reward.settings.get(name, known[name].default) for name in BOX_SETTINGS if name in known}
+    settings = getattr(reward, "settings", {})
+    return {name: settings.get(name, known[name].default) for name in BOX_SETTINGS if name in known}
 
 
 def box_iou(
     completion: Completion | None,
-    solution: Any,
+    solution: object,
     *,
     space: str = "pixels",
     solution_space: str = "pixels",
@@ -99,7 +100,7 @@ def box_iou(
 
 def box_f1(
     completion: Completion | None,
-    solution: Any,
+    solution: object,
     *,
     threshold: float = 0.5,
     soft: bool = False,
@@ -137,7 +138,7 @@ def box_f1(
 
 def box_ap(
     completion: Completion | None,
-    solution: Any,
+    solution: object,
     *,
     thresholds: Sequence[float] = COCO_THRESHOLDS,
     max_boxes: int = 100,
@@ -179,7 +180,7 @@ class Compared(NamedTuple):
 
 
 def _compared(
-    completion: Completion | None, solution: Any, match_labels: bool, spaces: "Spaces"
+    completion: Completion | None, solution: object, match_labels: bool, spaces: "Spaces"
 ) -> Compared | float | None:
     """What is to be scored; the score itself where a side has no boxes; None without a readable reference."""
     references = _reference_boxes(solution)
@@ -302,7 +303,7 @@ def _check_setting(reward: str, name: str, value: str, known: tuple[str, ...]) -
         raise ValueError(f"{reward}: {name} {value!r} is none of {', '.join(known)}")
 
 
-def _reference_boxes(solution: Any) -> list[LabelledBox] | None:
+def _reference_boxes(solution: object) -> list[LabelledBox] | None:
     """Reference boxes with an area; [] where the reference says that there are none; None where it says nothing."""
     if solution is None:
         return None

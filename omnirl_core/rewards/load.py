@@ -202,7 +202,7 @@ def _scorer(entry: Entry, faults: Faults) -> Scorer | None:
         return None
 
 
-def _file_function(reference: Any, yaml_path: Path) -> Scorer:
+def _file_function(reference: object, yaml_path: Path) -> Scorer:
     file, _, name = str(reference).rpartition(":")
     if not file or not name:
         raise ValueError(f"{reference!r} is not of the form path/to/file.py:function")

@@ -109,7 +109,7 @@ class FileFunction:
             raise ValueError(f"returned {len(values)} values for {n} completions")
         return list(values)
 
-    def __call__(self, text: str, *solution: Any, **columns: Any) -> float | None:
+    def __call__(self, text: str, *solution: object, **columns: Any) -> float | None:
         return self.load()(text, *solution, **columns)
 
 

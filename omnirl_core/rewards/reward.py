@@ -333,14 +333,16 @@ class Reward:
     def applies_to(self, task: str | None) -> bool:
         return self.tasks is None or task in self.tasks
 
-    def score(self, completion: Completion | None, /, solution: Any = None, **columns: Any) -> float | None:
+    def score(
+        self, completion: Completion | None, /, solution: object = None, **columns: Any
+    ) -> float | None:
         """Score of one completion; `columns` holds the row's other columns."""
         score = self._ungated(self._text(completion), solution, columns)
         if score is None or not self.gates:
             return score
         return self._through(score, self._gate(completion, solution, columns))
 
-    def _ungated(self, text: str | None, solution: Any, columns: Mapping[str, Any]) -> float | None:
+    def _ungated(self, text: str | None, solution: object, columns: Mapping[str, Any]) -> float | None:
         if self._takes_batches:
             said = f"<answer>{text or ''}</answer>" if self.reads == "answer" else text or ""
             turns: Any = [{"role": "assistant", "content": said}]
@@ -362,7 +364,7 @@ class Reward:
             return None
         return 0.0 if text is None else float(score)
 
-    def _gate(self, completion: Any, solution: Any, columns: Mapping[str, Any]) -> float | None:
+    def _gate(self, completion: Any, solution: object, columns: Mapping[str, Any]) -> float | None:
         for gate in self.gates:
             if gate.applies_to(columns.get("task")):
                 score = gate.score(completion, solution, **columns)

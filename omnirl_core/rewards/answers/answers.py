@@ -37,7 +37,7 @@ def best_of_references(judge: Scorer) -> Scorer:
     """A scorer of any solution from one of a single reference text: the best counts, None where none is judged."""
 
     @wraps(judge)
-    def scorer(prediction: str, solution: Any, **settings: Any) -> float | None:
+    def scorer(prediction: str, solution: object, **settings: Any) -> float | None:
         references = reference_texts(solution) or ()
         scores = (judge(prediction, reference, **settings) for reference in references)
         return max((score for score in scores if score is not None), default=None)
@@ -125,7 +125,7 @@ def number(
 @on_answer
 @best_of_references
 def math(
-    prediction: str, solution: str, *, timeout_s: float = 2.0, prompt: Any = None, problem: Any = None
+    prediction: str, solution: str, *, timeout_s: float = 2.0, prompt: object = None, problem: object = None
 ) -> float | None:
     r"""1.0 where the answer equals the reference mathematically, else 0.0; None where the reference is no mathematics.
 
@@ -162,7 +162,7 @@ def edit_similarity(
     solution: str,
     *,
     floor: float = 0.5,
-    prompt: Any = None,
+    prompt: object = None,
     problem: str | None = None,
 ) -> float | None:
     """1 - edit distance / longer length, in [0, 1], and 0.0 up to `floor` (as DocVQA's ANLS does).
@@ -197,8 +197,8 @@ def answer(
     absolute_tolerance: float = 0.0,
     floor: float = 0.5,
     timeout_s: float = 2.0,
-    prompt: Any = None,
-    problem: Any = None,
+    prompt: object = None,
+    problem: object = None,
 ) -> float | None:
     """Score by the first scorer of `order` that can read the reference: one verdict, never a second chance.
 
@@ -261,7 +261,7 @@ LONGEST_TOKENS = 12
 
 @on_answer
 def answer_or_overlap(
-    prediction: str, solution: Any, *, most_words: int = 5, power: float = 2
+    prediction: str, solution: object, *, most_words: int = 5, power: float = 2
 ) -> float | None:
     """`answer` for references of up to `most_words` words, `overlap` with `power` for longer ones, in [0, 1].
 
@@ -288,6 +288,7 @@ def _is_short(reference: str, most_words: int) -> bool:
     return len(words) <= most_words and len(tokens(reference)) <= LONGEST_TOKENS
 
 
-def _is_box(solution: Any) -> bool:
-    is_four = isinstance(solution, list | tuple) and len(solution) == 4
-    return is_four and all(isinstance(side, int | float) for side in solution)
+def _is_box(solution: object) -> bool:
+    if not isinstance(solution, list | tuple):
+        return False
+    return len(solution) == 4 and all(isinstance(side, int | float) for side in solution)

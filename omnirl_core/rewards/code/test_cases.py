@@ -130,7 +130,7 @@ def same_decimal(word: str, wanted: str, tolerance: float) -> bool:
         return False
 
 
-def same_value(value: Any, expected: Any, tolerance: float) -> bool:
+def same_value(value: object, expected: object, tolerance: float) -> bool:
     """Whether two JSON values agree: true is not 1, decimals within the tolerance.
 
     >>> same_value([1, 2.0000001], [1, 2.0], 1e-6), same_value(True, 1, 1e-6), same_value([None], [[]], 0)

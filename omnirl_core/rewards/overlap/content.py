@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from importlib.resources import files
 from itertools import compress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from omnirl_core.rewards.answers.number_words import NUMBERS
 from omnirl_core.rewards.overlap.wordnet import wordnet
@@ -49,7 +49,7 @@ _SENTENCE = re.compile(r"[^.!?。！？؟\n]+[.!?。！？؟\n]*")
 _ASKS = ("?", "？", "؟")
 
 
-def question_of(prompt: Any = None, problem: Any = None) -> str:
+def question_of(prompt: object = None, problem: object = None) -> str:
     """The question's text; "" where there is none.
 
     `problem` counts where the row has it. Otherwise it is the last user turn of `prompt` (messages with text or
@@ -63,7 +63,7 @@ def question_of(prompt: Any = None, problem: Any = None) -> str:
     return _shortened(question_text(prompt, problem))
 
 
-def question_text(prompt: Any = None, problem: Any = None) -> str:
+def question_text(prompt: object = None, problem: object = None) -> str:
     """The same with its format instructions and all of its length."""
     if isinstance(problem, str) and problem.strip():
         return problem
@@ -199,7 +199,7 @@ def lexicon(question: str, languages: tuple[str, ...]) -> Lexicon:
     return Lexicon(question, languages)
 
 
-def asked(prompt: Any, problem: Any, light: float) -> str:
+def asked(prompt: object, problem: object, light: float) -> str:
     """The question whose words are light; "" where none is known or all words weigh alike. ValueError out of (0, 1]."""
     if not 0 < light <= 1:
         raise ValueError(f"light: {light} must be above 0 and up to 1")

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
 from operator import sub
-from typing import Any, Literal
+from typing import Literal
 
 from rapidfuzz.distance import LCSseq
 
@@ -39,13 +39,13 @@ MOST_LOOKED_UP = 1_000
 @on_answer
 def bleu(
     prediction: str,
-    reference: Any,
+    reference: object,
     *,
     max_order: int = 4,
     compat: Literal["nltk"] | None = None,
     numbers: bool = False,
     light: float = LIGHT_WEIGHT,
-    prompt: Any = None,
+    prompt: object = None,
     problem: str | None = None,
 ) -> float | None:
     """Smoothed sentence BLEU in [0, 1]; identical text is 1.0. The best of several references counts.
@@ -75,13 +75,13 @@ def bleu(
 @on_answer
 def rouge(
     prediction: str,
-    reference: Any,
+    reference: object,
     variant: Variant = "rougeL",
     *,
     numbers: bool = False,
     compat: Literal["rouge_score"] | None = None,
     light: float = LIGHT_WEIGHT,
-    prompt: Any = None,
+    prompt: object = None,
     problem: str | None = None,
 ) -> float | None:
     """ROUGE F1 with Porter stems in [0, 1]; identical text is 1.0. The best reference counts.
@@ -107,7 +107,7 @@ def rouge(
 @on_answer
 def meteor(
     prediction: str,
-    reference: Any,
+    reference: object,
     *,
     synonyms: Literal["wordnet", "none"] = "wordnet",
     numbers: bool = False,
@@ -116,7 +116,7 @@ def meteor(
     gamma: float = 0.5,
     compat: Literal["nltk"] | None = None,
     light: float = LIGHT_WEIGHT,
-    prompt: Any = None,
+    prompt: object = None,
     problem: str | None = None,
 ) -> float | None:
     """METEOR in [0, 1]; identical text is 1.0. The best of several references counts.

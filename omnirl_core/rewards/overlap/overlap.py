@@ -6,7 +6,7 @@ form, use a scorer of omnirl_core.rewards.answers.answers.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, asked, pairs, plain_pair
 from omnirl_core.rewards.overlap.contradiction import contradictions
@@ -30,7 +30,7 @@ EQUAL = {"bleu": 1.0, "rouge": 1.0, "meteor": 1.0}
 @on_answer
 def overlap(
     prediction: str,
-    reference: Any,
+    reference: object,
     *,
     weights: Mapping[str, float] = EQUAL,
     variant: Variant = "rougeL",
@@ -40,7 +40,7 @@ def overlap(
     light: float = LIGHT_WEIGHT,
     contradiction: float = 0.25,
     preset: Literal["seed"] | None = None,
-    prompt: Any = None,
+    prompt: object = None,
     problem: str | None = None,
 ) -> float | None:
     """Weighted mean of BLEU, ROUGE and METEOR in [0, 1]; identical text is 1.0. The best reference counts.
