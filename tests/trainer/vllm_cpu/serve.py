@@ -11,7 +11,6 @@ if __name__ == "__main__":
         "--weight-transfer-config", '{"backend": "store"}', "--worker-extension-cls", "store_transfer.Extension",
         "--logprobs-mode", "processed_logprobs", "--max-logprobs", "-1", "--enable-scale-out",
         "--max-model-len", "1024", "--max-num-seqs", "32", "--mm-processor-kwargs", '{"max_pixels": 2048}',
-        "--distributed-executor-backend", "uni",
     ]  # fmt: skip
     import store_transfer  # noqa: F401  # registers the transport in this process too
     from vllm.entrypoints.launchers.api_server.entry import main
