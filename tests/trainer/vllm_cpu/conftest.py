@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omnirl_core.shapes.policy import tiny_policy
+
+from omnirl_core.shapes import tiny_policy
 
 FOLDER = Path(__file__).parents[3] / ".vllm"
 INSTALL = "vLLM is not installed: make setup-vllm"
