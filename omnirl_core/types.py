@@ -9,6 +9,12 @@ from typing import Any, TypeAlias
 Message: TypeAlias = dict[str, Any]
 """One chat turn: `{"role": "user", "content": "..." | [{"type": "text" | "image", ...}, ...]}`."""
 
+Sample: TypeAlias = dict[str, Any]
+"""One sample of a data set: its columns by name."""
+
+Line: TypeAlias = dict[str, Any]
+"""One line of a JSON Lines file."""
+
 Completion: TypeAlias = str | list[Message]
 """What a model answered: plain text, or (conversational data sets) a list of assistant messages."""
 

@@ -29,7 +29,6 @@ from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.shapes import tiny_policy
 from omnirl_core.shapes.drawing import draw_missing
 from omnirl_core.trainer.completion_logging import prompt_text
-from omnirl_core.trainer.fault_tolerance.reward_guard import guarded_scores
 from omnirl_tools.evaluate_arguments import EvaluationArguments
 from omnirl_tools.evaluation.generate import Generation, generate_batches, longest_first
 from omnirl_tools.evaluation.generations import GenerationLog, prompt_hash, row_keys
@@ -38,7 +37,7 @@ from omnirl_tools.evaluation.lines import stream_keys, write_lines
 from omnirl_tools.evaluation.metrics import add_overlap, figure_table, figures, metrics, overlap_row
 from omnirl_tools.evaluation.policy import adapter_base, load_trained
 from omnirl_tools.evaluation.ready import qwen_resize, ready_generations
-from omnirl_tools.evaluation.score import score_rows
+from omnirl_tools.evaluation.score import guarded_scores, score_rows
 from omnirl_tools.report import write_evaluation
 from omnirl_tools.run import PACKAGES
 

@@ -30,13 +30,12 @@ from omnirl_core.rewards import Reward
 from omnirl_core.rewards.coverage import Sample, coverage_error, used_rewards
 from omnirl_core.rewards.registry import FileFunction
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
-from omnirl_core.trainer.fault_tolerance.checkpoint_storage import resume_path
 from omnirl_core.trainer.fault_tolerance.graceful_shutdown import GracefulShutdown
-from omnirl_core.trainer.fault_tolerance.reward_guard import guarded_scores
 from omnirl_tools.evaluation.compare import Change, table
 from omnirl_tools.evaluation.lines import read_lines, write_lines
-from omnirl_tools.evaluation.score import evaluate
+from omnirl_tools.evaluation.score import evaluate, guarded_scores
 from omnirl_tools.report import plot_curves, write_completions
+from omnirl_tools.resume import resume_path
 
 RESUMABLE = 75
 """Exit code of a run that a signal stopped and that can be resumed: EX_TEMPFAIL of sysexits.h, "try again later".

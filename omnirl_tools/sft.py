@@ -19,7 +19,7 @@ from omnirl_core.data.dataset import for_language_model
 from omnirl_core.data.sft import ResponseTransform
 from omnirl_core.shapes.drawing import only_own_names
 from omnirl_core.trainer import OmniGRPOConfig
-from omnirl_core.trainer.callbacks import in_place_of
+from omnirl_core.trainer.callbacks import RewardLines, RewardProgress, replace_progress
 from omnirl_core.trainer.dummy_image import add_dummy_image
 from omnirl_core.trainer.fault_tolerance.image_guard import ImageCounter, ImageMismatchError
 from omnirl_core.trainer.prompt_length import prompt_images
@@ -48,6 +48,22 @@ class CountedImages:
         return {**self.collator(samples), N_IMAGES: torch.tensor(counts)}
 
 
+TAUGHT = (("loss", "loss"), ("mean_token_accuracy", "accuracy"), ("grad_norm", "grad norm"))
+"""Of a log line what a user watches, and what it is called there."""
+
+
+class LossProgress(RewardProgress):
+    """The bar of a warm start, with the loss on it."""
+
+    shown = TAUGHT
+
+
+class LossLines(RewardLines):
+    """The lines of a warm start."""
+
+    shown = TAUGHT
+
+
 class SeeingSFTTrainer(SFTTrainer):
     """TRL's, which stops where a batch has images and the model is not given them; all ranks together."""
 
@@ -55,10 +71,7 @@ class SeeingSFTTrainer(SFTTrainer):
 
     def show_progress_as_grpo(self) -> None:
         """The bar of GRPO in the place of transformers' own."""
-        for callback in [type(callback) for callback in self.callback_handler.callbacks]:
-            if shown := in_place_of(callback, taught=True):
-                self.remove_callback(callback)
-                self.add_callback(shown)
+        replace_progress(self, bar=LossProgress, lines=LossLines)
 
     def see_in_every_pass(self, processor: Any) -> None:
         """The vision tower runs in every forward, as in GRPO, so that ranks agree; what it is given is counted."""

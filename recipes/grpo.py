@@ -31,7 +31,7 @@ from omnirl_core.rewards import Reward, load_rewards
 from omnirl_core.shapes.drawing import draw_missing
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_core.trainer.fault_tolerance.graceful_shutdown import GracefulShutdown
-from omnirl_core.trainer.reward_functions import reweighted
+from omnirl_core.trainer.preparation import reweighted
 from omnirl_tools.evaluation.compare import Change, compare
 from omnirl_tools.report.result import write_result
 from omnirl_tools.run import (

@@ -8,18 +8,25 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState
 
 from omnirl_core.trainer.fault_tolerance.checkpoint_storage import write_error
+from omnirl_core.types import Line
 
 METRICS, COMPLETIONS, FAULTS = "metrics.jsonl", "completions.jsonl", "faults.jsonl"
 EVAL_METRICS, EVAL_COMPLETIONS = "eval_metrics.jsonl", "eval_completions.jsonl"
 """What `evaluate()` without `train()` writes in place of the first two: those are a run's, which may be resumed."""
 MOST_FAULTS = 1000
 """Lines that faults.jsonl gets from one process: a reward that fails on every sample says nothing new after that."""
+
+
+class HasLine(Protocol):
+    """An error that faults.jsonl can hold."""
+
+    def line(self) -> Line: ...
 
 
 class JsonlLogger(TrainerCallback):
@@ -39,31 +46,33 @@ class JsonlLogger(TrainerCallback):
         self._n_faults = 0
         self._resumed: dict[str, Any] = {}
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
         if state.is_world_process_zero:
             self._start(state.global_step)
         if state.global_step:
             self._resumed = {"resumed": {"step": state.global_step, "time": time.time()}}
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self, args: object, state: TrainerState, control: object, logs: dict | None = None, **kwargs: object
+    ) -> None:
         if state.is_world_process_zero and logs:
             line = {"step": state.global_step, "time": time.time(), **self._resumed, **logs}
             self._append(METRICS if self._started else EVAL_METRICS, [line])
             self._resumed = {}
 
-    def write_completions(self, lines: Iterable[Mapping[str, Any]], state: Any) -> None:
+    def write_completions(self, lines: Iterable[Line], state: TrainerState) -> None:
         """Lines of `completion_lines`, of all ranks; only the first rank writes."""
         if state.is_world_process_zero:
             self._append(COMPLETIONS if self._started else EVAL_COMPLETIONS, lines)
 
-    def write_faults(self, lines: Sequence[Mapping[str, Any]], state: Any) -> None:
+    def write_faults(self, lines: Sequence[Line], state: TrainerState) -> None:
         """Errors of a step: lines with a `kind`, the samples, and what they hold."""
         lines = lines[: MOST_FAULTS - self._n_faults]
         self._n_faults += len(lines)
         if lines and state.is_world_process_zero:
             self._append(FAULTS, lines)
 
-    def write_errors(self, errors: Sequence[Any], state: Any) -> None:
+    def write_errors(self, errors: Sequence[HasLine], state: TrainerState) -> None:
         """To faults.jsonl: errors of the step at hand, each with a `line()`."""
         now = {"step": state.global_step + 1, "time": time.time()}
         self.write_faults([now | error.line() for error in errors], state)
@@ -102,16 +111,14 @@ SHOWN = (
 """Of the forty numbers of a log line those that a user watches, and what they are called there."""
 
 
-TAUGHT = (("loss", "loss"), ("mean_token_accuracy", "accuracy"), ("grad_norm", "grad norm"))
-"""The same of a warm start by imitation."""
-
-
 class RewardProgress(ProgressCallback):
     """TRL's bar with the reward on it, in place of a line of forty numbers at every log; a line an evaluation."""
 
     shown: tuple[tuple[str, str], ...] = SHOWN
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self, args: object, state: TrainerState, control: object, logs: dict | None = None, **kwargs: object
+    ) -> None:
         if self.training_bar is not None and logs and (shown := _shown(logs, self.shown)):
             self.training_bar.set_postfix(shown, refresh=True)
         if state.is_world_process_zero and logs and (line := _evaluation(logs, self.shown, state)):
@@ -123,7 +130,9 @@ class RewardLines(PrinterCallback):
 
     shown: tuple[tuple[str, str], ...] = SHOWN
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self, args: object, state: TrainerState, control: object, logs: dict | None = None, **kwargs: object
+    ) -> None:
         if state.is_local_process_zero and logs and (shown := _shown(logs, self.shown)):
             values = "  ".join(f"{label} {value:<6}" for label, value in shown.items())
             print(
@@ -133,36 +142,25 @@ class RewardLines(PrinterCallback):
             print(line)
 
 
-class LossProgress(RewardProgress):
-    """The bar of a warm start, with the loss on it."""
-
-    shown = TAUGHT
-
-
-class LossLines(RewardLines):
-    """The lines of a warm start."""
-
-    shown = TAUGHT
-
-
-def in_place_of(callback: type[TrainerCallback], taught: bool = False) -> type[TrainerCallback] | None:
-    """What shows a run's progress instead of the one that transformers has added; None for any other callback.
-
-    `taught`: the run is a warm start by imitation.
-    """
+def in_place_of(
+    callback: type[TrainerCallback],
+    bar: type[TrainerCallback] = RewardProgress,
+    lines: type[TrainerCallback] = RewardLines,
+) -> type[TrainerCallback] | None:
+    """What shows a run's progress instead of the one that transformers has added; None for any other callback."""
     if callback is ProgressCallback:
-        return LossProgress if taught else RewardProgress
+        return bar
     if callback is PrinterCallback or callback.__name__ == "NotebookProgressCallback":  # which needs IPython
-        return LossLines if taught else RewardLines
+        return lines
     return None
 
 
-def replace_progress(trainer: Any) -> None:
-    """Show a trainer's progress by ours instead of transformers' callbacks."""
-    for callback in list(trainer.callback_handler.callbacks):
-        if shown := in_place_of(type(callback)):
+def replace_progress(trainer: Trainer, **shown: type[TrainerCallback]) -> None:
+    """Put `in_place_of` each of the trainer's callbacks what it names."""
+    for callback in [type(callback) for callback in trainer.callback_handler.callbacks]:
+        if replacement := in_place_of(callback, **shown):
             trainer.remove_callback(callback)
-            trainer.add_callback(shown())
+            trainer.add_callback(replacement())
 
 
 def _part_before(path: Path) -> Path:
@@ -250,11 +248,11 @@ class StepTimer(TrainerCallback):
             self._spent[phase] += whole - self._inner
             self._inner = outer + whole
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_begin(self, *_: object, **__: object) -> None:
         self._begun = time.perf_counter()
         self._spent.clear()  # of an evaluation since the last step
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, *_: object, **__: object) -> None:
         if self._begun is None:
             return
         whole = time.perf_counter() - self._begun

@@ -5,7 +5,7 @@ of images in a cell only the word Image, and TensorBoard gets nothing.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from itertools import count
@@ -24,7 +24,7 @@ from omnirl_core.data.images import open_image
 from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.text import completion_text
 from omnirl_core.trainer.multimodal import images_of
-from omnirl_core.types import Completion, Message
+from omnirl_core.types import Completion, Line, Message, Sample
 
 MOST_COMPLETIONS = 8
 """A page of them; the report has them all."""
@@ -35,14 +35,14 @@ LONGEST_PATH = 4096
 
 
 def completion_lines(
-    samples: Sequence[Mapping[str, Any]],
+    samples: Sequence[Sample],
     completions: Sequence[Completion],
     rewards: Mapping[str, Sequence[float]],
     advantages: Sequence[float],
     step: int,
     phase: str,
-    details: Sequence[Mapping[str, Any]] | None = None,
-) -> list[dict[str, Any]]:
+    details: Sequence[Line] | None = None,
+) -> list[Line]:
     """One line for each completion: the sample as it is in the data set, and what the completion earned.
 
     `details` is what else is known of each: its tokens, the sizes of its images, how its boxes are read.
@@ -106,9 +106,7 @@ def _image_path(image: Any) -> str | None:
     return getattr(image, "filename", None) or None  # a PIL image knows its file if it was opened from one
 
 
-def batch_lines(
-    trainer: Any, samples: Sequence[Mapping[str, Any]], advantages: Tensor
-) -> list[dict[str, Any]]:
+def batch_lines(trainer: Any, samples: Sequence[Sample], advantages: Tensor) -> list[Line]:
     """The lines of a trainer's generation batch on this rank: `samples` as they came, `advantages` (B*G,)."""
     first = trainer.accelerator.process_index * len(samples)
     own = trainer._rewards[first : first + len(samples)].tolist()  # (B*G, K)
@@ -156,13 +154,13 @@ def as_text(logged: Mapping[str, Any]) -> None:
 
 
 def details_of(
-    samples: Sequence[Mapping[str, Any]],
+    samples: Sequence[Sample],
     completion_ids: Sequence[Sequence[int]],
-    reward_funcs: Sequence[Any],
+    reward_funcs: Sequence[Callable[..., Any]],
     rewards: Sequence[Sequence[float]],
     weights: Mapping[str, float],
     end_ids: Sequence[int | None],
-) -> list[dict[str, Any]]:
+) -> list[Line]:
     """Of each completion: the rewards' weights, its length, sizes of its images, how a reward reads boxes in it.
 
     Args:

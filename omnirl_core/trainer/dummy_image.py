@@ -21,10 +21,14 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from transformers import ProcessorMixin
+from trl import GRPOConfig
 
-from omnirl_core.models import base_model, vision_tower_name
+from omnirl_core.models import base_model, freeze_vision_tower, keep_4bit_trainable, vision_tower_name
 from omnirl_core.trainer.fault_tolerance.image_guard import not_counted
+from omnirl_core.trainer.multimodal import suppress_vision_tokens
 
+_DDP_SEARCH_IS_OURS = "_is_ddp_search_ours"
 CACHE_NAMES = ("cache", "past_key_values")
 """What models call their cache from transformers 5.24 on, and before it."""
 
@@ -42,10 +46,7 @@ class DummyImage:
     (DeepSpeed, FSDP), nor where images leave some of them out."""
 
     def needed(self, backbone: nn.Module) -> bool:
-        if self.sharded:
-            return True
-        tower = backbone.get_submodule(self.tower)
-        return torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters())
+        return self.sharded or (torch.is_grad_enabled() and bool(self._trained(backbone)))
 
     def added(self, embeddings: Tensor, backbone: nn.Module) -> Tensor:
         zero = self.features(backbone) if self.runs_tower else _Zero.apply(*self._trained(backbone))
@@ -53,15 +54,13 @@ class DummyImage:
 
     def features(self, backbone: nn.Module) -> Tensor:
         """Zero, as a sum of everything that the tower gives for the smallest image."""
-        parameter = next(backbone.parameters())
-        dtype = getattr(backbone.get_submodule(self.tower), "dtype", parameter.dtype)
+        tower, parameter = backbone.get_submodule(self.tower), next(backbone.parameters())
+        dtype = getattr(tower, "dtype", parameter.dtype)
         inputs = {
-            name: value.to(parameter.device, dtype)
-            if value.is_floating_point()
-            else value.to(parameter.device)
+            name: value.to(parameter.device, dtype if value.is_floating_point() else value.dtype)
             for name, value in self.inputs.items()
         }
-        with not_counted(backbone.get_submodule(self.tower)):
+        with not_counted(tower):
             output = backbone.get_image_features(**inputs, return_dict=True)  # type: ignore[operator]
         return 0.0 * torch.stack([tensor.float().sum() for tensor in _used(output)]).sum()
 
@@ -84,7 +83,7 @@ class _Zero(torch.autograd.Function):
 
 
 def add_dummy_image(
-    model: nn.Module, processor: Any, sharded: bool, runs_tower: bool = True
+    model: nn.Module, processor: ProcessorMixin, sharded: bool, runs_tower: bool = True
 ) -> DummyImage | None:
     """Patch the backbone's forward (`model.model`); None, and nothing done, where it has no vision tower.
 
@@ -125,7 +124,7 @@ def takes_part_whole(model: nn.Module) -> bool:
 
 def add_dummy_images(trainer: Any) -> DummyImage | None:
     """To a trainer's policy and reference model; that of the policy."""
-    sharded = trainer.is_fsdp_enabled or trainer._is_zero3
+    sharded = trainer.is_fsdp_enabled or trainer.engine.startswith("zero3")
     ordered = sharded or trainer.args.deepspeed_plugin is not None
     how = (trainer.processing_class, sharded, ordered or not takes_part_whole(trainer.model))
     if trainer.ref_model is not None:
@@ -133,12 +132,44 @@ def add_dummy_images(trainer: Any) -> DummyImage | None:
     return add_dummy_image(trainer.model, *how)
 
 
-def encode_before_rollout(trainer: Any, fields: Mapping[str, Any]) -> None:
+def set_up_vision(trainer: Any, ddp_search: bool | None) -> None:
+    """Freeze the tower, keep it in every forward, and keep its tokens out of completions, as the run needs it.
+
+    Args:
+        trainer: OmniGRPOTrainer.
+        ddp_search: the user's `ddp_find_unused_parameters`.
+    """
+    keep_4bit_trainable(trainer.model)
+    if trainer.settings.freeze_vision_tower:
+        freeze_vision_tower(trainer.model)
+    trainer.dummy_image = add_dummy_images(trainer) if trainer._is_mixed else None
+    if trainer.dummy_image is None:
+        remove_dummy_image(trainer.model)
+    elif ddp_search is None and takes_part_whole(trainer.model):
+        stop_ddp_search(trainer)
+    if trainer._is_vlm:
+        suppress_vision_tokens(trainer)
+
+
+def ddp_search_of(args: GRPOConfig) -> bool | None:
+    """The user's `ddp_find_unused_parameters`, which an earlier trainer may have set since."""
+    if _DDP_SEARCH_IS_OURS in vars(args):
+        args.ddp_find_unused_parameters = None
+    return args.ddp_find_unused_parameters
+
+
+def stop_ddp_search(trainer: Any) -> None:
+    """TRL 1.16 has DDP search for what a text-only batch leaves out; where nothing is left out, DDP would warn so."""
+    trainer.args.ddp_find_unused_parameters = trainer.accelerator.ddp_handler.find_unused_parameters = False
+    setattr(trainer.args, _DDP_SEARCH_IS_OURS, True)
+
+
+def encode_before_rollout(trainer: Any, fields: Mapping[str, object]) -> None:
     """Where `generate` gathers parameters module by module, ranks without images must encode one too."""
     if trainer.dummy_image is None or "pixel_values" in fields:
         return
-    gathers = trainer.args.ds3_gather_for_generation
-    if trainer._dist.fsdp_version == 1 or (trainer._is_zero3 and not gathers):
+    is_zero3, gathers = trainer.engine.startswith("zero3"), trainer.args.ds3_gather_for_generation
+    if trainer._dist.fsdp_version == 1 or (is_zero3 and not gathers):
         backbone: Any = base_model(trainer.accelerator.unwrap_model(trainer.model)).base_model
         with torch.no_grad():
             trainer.dummy_image.features(backbone)
@@ -167,13 +198,10 @@ def _forward_with_dummy(backbone: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def _has_images(kwargs: dict[str, Any]) -> bool:
-    pixels = [
-        value for name, value in kwargs.items() if name.startswith("pixel_values") and value is not None
-    ]
-    encoded = (
-        kwargs.get("mm_encoder_outputs") or {}
-    )  # generate of transformers 5.23 and 5.24 encodes before the prefill
-    shown = any(value.numel() for value in pixels) and not _is_padding_only(kwargs)
+    pixels = (value for name, value in kwargs.items() if name.startswith("pixel_values"))
+    shown = any(value is not None and value.numel() for value in pixels) and not _is_padding_only(kwargs)
+    # transformers 5.23 and 5.24: `generate` encodes before the prefill
+    encoded = kwargs.get("mm_encoder_outputs") or {}
     return shown or any(value is not None for value in encoded.values())
 
 

@@ -45,7 +45,6 @@ def gathered_for_generation(model: nn.Module) -> Iterator[None]:
 
     TRL 1.16 generates from sharded weights, which every layer gathers for every token: processes whose completions
     end sooner leave the others waiting for ever, and one with images runs other layers first than one without
-    (tests/trainer/test_distributed.py).
     """
     if not isinstance(model, FSDPModule):
         yield

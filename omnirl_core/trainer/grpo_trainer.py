@@ -34,7 +34,13 @@ from omnirl_core.trainer.completion_logging import (
     no_images_gathered,
     show_completions,
 )
-from omnirl_core.trainer.dummy_image import DummyImage, add_dummy_images, encode_before_rollout
+from omnirl_core.trainer.dummy_image import (
+    DummyImage,
+    add_dummy_images,
+    ddp_search_of,
+    encode_before_rollout,
+    set_up_vision,
+)
 from omnirl_core.trainer.fault_tolerance.checkpoint_mixin import CheckpointMixin
 from omnirl_core.trainer.fault_tolerance.image_guard import SAMPLES, ImageGuard, images_turn_up, samples_of
 from omnirl_core.trainer.fault_tolerance.nonfinite import NonFiniteGuard
@@ -48,21 +54,25 @@ from omnirl_core.trainer.fsdp import (
 )
 from omnirl_core.trainer.grpo_config import OFF, OmniGRPOConfig, default_config, settings_of
 from omnirl_core.trainer.multimodal import (
-    Sample,
     counted_by_sample,
     mixed_samples,
     note_resized_sizes,
     text_samples,
+    with_own_images,
 )
-from omnirl_core.trainer.preparation import Preparation, ddp_search_of, release
-from omnirl_core.trainer.reward_functions import fit_rewards, kept_weights, reward_weights, with_own_images
+from omnirl_core.trainer.preparation import Preparation, release, reward_weights
 from omnirl_core.trainer.reward_stats import RewardScaleCallback, log_scales, zero_constant_groups
 from omnirl_core.trainer.rollout_metrics import RolloutMetrics
-from omnirl_core.trainer.shared_prefix.prompts import SharedBatch
-from omnirl_core.trainer.shared_prefix.runtime import PROMPTS, SharedPrefix, regrouped, shared_prefix_of
-from omnirl_core.trainer.vision_setup import set_up_vision
+from omnirl_core.trainer.shared_prefix.runtime import (
+    PROMPTS,
+    SharedBatch,
+    SharedPrefix,
+    regrouped,
+    shared_prefix_of,
+)
 from omnirl_core.trainer.vllm_dtype import note_vllm_dtype
 from omnirl_core.trainer.vllm_images import engine_for_images
+from omnirl_core.types import Sample
 
 Datasets: TypeAlias = Dataset | IterableDataset
 
@@ -100,8 +110,6 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         DataError: some samples have no reward that judges their answer.
     """
 
-    model: Any
-    args: Any
     processing_class: Any
     ref_model: Any
     reward_funcs: list[Any]
@@ -149,9 +157,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
             model, args, train_dataset, eval_dataset, processing_class, peft_config, tools, has_environment
         )
         prepared.apply()
-        fitted = fit_rewards(reward_funcs, prepared.train_dataset, prepared.eval_dataset)
-        given_weights = args.reward_weights
-        args.reward_weights = kept_weights(reward_funcs, fitted, given_weights)
+        fitted = prepared.fitted_rewards(reward_funcs)
         release(model)
         with engine_for_images(self):
             super().__init__(
@@ -173,7 +179,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         self._add_collaborators()
         # TRL 1.16 would weigh each 1, also a `repetition` of weight -0.2
         weights = reward_weights(self.reward_funcs, args.reward_weights)
-        if given_weights is None:
+        if args.reward_weights is None:
             self.reward_weights = weights
         self._completions: list[Any] = []
         self._completion_ids: list[list[int]] = []
@@ -217,10 +223,6 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         return engine_of(self)
 
     @property
-    def _is_zero3(self) -> bool:
-        return self.engine.startswith("zero3")
-
-    @property
     def _batch(self) -> SharedBatch | None:
         """The generation batch at hand, where its prompts are shared."""
         return None if self.shared_prefix is None else self.shared_prefix.batch
@@ -243,10 +245,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
             return plain()
 
     def evaluate(
-        self,
-        eval_dataset: Any = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """TRL's, with an error of one line where the engine cannot evaluate before `train()`."""
         refuse_early_evaluation(self)

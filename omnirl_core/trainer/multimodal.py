@@ -1,28 +1,36 @@
 """Samples of a mixed run, text-only, one image or many, in one shape; every image opened once a batch."""
 
+import functools
+import inspect
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
+from torch import nn
 from transformers.image_utils import load_image
 from trl.data_utils import prepare_multimodal_messages
+from trl.trainer.utils import is_async_callable
 
 from omnirl_core.data import DataError, open_image
 from omnirl_core.models import vision_token_ids
-from omnirl_core.types import Message
+from omnirl_core.rewards import Reward
+from omnirl_core.rewards.reward import signature_of
+from omnirl_core.types import Message, Sample
 
-Sample = dict[str, Any]
 URL_TIMEOUT_S = 60.0
+ADDED = ("images", "image_sizes", "resized_sizes")
+"""Columns that the trainer adds to those of the data set."""
+_HOLD_IMAGES = ("images", "image", "prompts", "prompt")
 _BASE64 = re.compile(r"(?:iVBORw0K|/9j/|R0lGOD|UklGR|Qk|SUkq|TU0A)[A-Za-z0-9+/\s]{64,}={0,2}\s*\Z")
 """PNG, JPEG, GIF, WebP, BMP and TIFF begin so."""
 
 
-def images_of(sample: Mapping[str, Any]) -> list[Any]:
+def images_of(sample: Sample) -> list[Any]:
     """The sample's images, paths or PIL images: from `images`, or the one in `image`; [] for a text-only sample.
 
     >>> images_of({"images": None}), images_of({"image": "a.png"}), images_of({"images": ["a.png", "b.png"]})
@@ -144,16 +152,17 @@ def suppress_vision_tokens(trainer: Any) -> None:
 
 def without_none(prompt: Sequence[Message]) -> list[Message]:
     """Arrow gives every block every key: `{"type": "image", "text": None}`; templates test which are there."""
+    return convert_blocks(prompt, lambda block: {k: v for k, v in block.items() if v is not None})
+
+
+def convert_blocks(prompt: Sequence[Message], convert: Callable[[Any], Any]) -> list[Message]:
+    """The prompt with each content block converted; contents that are plain text stay as they are."""
     return [
-        {**message, "content": [_given(block) for block in message["content"]]}
-        if isinstance(message.get("content"), list)
+        {**message, "content": [convert(b) if isinstance(b, Mapping) else b for b in content]}
+        if isinstance(content := message.get("content"), list)
         else message
         for message in prompt
     ]
-
-
-def _given(block: Any) -> Any:
-    return {k: v for k, v in block.items() if v is not None} if isinstance(block, Mapping) else block
 
 
 def may_have_images(dataset: Any) -> bool:
@@ -207,3 +216,79 @@ def _has_images(chunk: pa.Array) -> bool:
     if pa.types.is_list(chunk.type) or pa.types.is_large_list(chunk.type):
         return bool((pc.max(pc.list_value_length(chunk)).as_py() or 0) > 0)
     return chunk.null_count < len(chunk)
+
+
+def with_own_images(function: Any) -> Any:
+    """The function, called with copies of images, one for each completion, so that what it draws stays there.
+
+    Images are opened once for all completions of a prompt. A function without `**kwargs` is not given the columns
+    that the trainer adds unless it names them. Reward models, and rewards that look at no image, stay as they are.
+    """
+    if isinstance(function, nn.Module) or (isinstance(function, Reward) and not _looks(function)):
+        return function
+    names = _names(function)
+
+    if is_async_callable(function):
+
+        @functools.wraps(function)
+        async def later(**columns: Any) -> Any:
+            return await function(**_own(columns, names))
+
+        return later
+
+    @functools.wraps(function)
+    def now(**columns: Any) -> Any:
+        return function(**_own(columns, names))
+
+    return now
+
+
+def _looks(reward: Reward) -> bool:
+    """Whether a scorer of the reward, or of its gates, is given images."""
+    expects = signature_of(reward.scorer)
+    own = expects.takes_any or any(name in _HOLD_IMAGES for name in expects.keywords)
+    return own or any(map(_looks, reward.gates))
+
+
+def _names(function: Callable[..., Any]) -> set[str] | None:
+    """Of its parameters; None where it takes any, or its signature cannot be read."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return {parameter.name for parameter in parameters}
+
+
+def _own(columns: Mapping[str, Any], names: set[str] | None) -> dict[str, Any]:
+    given = {
+        name: value for name, value in columns.items() if names is None or name in names or name not in ADDED
+    }
+    held = [name for name in _HOLD_IMAGES if isinstance(given.get(name), list)]
+    n = max((len(given[name]) for name in held), default=0)
+    copies: list[dict[int, Any]] = [{} for _ in range(n)]  # an image in `images` and in the prompt is one
+    for name in held:
+        given[name] = [_copied(value, copies[i]) for i, value in enumerate(given[name])]
+    return given
+
+
+def _copied(value: Any, copies: dict[int, Any]) -> Any:
+    """The value with every image in it replaced by its copy."""
+    if isinstance(value, Image.Image):
+        if id(value) not in copies:
+            copies[id(value)] = _copy(value)
+        return copies[id(value)]
+    if isinstance(value, list):
+        return [_copied(item, copies) for item in value]
+    if isinstance(value, dict):
+        return {key: _copied(item, copies) for key, item in value.items()}
+    return value
+
+
+def _copy(image: Image.Image) -> Image.Image:
+    copy: Any = image.copy()
+    copy.format = image.format
+    if getattr(image, "filename", None):
+        copy.filename = image.filename  # type: ignore[attr-defined]
+    return copy

@@ -1,19 +1,21 @@
-"""What is applied, and refused, before TRL makes the trainer: settings, data, and a model of an earlier trainer."""
+"""What is applied, and refused, before TRL makes the trainer: settings, data, rewards, a model trained before."""
 
 import inspect
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from accelerate.utils import DistributedType, parse_flag_from_env
 from peft import PeftConfig
 from torch import nn
 from transformers import AutoConfig
-from trl import GRPOConfig
 from trl.trainer.utils import get_config_model_id
 
-from omnirl_core.data.dataset import for_language_model, is_of_rows
+from omnirl_core.data import DataError
+from omnirl_core.data.dataset import for_language_model, is_of_rows, routing
 from omnirl_core.models import (
     base_model,
     has_vision,
@@ -24,6 +26,8 @@ from omnirl_core.models import (
     vision_tower,
     without_vision,
 )
+from omnirl_core.rewards import Reward
+from omnirl_core.rewards.coverage import Sample, accuracy_rewards, coverage_error, used_rewards
 from omnirl_core.trainer.grpo_config import OmniGRPOConfig, settings_of
 from omnirl_core.trainer.multimodal import may_have_images
 from omnirl_core.trainer.prompt_length import PromptLength, fit_prompts
@@ -31,7 +35,6 @@ from omnirl_core.trainer.vllm_families import vllm_obstacle
 
 logger = logging.getLogger(__name__)
 
-_DDP_SEARCH_IS_OURS = "_is_ddp_search_ours"
 _WRAPPERS = ("accelerate", "torch", "trl")
 """Packages that replace a model's forward on behalf of a trainer."""
 
@@ -65,6 +68,12 @@ class Preparation:
                 faults.append(str(error))
         if faults:
             raise ValueError("\n".join(faults))
+
+    def fitted_rewards(self, reward_funcs: Any) -> Any:
+        """The rewards that the samples need; `reward_weights` of the others are left out as well."""
+        fitted = fit_rewards(reward_funcs, self.train_dataset, self.eval_dataset)
+        self.args.reward_weights = kept_weights(reward_funcs, fitted, self.args.reward_weights)
+        return fitted
 
     @property
     def may_have_images(self) -> bool:
@@ -161,20 +170,68 @@ class Preparation:
         return self.model if isinstance(self.model, str) else get_config_model_id(self.model.config)
 
 
-def ddp_search_of(args: GRPOConfig) -> bool | None:
-    """The user's `ddp_find_unused_parameters`, which an earlier trainer may have set since."""
-    if _DDP_SEARCH_IS_OURS in vars(args):
-        args.ddp_find_unused_parameters = None
-    return args.ddp_find_unused_parameters
+def fit_rewards(reward_funcs: Any, train_dataset: Any, eval_dataset: Any = None) -> Any:
+    """The rewards that the samples need: without those for samples that name no task, where there are none.
+
+    Looks at data sets of `load_dataset` and rewards of `load_rewards`; all else is given back as it is.
+
+    Raises:
+        DataError: some samples have no reward that judges their answer.
+    """
+    rewards = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+    if not rewards or not is_of_rows(train_dataset) or not all(isinstance(one, Reward) for one in rewards):
+        return reward_funcs
+    samples = [Sample(*row) for row in routing(train_dataset)]
+    if error := coverage_error(samples, rewards):
+        raise DataError(error)
+    if not accuracy_rewards(rewards):
+        names = ", ".join(one.name for one in rewards)
+        logger.warning("no reward judges whether an answer is right, only how it is written: %s", names)
+    tasks = {one.task for one in samples}
+    if is_of_rows(eval_dataset):
+        tasks |= {task for _, task, _ in routing(eval_dataset)}
+    return used_rewards(rewards, tasks)
 
 
-def stop_ddp_search(trainer: Any) -> None:
-    """TRL 1.16 has DDP search for what a text-only batch leaves out; where nothing is left out, DDP would warn so."""
-    trainer.args.ddp_find_unused_parameters = trainer.accelerator.ddp_handler.find_unused_parameters = False
-    setattr(trainer.args, _DDP_SEARCH_IS_OURS, True)
+def reward_weights(reward_funcs: Sequence[Any], given: Sequence[float] | None) -> torch.Tensor:
+    """(K,) `given` where it is, else each `Reward`'s own weight and 1 for other functions.
+
+    Logs where a given weight differs from one that a reward was given itself (its default is 1).
+    """
+    own = [one.weight if isinstance(one, Reward) else 1.0 for one in reward_funcs]
+    if given is None:
+        return torch.tensor(own, dtype=torch.float32)
+    weighted = [
+        f"{one.name} {weight:g} (its own {one.weight:g})"
+        for one, weight in zip(reward_funcs, given, strict=False)
+        if isinstance(one, Reward) and one.weight not in (1.0, weight)
+    ]
+    if weighted and all(isinstance(one, Reward) for one in reward_funcs):
+        logger.warning("reward_weights overrides the rewards' own weights: %s", ", ".join(weighted))
+    return torch.tensor(list(given), dtype=torch.float32)
 
 
-def release(model: Any) -> None:
+def kept_weights(reward_funcs: Any, fitted: Any, given: list[float] | None) -> list[float] | None:
+    """`given` without the weights of the rewards that `fit_rewards` left out."""
+    if given is None or not isinstance(reward_funcs, list) or len(given) != len(reward_funcs):
+        return given
+    kept = {id(one) for one in fitted}
+    return [weight for one, weight in zip(reward_funcs, given, strict=True) if id(one) in kept]
+
+
+def reweighted(rewards: Sequence[Reward], given: Sequence[float] | None) -> list[Reward]:
+    """The rewards with the weights that `reward_weights` gives, so that held-out scores use them too."""
+    if given is None:
+        return list(rewards)
+    if len(given) != len(rewards):
+        raise DataError(
+            f"reward_weights: {len(given)} weights for {len(rewards)} rewards; give one each, or none"
+        )
+    reward_weights(rewards, given)
+    return [replace(one, weight=float(weight)) for one, weight in zip(rewards, given, strict=True)]
+
+
+def release(model: object) -> None:
     """Undo what an earlier trainer left on the model; nothing is done to a model that none has had, or to a path.
 
     Its wrappers around `forward` would stay: autocast of a run in bf16 in one in float32, and, in a copy of the

@@ -16,14 +16,14 @@ from trl.data_utils import prepare_multimodal_messages
 
 from omnirl_core.data import image_size
 from omnirl_core.trainer.multimodal import (
-    Sample,
+    convert_blocks,
     images_of,
     is_no_path,
     mixed_samples,
     open_image_string,
     without_none,
 )
-from omnirl_core.types import Message
+from omnirl_core.types import Message, Sample
 
 logger = get_logger(__name__)
 
@@ -44,15 +44,14 @@ class PromptLength:
     """(width, height) of the images seen so far, by path."""
 
     def count(self, sample: Sample) -> int:
-        """Number of prompt tokens, exact (test_prompt_length.py compares it with what the trainer feeds)."""
+        """Number of prompt tokens, exact."""
         images = prompt_images(sample)
         if images and not self._has_grid:
             return self._processed_length(sample)
         text = self._text(sample)
-        n_tokens = len(
-            self._tokenizer(text, add_special_tokens=self._adds_special_tokens(sample, text))["input_ids"]
-        )
-        return n_tokens + self._all_image_tokens(images) - len(images)  # of which one each is its placeholder
+        tokens = self._tokenizer(text, add_special_tokens=self._adds_special_tokens(sample, text))
+        placeholders = len(images)  # one token each, which the image's own replace
+        return len(tokens["input_ids"]) - placeholders + self._all_image_tokens(images)
 
     def exceeds(self, sample: Sample, limit: int) -> bool:
         """Whether the count is above the limit; most samples are settled without a file or the tokenizer."""
@@ -67,25 +66,26 @@ class PromptLength:
     def bound(self, sample: Sample) -> int:
         """Never less than the count of a sample whose images become grids: the pixel budget bounds them."""
         n_images = len(prompt_images(sample))
-        return self._text_bound(sample) + (n_images * self._most_image_tokens if n_images else 0)
+        most = self._most_image_tokens if n_images else 0  # a tokenizer has none
+        return self._text_bound(sample) + n_images * most
 
     def _text_bound(self, sample: Sample) -> int:
         prompt = sample["prompt"]
         if isinstance(prompt, str):
             return _most_tokens(prompt) + 16
-        contents = [message.get("content") for message in prompt]
-        texts = [block.get("text") for content in contents if isinstance(content, list) for block in content]
-        texts += [content for content in contents if isinstance(content, str)]
+        texts = [block.get("text") for block in _blocks(prompt)]
+        texts += [message["content"] for message in prompt if isinstance(message.get("content"), str)]
         return sum(_most_tokens(text) for text in texts if text) + self._frame(prompt) + 16
 
     def _frame(self, prompt: Sequence[Message]) -> int:
         """Bytes of what the template puts around the texts; the same for all prompts of one structure."""
-        bare = [_without_text(message) for message in prompt]
+        bare = [
+            message | {"content": ""} if isinstance(message.get("content"), str) else message
+            for message in convert_blocks(prompt, _without_content)
+        ]
         key = repr(bare)
         if key not in self._frames:
-            n_images = sum(
-                b["type"] == "image" for m in bare if isinstance(m["content"], list) for b in m["content"]
-            )
+            n_images = sum(block["type"] == "image" for block in _blocks(bare))
             self._frames[key] = len(self._text({"prompt": bare, "images": [None] * n_images}).encode())
         return self._frames[key]
 
@@ -145,25 +145,22 @@ class PromptLength:
         """By the processor itself, on the opened images: families differ in what frames an image's tokens."""
         [opened] = mixed_samples([sample])
         messages = prepare_multimodal_messages(opened["prompt"], images=opened["images"])
-        tokens = self.processor.apply_chat_template(
-            [messages],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            tools=self.tools,
-            **self.template_kwargs,
-        )
+        settings = {"tokenize": True, "return_dict": True, "tools": self.tools, **self.template_kwargs}
+        tokens = self.processor.apply_chat_template([messages], add_generation_prompt=True, **settings)
         return len(tokens["input_ids"][0])
 
 
 def prompt_images(sample: Sample) -> list[Any]:
     """The images of the sample's columns, and those that its prompt's blocks hold themselves."""
     prompt = sample["prompt"]
-    if isinstance(prompt, str):
-        return images_of(sample)
-    contents = [message.get("content") for message in prompt]
-    blocks = [block for content in contents if isinstance(content, list) for block in content]
+    blocks = [] if isinstance(prompt, str) else _blocks(prompt)
     return images_of(sample) + [block["image"] for block in blocks if block.get("image") is not None]
+
+
+def _blocks(prompt: Sequence[Message]) -> list[Mapping[str, Any]]:
+    """The content blocks of all messages."""
+    contents = [message.get("content") for message in prompt]
+    return [block for content in contents if isinstance(content, list) for block in content]
 
 
 def fit_prompts(data: Any, length: PromptLength, limit: int, on_long: str, split: str = "train") -> Any:
@@ -202,9 +199,8 @@ class _StreamFilter:
         self.seen += 1
         if not self.length.exceeds(sample, self.limit):
             return True
-        fault = long_prompt(
-            sample, self.length.count(sample), self.limit, f"{self.split} row {self.seen - 1}"
-        )
+        index = f"{self.split} row {self.seen - 1}"
+        fault = long_prompt(sample, self.length.count(sample), self.limit, index)
         if self.on_long == "error":
             raise ValueError(_listed([fault]))
         self.dropped += 1
@@ -252,13 +248,8 @@ def _most_tokens(text: str) -> int:
     return n_ascii + 3 * (len(text.encode()) - n_ascii)
 
 
-def _without_text(message: Message) -> Message:
-    content = message.get("content")
-    if isinstance(content, list):
-        content = [
-            {"type": "text", "text": ""} if b["type"] == "text" else {"type": b["type"]} for b in content
-        ]
-    return {**message, "content": "" if isinstance(content, str) else content}
+def _without_content(block: Mapping[str, Any]) -> dict[str, str]:
+    return {"type": "text", "text": ""} if block["type"] == "text" else {"type": block["type"]}
 
 
 def _undecoded(feature: Any) -> Any:

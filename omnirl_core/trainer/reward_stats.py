@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 logger = logging.getLogger(__name__)
 
@@ -91,10 +91,17 @@ class RewardScaleCallback(TrainerCallback):
         self._window: list[tuple[int, dict[str, float]]] = []
         self._said: set[tuple[str, ...]] = set()
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
         self._since = state.global_step
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: Any,
+        state: TrainerState,
+        control: object,
+        logs: dict | None = None,
+        **kwargs: object,
+    ) -> None:
         if not logs or "completions/clipped_ratio" not in logs:  # not a line of training
             return
         numbers = {name: value for name, value in logs.items() if isinstance(value, int | float)}
@@ -195,7 +202,7 @@ def constant_groups(rewards: Tensor, weights: Sequence[float], normalize_first: 
     return _is_constant(terms.nansum(-1), terms.abs().nansum(-1), judged)
 
 
-def zero_constant_groups(trainer: Any, output: dict[str, Any], rewards: Tensor) -> None:
+def zero_constant_groups(trainer: Any, output: dict[str, Tensor], rewards: Tensor) -> None:
     """Count the groups without signal from all ranks' rewards, `(ranks*B*G, K)`, and set their advantages to 0.
 
     In `output`, which the step learns from, and in the log of completions. With a plain GRPOConfig, TRL 1.16's numbers

@@ -14,7 +14,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from omnirl_core.data.images import open_image
 from omnirl_core.models import vision_token_ids
-from omnirl_core.trainer.fault_tolerance.image_guard import images_counted
+from omnirl_core.trainer.fault_tolerance.image_guard import ImageCounter, ImageMismatchError, Mismatch
 from omnirl_tools.evaluation.lines import stream_keys
 
 Size = tuple[int, int]
@@ -88,6 +88,22 @@ def generate_batches(
             draw = partial(_RowwiseSampling, temperature, names) if temperature > 0 else None
             yield places, _generate_batch(model, processor, batch, config, draw, template_kwargs or {})
             bar.update(len(places))
+
+
+@contextmanager
+def images_counted(
+    model: torch.nn.Module, n_images: Sequence[int], names: Sequence[str], where: str
+) -> Iterator[None]:
+    """Raise ImageMismatchError where the forward passes inside encode other than the samples' `n_images` in all."""
+    counter = ImageCounter(model)
+    try:
+        yield
+    finally:
+        counter.remove()
+    given = sum(n_images)
+    if counter.disagrees(given, repeats=True):
+        samples = tuple(str(name) for name, n in zip(names, n_images, strict=True) if n)
+        raise ImageMismatchError(str(Mismatch(where, given, counter.n_images, samples)))
 
 
 def _generate_batch(

@@ -1,13 +1,18 @@
 """Held-out evaluation with the rewards of training: one line per row, ready for `compare` and the report."""
 
+import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from omnirl_core.data.record import modality
 from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.rewards.reward import Reward, signature_of
+from omnirl_core.trainer.fault_tolerance.reward_guard import GuardedReward, RewardError, RewardFault, listed
 from omnirl_tools.evaluation.generate import Generation, generate
 from omnirl_tools.evaluation.lines import weighted_mean
+
+logger = logging.getLogger(__name__)
 
 NOT_COLUMNS = ("prompt", "completion", "completion_ids", "images", "image_sizes", "resized_sizes")
 
@@ -15,6 +20,30 @@ NOT_COLUMNS = ("prompt", "completion", "completion_ids", "images", "image_sizes"
 def plain_scores(reward: Reward, **columns: Any) -> list[float | None]:
     """What the reward gives, or raises."""
     return reward(**columns)
+
+
+def guarded_scores(
+    reward: Reward,
+    *,
+    timeout_s: float | None = None,
+    on_error: str = "stop",
+    rank: int = 0,
+    **columns: Any,
+) -> list[float | None]:
+    """What the reward gives, held to the contract that it has in training.
+
+    Raises:
+        RewardError: it broke the contract, and `on_error` is not `abstain`, which gives None there and warns.
+    """
+    faults: list[RewardFault] = []
+    name, abstains = str(getattr(reward, "__name__", reward)), on_error == "abstain"
+    scores = GuardedReward(reward, name, timeout_s, abstains, rank, faults).guarded()(**columns)
+    if faults and not abstains:
+        remedy = "fix the function, or set on_reward_error: abstain, which scores None there"
+        raise RewardError(f"held-out samples: {listed(faults, then=remedy)}")
+    if faults:
+        logger.warning("held-out samples: %s", listed([replace(fault, trace=None) for fault in faults]))
+    return scores
 
 
 def evaluate(

@@ -5,9 +5,9 @@ import pickle
 import pytest
 
 from omnirl_core.rewards import RewardsError, load_rewards
-from omnirl_core.trainer.fault_tolerance.reward_guard import RewardError, guarded_scores
+from omnirl_core.trainer.fault_tolerance.reward_guard import RewardError
 from omnirl_tools.evaluation.generate import Generation
-from omnirl_tools.evaluation.score import score_rows
+from omnirl_tools.evaluation.score import guarded_scores, score_rows
 
 MINE = """
 calls = []

@@ -152,7 +152,7 @@ def weights(trainer: Any) -> dict[str, torch.Tensor]:
     """Every trainable parameter, whole, by its name."""
     named = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
     gathered = nullcontext()
-    if trainer._is_zero3:
+    if trainer.engine.startswith("zero3"):
         import deepspeed
 
         gathered = deepspeed.zero.GatheredParameters(list(named.values()))

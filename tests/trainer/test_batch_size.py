@@ -6,8 +6,7 @@ import re
 import pytest
 from trl import GRPOConfig
 
-from omnirl_core.trainer.batch_size import BatchSizes, evaluation_faults, nearest_divisors
-from omnirl_core.trainer.grpo_config import OmniGRPOConfig
+from omnirl_core.trainer.grpo_config import BatchSizes, OmniGRPOConfig, evaluation_faults, nearest_divisors
 
 GRID = list(itertools.product((1, 3, 6, 8), (1, 3), (2, 7, 8), (1, 4), (None, 3), (None, 6, 24)))
 

@@ -12,9 +12,8 @@ from omnirl_core.data import DataError
 from omnirl_core.models import load_policy
 from omnirl_core.rewards import Reward
 from omnirl_core.trainer import multimodal
-from omnirl_core.trainer.multimodal import mixed_samples
+from omnirl_core.trainer.multimodal import mixed_samples, with_own_images
 from omnirl_core.trainer.prompt_length import _size
-from omnirl_core.trainer.reward_functions import with_own_images
 
 
 def columns():

@@ -14,7 +14,7 @@ from omnirl_core.data import DataError, load_dataset
 from omnirl_core.rewards import load_rewards
 from omnirl_core.rewards.coverage import Sample, accuracy_rewards, coverage_error
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
-from omnirl_core.trainer.reward_functions import fit_rewards
+from omnirl_core.trainer.preparation import fit_rewards
 from recipes import grpo
 
 ROOT = Path(__file__).parents[2]

@@ -56,7 +56,8 @@ OVERRIDDEN += [(CheckpointMixin, *item) for item in IN_MIXIN.items()]
 @pytest.mark.parametrize(("owner", "name", "expected"), OVERRIDDEN)
 def test_overridden_method_has_the_signature_we_override(owner, name, expected):
     assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == expected
-    assert list(inspect.signature(vars(owner)[name]).parameters) == expected
+    ours = list(inspect.signature(vars(owner)[name]).parameters)
+    assert ours in (expected, ["self", "kwargs"])  # the latter hands everything on by name
 
 
 @pytest.mark.parametrize(

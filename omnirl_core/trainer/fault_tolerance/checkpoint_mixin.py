@@ -63,12 +63,8 @@ class CheckpointMixin(GRPOTrainer):
         if self.accelerator.is_main_process:
             publish(written, final)
         self.accelerator.wait_for_everyone()
-        # nodes without a shared file system have their own ranks' files
-        if (
-            self.accelerator.is_local_main_process
-            and not self.accelerator.is_main_process
-            and written.exists()
-        ):
+        # the first rank has moved it, but on nodes without a shared file system there are their own ranks' files
+        if self.accelerator.is_local_main_process and written.exists():
             publish(written, final)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
@@ -78,7 +74,7 @@ class CheckpointMixin(GRPOTrainer):
         self._ping("going on after a checkpoint")
 
     def _write_checkpoint(self, model: Any, trial: Any, written: Path, final: Path) -> None:
-        """All files of a checkpoint, in the folder aside; a push waits for its name."""
+        """All files of a checkpoint, in the temporary folder; a push waits for its name."""
         pushes, self.args.push_to_hub = self.args.push_to_hub, False
         self._saving_in = written.parent
         try:
@@ -131,13 +127,14 @@ class CheckpointMixin(GRPOTrainer):
     @property
     def _cycle_shape(self) -> dict[str, int]:
         """What has to be the same for a run to go on within a generation batch of another."""
-        names = (
-            "per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation", "num_generations",
-            "num_iterations",
-        )  # fmt: skip
+        args = self.args
         return {
             "processes": self.accelerator.num_processes,
-            **{name: getattr(self.args, name) for name in names},
+            "per_device_train_batch_size": args.per_device_train_batch_size,
+            "gradient_accumulation_steps": args.gradient_accumulation_steps,
+            "steps_per_generation": args.steps_per_generation,
+            "num_generations": args.num_generations,
+            "num_iterations": args.num_iterations,
         }
 
     @property
@@ -156,19 +153,14 @@ class CheckpointMixin(GRPOTrainer):
         self._restore_reference(Path(checkpoint))
         state = self._read_cycle(Path(checkpoint) / self._cycle_file)
         # where it differs on one rank, all draw: one that draws alone would wait for the others forever
-        obstacle = next(
-            (found for found in gather_object([self._cycle_obstacle(state)]) if found is not None), None
-        )
-        if obstacle is None:
+        obstacles = [found for found in gather_object([self._cycle_obstacle(state)]) if found is not None]
+        if not obstacles:
             self._step, self._buffered_inputs = state["step"], state["batches"]
             return
         self._step = self.state.global_step * self.args.gradient_accumulation_steps
         if state or self._is_within_cycle:
-            logger.warning(
-                "%s %s: the steps that were left of its generation batch learn from new completions",
-                checkpoint,
-                obstacle,
-            )
+            message = "%s %s: the steps that were left of its generation batch learn from new completions"
+            logger.warning(message, checkpoint, obstacles[0])
             self._step = 0  # a new generation batch begins
 
     def _cycle_obstacle(self, state: dict[str, Any]) -> str | None:
@@ -186,9 +178,7 @@ class CheckpointMixin(GRPOTrainer):
         if not path.exists():
             return {}
         device = self.accelerator.device
-        place = (
-            "cpu" if device.type == "cpu" else device
-        )  # a rank's CPU is called cpu:0, which torch cannot read to
+        place = "cpu" if device.type == "cpu" else device  # a rank's CPU is cpu:0, which torch cannot read to
         # checkpoints of before the trainer's modules were renamed have the second name
         with torch.serialization.safe_globals([Prompt, (Prompt, "omnirl_core.trainer.shared_prefix.Prompt")]):
             return torch.load(path, map_location=place, weights_only=True)
@@ -198,9 +188,8 @@ class CheckpointMixin(GRPOTrainer):
     def _save_reference(self, folder: Path) -> None:
         """TRL 1.16 keeps a reference model that follows the policy (`sync_ref_model`) in memory only."""
         if self.args.sync_ref_model:
-            save_reference(
-                self.accelerator.unwrap_model(self.ref_model), folder / REFERENCE, self.args.should_save
-            )
+            model = self.accelerator.unwrap_model(self.ref_model)
+            save_reference(model, folder / REFERENCE, self.args.should_save)
 
     def _restore_reference(self, checkpoint: Path) -> None:
         if not self.args.sync_ref_model:
@@ -209,43 +198,16 @@ class CheckpointMixin(GRPOTrainer):
             restore_reference(self.accelerator.unwrap_model(self.ref_model), checkpoint / REFERENCE)
         else:
             logger.warning(
-                "%s holds no %s: sync_ref_model goes on from the reference that the run began with, and kl is not the "
-                "uninterrupted run's",
-                checkpoint,
-                REFERENCE,
+                f"{checkpoint} holds no {REFERENCE}: sync_ref_model goes on from the reference that the run began "
+                "with, and kl is not the uninterrupted run's"
             )
 
-    def _run_epoch(
-        self,
-        model: Any,
-        epoch: Any,
-        train_dataloader: Any,
-        steps_in_epoch: Any,
-        num_update_steps_per_epoch: Any,
-        trial: Any,
-        ignore_keys_for_eval: Any,
-        start_time: Any,
-        resume_from_checkpoint: Any,
-        epochs_trained: Any,
-        steps_trained_in_current_epoch: Any,
-    ) -> None:
+    def _run_epoch(self, **kwargs: Any) -> None:  # type: ignore[override]  # Trainer calls it by name
         """transformers 5.23 looks whether a run has ended only after a step, so a finished one would take another."""
-        if self.state.global_step >= self.state.max_steps:
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(**kwargs)
+        else:
             self.control.should_training_stop = True
-            return
-        super()._run_epoch(
-            model=model,
-            epoch=epoch,
-            train_dataloader=train_dataloader,
-            steps_in_epoch=steps_in_epoch,
-            num_update_steps_per_epoch=num_update_steps_per_epoch,
-            trial=trial,
-            ignore_keys_for_eval=ignore_keys_for_eval,
-            start_time=start_time,
-            resume_from_checkpoint=resume_from_checkpoint,
-            epochs_trained=epochs_trained,
-            steps_trained_in_current_epoch=steps_trained_in_current_epoch,
-        )
 
     # -- weights and samples ------------------------------------------------------------------------------------
 

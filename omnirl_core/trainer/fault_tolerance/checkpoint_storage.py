@@ -1,13 +1,12 @@
-"""Files of checkpoints: published whole or not at all, which one to resume from, and what transformers restores not."""
+"""Files of checkpoints: published whole or not at all, and what transformers restores not."""
 
 import errno
 import json
-import logging
 import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import reduce
 from importlib import import_module
 from pathlib import Path
@@ -27,8 +26,6 @@ from transformers.utils import (
     WEIGHTS_INDEX_NAME,
     WEIGHTS_NAME,
 )
-
-logger = logging.getLogger(__name__)
 
 UNFINISHED = "unfinished"
 """Folder in a run's folder that a checkpoint is written in. No `checkpoint-*`: transformers takes those for whole."""
@@ -55,8 +52,8 @@ def write_error(path: str | os.PathLike[str], error: Exception) -> Exception:
         space = shutil.disk_usage(folder)
         return SpaceError(
             errno.ENOSPC,
-            f"could not write {path}: {error}; {_size(space.free)} of {_size(space.total)} are free there. Checkpoints "
-            "written before are untouched: make space, or set save_total_limit, and resume with "
+            f"could not write {path}: {error}; {space.free / 1e9:.3g} of {space.total / 1e9:.3g} GB are free there. "
+            "Checkpoints written before are untouched: make space, or set save_total_limit, and resume with "
             "--resume_from_checkpoint auto",
         )
     safe = "checkpoints written before are untouched: resume with --resume_from_checkpoint auto"
@@ -93,86 +90,22 @@ def publish(written: Path, final: Path) -> None:
     shutil.rmtree(written.parent, ignore_errors=True)
 
 
-def checkpoint_fault(folder: str | os.PathLike[str]) -> str | None:
-    """What is missing from a checkpoint, None if it is whole.
-
-    A checkpoint of another trainer has no list of its contents; there the trainer's state, which transformers
-    writes last, has to be readable.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        return "it does not exist"
-    try:
-        json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return f"its {STATE} is missing or torn ({error})"
-    if not (folder / CONTENTS).exists():
-        return None
-    try:
-        sizes = json.loads((folder / CONTENTS).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"its {CONTENTS} is torn ({error})"
-    for name, size in sizes.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size:,} bytes in place of {size:,}"
-    return None
-
-
-def newest_checkpoint(run_folder: str | os.PathLike[str]) -> Path | None:
-    """The whole checkpoint of the most steps; each newer one that is not whole is named in a warning."""
-    for _, path in sorted(_numbered(run_folder), reverse=True):
-        fault = checkpoint_fault(path)
-        if fault is None:
-            return path
-        logger.warning("%s is passed over: %s", path, fault)
-    return None
-
-
 def abandon_later(run_folder: str | os.PathLike[str], step: int) -> None:
     """Rename checkpoints of more steps to `abandoned-checkpoint-*`: a run that goes on from `step` is another run.
 
     Kept, they would be deleted last and resumed first.
     """
-    for later, path in _numbered(run_folder):
+    for later, path in numbered_checkpoints(run_folder):
         if later > step:
             abandoned = path.with_name(f"abandoned-{path.name}")
             shutil.rmtree(abandoned, ignore_errors=True)
             path.replace(abandoned)
 
 
-def _numbered(run_folder: str | os.PathLike[str]) -> list[tuple[int, Path]]:
-    found = []
-    for path in Path(run_folder).glob("checkpoint-*"):
-        match = _NAME.fullmatch(path.name)
-        if match:
-            found.append((int(match[1]), path))
-    return found
-
-
-def resume_path(asked: str | bool | None, run_folder: str | os.PathLike[str]) -> str | None:
-    """The checkpoint that `resume_from_checkpoint` means: a path, `auto`, or true.
-
-    `auto` takes the newest whole one, or none where there is none; true is an error there.
-    """
-    if asked is None or str(asked).lower() in ("", "false", "none"):
-        return None
-    if str(asked).lower() in ("auto", "true"):
-        newest = newest_checkpoint(run_folder)
-        if newest is None and str(asked).lower() == "true":
-            raise ValueError(
-                f"resume_from_checkpoint: true, but {run_folder} holds no whole checkpoint; `auto` would start anew"
-            )
-        return None if newest is None else str(newest)
-    fault = checkpoint_fault(str(asked))
-    if fault is not None:
-        raise ValueError(
-            f"resume_from_checkpoint: {asked} cannot be resumed: {fault}; give `auto` for the newest whole checkpoint "
-            f"in {run_folder}"
-        )
-    return str(asked)
+def numbered_checkpoints(run_folder: str | os.PathLike[str]) -> list[tuple[int, Path]]:
+    """(steps, path) of what is named as a checkpoint, whole or not."""
+    named = [(_NAME.fullmatch(path.name), path) for path in Path(run_folder).glob("checkpoint-*")]
+    return [(int(match[1]), path) for match, path in named if match]
 
 
 def _sync(path: Path) -> None:
@@ -181,14 +114,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _size(n_bytes: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.3g} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.3g} TB"
 
 
 # -- weights -----------------------------------------------------------------------------------------------------
@@ -277,11 +202,8 @@ def restore_reference(model: nn.Module, path: Path) -> None:
                         f"{path}: {name} has shape {(*saved.shape,)}, the model {(*value.shape,)}"
                     )
                 if isinstance(parameter, DTensor):
-                    saved = distribute_tensor(
-                        saved.to(parameter.device, parameter.dtype),
-                        parameter.device_mesh,
-                        parameter.placements,
-                    )
+                    saved = saved.to(parameter.device, parameter.dtype)
+                    saved = distribute_tensor(saved, parameter.device_mesh, parameter.placements)
                     parameter.copy_(saved)
                 else:
                     value.copy_(saved)
@@ -292,12 +214,9 @@ def _whole(parameter: nn.Parameter, changes: bool = False) -> Iterator[torch.Ten
     """The parameter with all of its values on every rank; what is written to it stays where it `changes`."""
     if isinstance(parameter, DTensor):  # FSDP2
         yield parameter.full_tensor()
-        return
-    is_partitioned = hasattr(parameter, "ds_id")  # ZeRO-3
-    gathered: Any = nullcontext()
-    if is_partitioned:
-        gathered = import_module("deepspeed").zero.GatheredParameters(
-            [parameter], modifier_rank=0 if changes else None
-        )
-    with gathered:
+    elif hasattr(parameter, "ds_id"):  # ZeRO-3
+        zero = import_module("deepspeed").zero
+        with zero.GatheredParameters([parameter], modifier_rank=0 if changes else None):
+            yield parameter
+    else:
         yield parameter

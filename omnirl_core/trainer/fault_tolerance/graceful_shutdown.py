@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +29,11 @@ class GracefulShutdown(TrainerCallback):
         self._received = 0
         self._replaced: dict[signal.Signals, Any] = {}
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, *_: object, **__: object) -> None:
         if threading.current_thread() is threading.main_thread():  # Python takes handlers from no other
             self._replaced = {number: signal.signal(number, self._receive) for number in SIGNALS}
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, args: object, state: object, control: TrainerControl, **kwargs: object) -> None:
         """Each rank asks the others at each step, so that no rank stops alone and leaves the others waiting."""
         received = torch.tensor([self._received], device=PartialState().device)
         agreed = int(gather(received).max())
@@ -41,7 +41,7 @@ class GracefulShutdown(TrainerCallback):
             self.signal = signal.Signals(agreed)
             control.should_save = control.should_training_stop = True
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(self, *_: object, **__: object) -> None:
         for number, handler in self._replaced.items():
             signal.signal(number, handler)
         self._replaced = {}

@@ -4,7 +4,7 @@ A model that is given no pixels answers from the text alone, and raises nothing.
 evaluation and warm start is counted: the tower has to be given as many images as the samples of the pass have.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -16,17 +16,11 @@ from torch import Tensor, nn
 
 from omnirl_core.models import vision_tower
 from omnirl_core.trainer.prompt_length import prompt_images
-from omnirl_core.trainer.shared_prefix.prompts import SharedBatch
-from omnirl_core.trainer.shared_prefix.runtime import SharedPrefix
+from omnirl_core.trainer.shared_prefix.runtime import SharedBatch, SharedPrefix
 from omnirl_core.trainer.vllm_families import vllm_obstacle
+from omnirl_core.types import Sample
 
 MOST_NAMED = 8
-SAMPLES = "images_of_samples"
-"""Key of a (name, number of images) pair a sample in what TRL buffers between rollout and training."""
-
-
-class ImageMismatchError(RuntimeError):
-    """A pass was run without the images of its samples, or with others; names the samples."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +28,7 @@ class Mismatch:
     """One pass whose counts differ; picklable, so that ranks can tell each other."""
 
     where: str
+    """The pass, as in "rollout" or "log-probabilities"."""
     given: int
     """Images that the pass had to encode."""
     encoded: int
@@ -48,6 +43,10 @@ class Mismatch:
             f"{self.where}: the vision tower was given {self.encoded} images where the samples have {self.given} "
             f"(rank {self.rank}; samples {named}{more})"
         )
+
+
+class ImageMismatchError(RuntimeError):
+    """A pass was run without the images of its samples, or with others; names the samples."""
 
 
 class ImageCounter:
@@ -114,20 +113,8 @@ def not_counted(tower: nn.Module) -> Iterator[None]:
         setattr(tower, DUMMY, False)
 
 
-@contextmanager
-def images_counted(
-    model: nn.Module, n_images: Sequence[int], names: Iterable[Any], where: str
-) -> Iterator[None]:
-    """Raise ImageMismatchError where the forward passes inside encode other than the samples' `n_images` in all."""
-    counter = ImageCounter(model)
-    try:
-        yield
-    finally:
-        counter.remove()
-    given = sum(n_images)
-    if counter.disagrees(given, repeats=True):
-        samples = tuple(str(name) for name, n in zip(names, n_images, strict=True) if n)
-        raise ImageMismatchError(str(Mismatch(where, given, counter.n_images, samples)))
+SAMPLES = "images_of_samples"
+"""Key of a (name, number of images) pair a sample in what TRL buffers between rollout and training."""
 
 
 class ImageGuard:
@@ -177,7 +164,7 @@ class ImageGuard:
             self.note(where, given, self.counter.n_images)
 
     def rollout(
-        self, images: Sequence[Any] | None, by_vllm: bool, batch: SharedBatch | None
+        self, images: Sequence[Sequence[object] | None] | None, by_vllm: bool, batch: SharedBatch | None
     ) -> AbstractContextManager[None]:
         """A rollout that is handed the images of each sample; of a `batch` whose prompts are shared, each once."""
         if not self.counter.sees:
@@ -223,7 +210,7 @@ class ImageGuard:
 
 
 def samples_of(
-    samples: Sequence[Mapping[str, Any]], images: Sequence[Sequence[Any]] | None = None
+    samples: Sequence[Sample], images: Sequence[Sequence[object]] | None = None
 ) -> list[tuple[str, int]]:
     """Name and number of images of each sample: its own, or `images` where they are known better."""
     if images is None:
@@ -232,7 +219,7 @@ def samples_of(
     return [(name, len(own)) for name, own in zip(names, images, strict=True)]
 
 
-def images_of_pass(n_images: Sequence[int], prompts: Sequence[Any] | None, batch_size: int | None) -> int:
+def images_of_pass(n_images: Sequence[int], prompts: Sequence[object] | None, batch_size: int | None) -> int:
     """Images that a log-probability pass encodes: all samples', or, in packs, those of each pack's prompts once.
 
     >>> images_of_pass([2, 2, 2, 1], None, None), images_of_pass([2, 2, 2, 1], ["a", "a", "a", "b"], 2)
@@ -245,7 +232,7 @@ def images_of_pass(n_images: Sequence[int], prompts: Sequence[Any] | None, batch
     return sum(sum({id(prompts[i]): n_images[i] for i in pack}.values()) for pack in packs)
 
 
-def images_turn_up(trainer: Any, inputs: Sequence[Mapping[str, Any]]) -> bool:
+def images_turn_up(trainer: Any, inputs: Sequence[Sample]) -> bool:
     """Whether a batch of any rank has images, the same on each; no data set may have announced them.
 
     Raises:
@@ -260,7 +247,7 @@ def images_turn_up(trainer: Any, inputs: Sequence[Mapping[str, Any]]) -> bool:
     return has_images
 
 
-def _refuse_blind(trainer: Any, inputs: Sequence[Mapping[str, Any]]) -> None:
+def _refuse_blind(trainer: Any, inputs: Sequence[Sample]) -> None:
     names = ", ".join(dict.fromkeys(name for name, n in samples_of(inputs) if n)) or "of another rank"
     if not trainer._is_vlm:
         kind = type(trainer.processing_class).__name__

@@ -12,14 +12,11 @@ from torch import Tensor
 
 from omnirl_core.trainer.fault_tolerance.reward_guard import listed, written_to
 from omnirl_core.trainer.grpo_config import OmniGRPOConfig
+from omnirl_core.types import Line
 
 GRADIENT = "gradient norm"
 LINES = "rows_as_json"
 """Key of the samples, a line of JSON each, in what TRL buffers between rollout and training."""
-
-
-class NonFiniteError(RuntimeError):
-    """A loss, gradient norm or log-probability is NaN or infinite; names the rank and the rows."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class NonFinite:
         ids = sorted({str(row.get("row_id")) for row in self.rows})
         return f"{self.what} {self.value} on rank {self.rank}, rows {', '.join(ids) or 'unknown'}"
 
-    def line(self) -> dict[str, Any]:
+    def line(self) -> Line:
         """As faults.jsonl has it."""
         ids = [row.get("row_id") for row in self.rows]
         return {
@@ -47,6 +44,10 @@ class NonFinite:
             "row_ids": ids,
             "rows": list(self.rows),
         }
+
+
+class NonFiniteError(RuntimeError):
+    """A loss, gradient norm or log-probability is NaN or infinite; names the rank and the rows."""
 
 
 class NonFiniteGuard:
@@ -76,7 +77,7 @@ class NonFiniteGuard:
         self._step_samples: list[dict[str, Any]] = []
         self._found: list[NonFinite] = []
 
-    def remember(self, output: dict[str, Any], lines: Sequence[Mapping[str, Any]]) -> None:
+    def remember(self, output: dict[str, Any], lines: Sequence[Line]) -> None:
         """Send each sample along with its completion, through TRL's shuffle, to the step that learns from it."""
         output[LINES] = [json.dumps(line, default=str) for line in lines]
         self.micro_batch = [dict(line) for line in lines]
@@ -93,7 +94,7 @@ class NonFiniteGuard:
         """Note the samples of `values` (), (B,) or (B, C) that are not finite where `mask` is 1."""
         self._check(what, values, self.micro_batch, mask)
 
-    def check_gradient(self, norm: Any) -> None:
+    def check_gradient(self, norm: Tensor | float | None) -> None:
         """Note the step's samples where its gradient norm is not finite."""
         # where fp16 scales the loss, gradients overflow now and then, and the scaler leaves the step out
         if norm is not None and getattr(self.accelerator, "scaler", None) is None:

@@ -4,14 +4,13 @@ TRL 1.16 lets what a function raises end one rank while the others wait for it, 
 """
 
 import asyncio
-import logging
 import math
 import numbers
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -23,8 +22,7 @@ from trl.trainer.utils import is_async_callable
 
 from omnirl_core.text import completion_text
 from omnirl_core.trainer.grpo_config import OmniGRPOConfig
-
-logger = logging.getLogger(__name__)
+from omnirl_core.types import Line, Sample
 
 MOST_SHOWN = 5
 """Most breaches in a message."""
@@ -62,7 +60,7 @@ class RewardFault:
             rows = f"a batch of {len(self.row_ids)} completions, of rows {sorted({str(x) for x in self.row_ids})}"
         return f"reward '{self.reward}' {self.what} on {rows}, rank {self.rank}"
 
-    def line(self) -> dict[str, Any]:
+    def line(self) -> Line:
         """As faults.jsonl has it."""
         return {"kind": "reward", **asdict(self)}
 
@@ -78,6 +76,7 @@ class GuardedReward:
     function: Callable[..., Any]
     name: str
     timeout_s: float | None
+    """Most seconds of a call, unless the function has a `timeout_s` of its own."""
     abstains: bool
     rank: int
     faults: list[RewardFault]
@@ -97,62 +96,70 @@ class GuardedReward:
         return lambda **columns: self._judge(columns)
 
     def _judge(self, columns: dict[str, Any]) -> list[float | None]:
-        n = len(columns["completions"])
-        self.begins()
-        try:
-            values = in_time(lambda: self.function(**columns), self.timeout_s)
-        except (Exception, RewardTimeout) as error:  # noqa: BLE001  a user's function may raise anything
-            return self._one_by_one(columns, n, error)
-        return self._checked(values, columns, n)
-
-    async def _judge_later(self, columns: dict[str, Any]) -> list[float | None]:
-        """As `_judge`; all completions alone are awaited at once, so that together they take one timeout at most."""
-        n = len(columns["completions"])
-        values, error = await in_time_later(self.function(**columns), self.timeout_s)
+        values, error = self._call(columns)
         if error is None:
-            return self._checked(values, columns, n)
-        samples = [_row(columns, i, n) for i in range(n)]
-        alone = [in_time_later(self.function(**sample), self.timeout_s) for sample in samples]
+            return self._checked(values, columns)
         scores: list[float | None] = []
-        known = len(self.faults)
-        for i, (value, found) in enumerate(await asyncio.gather(*alone)):
-            if found is None:
-                scores += self._checked(value, samples[i], 1)
-            else:
-                self._add(_raised(found), columns, [i], found)
-                scores.append(None)
-        if len(self.faults) == known:
-            self._add(f"{_raised(error)} (on no completion alone)", columns, range(n), error)
-        return scores
-
-    def _one_by_one(self, columns: dict[str, Any], n: int, first: BaseException) -> list[float | None]:
-        scores: list[float | None] = []
-        timeouts = 0
-        known = len(self.faults)
+        n, known, timeouts = len(columns["completions"]), len(self.faults), 0
         for i in range(n):
             if len(self.faults) > known and (not self.abstains or timeouts > 1):
                 break
-            self.begins()
-            try:
-                value = in_time(lambda: self.function(**_row(columns, i, n)), self.timeout_s)  # noqa: B023  called here
-            except (Exception, RewardTimeout) as error:  # noqa: BLE001  as above
-                timeouts += isinstance(error, RewardTimeout)
-                self._add(_raised(error), columns, [i], error)
-                scores.append(None)
-            else:
-                scores += self._checked(value, _row(columns, i, n), 1)
-        if len(self.faults) == known:
-            self._add(f"{_raised(first)} (on no completion alone)", columns, range(n), first)
+            value, found = self._call(_row(columns, i))
+            timeouts += isinstance(found, RewardTimeout)
+            scores += self._alone(value, found, columns, i)
+        self._blame(error, columns, known)
         return scores + [None] * (n - len(scores))
 
-    def _checked(self, values: Any, columns: dict[str, Any], n: int) -> list[float | None]:
+    async def _judge_later(self, columns: dict[str, Any]) -> list[float | None]:
+        """As `_judge`; all completions alone are awaited at once, so that together they take one timeout at most."""
+        values, error = await in_time_later(self.function(**columns), self._seconds)
+        if error is None:
+            return self._checked(values, columns)
+        known = len(self.faults)
+        samples = [_row(columns, i) for i in range(len(columns["completions"]))]
+        alone = [in_time_later(self.function(**sample), self._seconds) for sample in samples]
+        scores: list[float | None] = []
+        for i, (value, found) in enumerate(await asyncio.gather(*alone)):
+            scores += self._alone(value, found, columns, i)
+        self._blame(error, columns, known)
+        return scores
+
+    @property
+    def _seconds(self) -> float | None:
+        return getattr(self.function, "timeout_s", None) or self.timeout_s
+
+    def _call(self, columns: dict[str, Any]) -> tuple[Any, BaseException | None]:
+        """What the function gives, or what it raised."""
+        self.begins()
+        try:
+            return in_time(lambda: self.function(**columns), self._seconds), None
+        except (Exception, RewardTimeout) as error:  # noqa: BLE001  a user's function may raise anything
+            return None, error
+
+    def _alone(
+        self, value: Any, error: BaseException | None, columns: dict[str, Any], i: int
+    ) -> list[float | None]:
+        """The score of completion i, called alone, in a list of one."""
+        if error is None:
+            return self._checked(value, _row(columns, i))
+        self._add(_raised(error), columns, [i], error)
+        return [None]
+
+    def _blame(self, error: BaseException, columns: dict[str, Any], known: int) -> None:
+        """Blame the batch where none of its completions has failed alone: the faults are still the `known` ones."""
+        if len(self.faults) == known:
+            rows = range(len(columns["completions"]))
+            self._add(f"{_raised(error)} (on no completion alone)", columns, rows, error)
+
+    def _checked(self, values: Any, columns: dict[str, Any]) -> list[float | None]:
+        n = len(columns["completions"])
         try:
             values = list(values)
+            wrong = f"returned {len(values)} values for {n} completions" if len(values) != n else None
         except TypeError:
-            self._add(f"returned {values!r:.80} in place of {n} values", columns, range(n))
-            return [None] * n
-        if len(values) != n:
-            self._add(f"returned {len(values)} values for {n} completions", columns, range(n))
+            wrong = f"returned {values!r:.80} in place of {n} values"
+        if wrong:
+            self._add(wrong, columns, range(n))
             return [None] * n
         scores: list[float | None] = []
         for i, value in enumerate(values):
@@ -190,26 +197,23 @@ class RewardGuard:
         self._found: list[RewardFault] = []
 
     def wrap(
-        self, functions: Sequence[Any], names: Sequence[str], begins: Callable[[str], None]
+        self, functions: Sequence[Callable[..., Any]], names: Sequence[str], begins: Callable[[str], None]
     ) -> list[Callable[..., Any]]:
         """What to give TRL in place of the functions for one batch; `begins` is called with a name before each."""
         self._found = []
+        timeout_s, abstains = self.args.reward_timeout_s, self.args.on_reward_error == "abstain"
+        how = (timeout_s, abstains, self.accelerator.process_index, self._found)
         return [
-            self._guarded(function, name, partial(begins, name))
+            GuardedReward(function, name, *how, partial(begins, name)).guarded()
             for function, name in zip(functions, names, strict=True)
         ]
-
-    def _guarded(self, function: Any, name: str, begins: Callable[[], None]) -> Callable[..., Any]:
-        seconds = getattr(function, "timeout_s", None) or self.args.reward_timeout_s
-        abstains, rank = self.args.on_reward_error == "abstain", self.accelerator.process_index
-        return GuardedReward(function, name, seconds, abstains, rank, self._found, begins).guarded()
 
     def errors(
         self,
         rewards: Tensor,
-        functions: Sequence[Any],
+        functions: Sequence[Callable[..., Any]],
         names: Sequence[str],
-        samples: Sequence[Mapping[str, Any]],
+        samples: Sequence[Sample],
         needs_one: bool,
     ) -> list[RewardFault]:
         """What went wrong with a batch on any rank, the same list on each.
@@ -221,7 +225,14 @@ class RewardGuard:
             samples: of this rank.
             needs_one: a batch that no function judges is an error.
         """
-        faults = gather_object([*self._found, *self._of_models(rewards, functions, names, samples)])
+        first = self.accelerator.process_index * len(samples)
+        own = rewards[first : first + len(samples)].T  # (K, B*G)
+        models = [
+            (name, values)
+            for name, function, values in zip(names, functions, own, strict=True)
+            if isinstance(function, nn.Module)
+        ]
+        faults = gather_object([*self._found, *self._of_models(models, samples)])
         if not faults and needs_one and rewards.isnan().all():
             ids = gather_object([sample.get("row_id") for sample in samples])
             all_names = ", ".join(f"'{name}'" for name in names)
@@ -229,23 +240,15 @@ class RewardGuard:
         return faults
 
     def _of_models(
-        self,
-        rewards: Tensor,
-        functions: Sequence[Any],
-        names: Sequence[str],
-        samples: Sequence[Mapping[str, Any]],
-    ) -> list[RewardFault]:
-        """Reward models cannot abstain: what they give has to be finite."""
-        rank, n = self.accelerator.process_index, len(samples)
-        own = rewards[rank * n : (rank + 1) * n]
-        found = []
-        for k, (function, name) in enumerate(zip(functions, names, strict=True)):
-            if isinstance(function, nn.Module):
-                bad = (~own[:, k].isfinite()).nonzero().flatten().tolist()
+        self, models: Sequence[tuple[str, Tensor]], samples: Sequence[Sample]
+    ) -> Iterator[RewardFault]:
+        """Reward models cannot abstain: what each gives, (B*G,), has to be finite."""
+        for name, values in models:
+            bad = (~values.isfinite()).nonzero().flatten().tolist()
+            if bad:
                 ids = tuple(samples[i].get("row_id", f"{i} of the batch") for i in bad)
-                if ids:
-                    found.append(RewardFault(name, f"gave {own[bad[0], k].item()}", ids, rank=rank))
-        return found
+                what = f"gave {values[bad[0]].item()}"
+                yield RewardFault(name, what, ids, rank=self.accelerator.process_index)
 
     @staticmethod
     def counts(faults: Sequence[RewardFault], names: Sequence[str]) -> dict[str, float]:
@@ -255,54 +258,21 @@ class RewardGuard:
 
     def raise_unless_abstaining(self, faults: Sequence[RewardFault]) -> None:
         if faults and self.args.on_reward_error == "stop":
-            raise RewardError(
-                f"{listed(faults)}\n{written_to(self.args)}; `on_reward_error: abstain` scores None there and "
-                "goes on"
-            )
+            remedy = "`on_reward_error: abstain` scores None there and goes on"
+            raise RewardError(f"{listed(faults)}\n{written_to(self.args)}; {remedy}")
 
 
-def listed(errors: Sequence[Any]) -> str:
-    """The first few; the traceback of the first that has one."""
+def listed(errors: Sequence[object], then: str | None = None) -> str:
+    """The first few, a line each; what to do `then`; and the traceback of the first that has one."""
     shown = [str(error) for error in errors[:MOST_SHOWN]]
     if len(errors) > MOST_SHOWN:
         shown.append(f"... and {len(errors) - MOST_SHOWN} more")
-    trace = next((e.trace for e in errors if isinstance(e, RewardFault) and e.trace), None)
-    return "\n".join([*shown, *([trace.rstrip()] if trace else [])])
+    trace = next((e.trace.rstrip() for e in errors if isinstance(e, RewardFault) and e.trace), None)
+    return "\n".join(line for line in (*shown, then, trace) if line)
 
 
 def written_to(args: OmniGRPOConfig) -> str:
     return f"Written to {args.output_dir}/faults.jsonl"
-
-
-def guarded_scores(
-    reward: Callable[..., Any],
-    *,
-    timeout_s: float | None = None,
-    on_error: str = "stop",
-    rank: int = 0,
-    **columns: Any,
-) -> list[float | None]:
-    """The reward's values, held to the contract that it has in training.
-
-    Raises:
-        RewardError: it broke the contract, and `on_error` is not `abstain`, which gives None there and warns.
-    """
-    faults: list[RewardFault] = []
-    name = str(getattr(reward, "__name__", reward))
-    seconds = getattr(reward, "timeout_s", None) or timeout_s
-    guard = GuardedReward(reward, name, seconds, on_error == "abstain", rank, faults)
-    scores = guard.guarded()(**columns)
-    if faults:
-        shown = [str(fault) for fault in faults[:MOST_SHOWN]]
-        shown += [f"... and {len(faults) - MOST_SHOWN} more"] * (len(faults) > MOST_SHOWN)
-        message = "held-out samples: " + "\n".join(shown)
-        if on_error != "abstain":
-            remedy = "fix the function, or set on_reward_error: abstain, which scores None there"
-            raise RewardError(
-                "\n".join([message, remedy, *([faults[0].trace.rstrip()] if faults[0].trace else [])])
-            )
-        logger.warning("%s", message)
-    return scores
 
 
 def in_time(function: Callable[[], Any], seconds: float | None) -> Any:
@@ -344,9 +314,8 @@ def _interrupted(function: Callable[[], Any], seconds: float) -> Any:
 
     start = time.monotonic()
     handler = signal.signal(signal.SIGALRM, expire)
-    remaining, interval = signal.setitimer(
-        signal.ITIMER_REAL, seconds, 1.0
-    )  # again, if a bare except swallows it
+    # and each second again, where a bare except swallows it
+    remaining, interval = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
 
     def disarm() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -364,18 +333,18 @@ def _interrupted(function: Callable[[], Any], seconds: float) -> Any:
     return value
 
 
-def _row(columns: dict[str, Any], i: int, n: int) -> dict[str, Any]:
+def _row(columns: dict[str, Any], i: int) -> dict[str, Any]:
     """The columns of one completion; what a second call logs would be logged twice."""
+    n = len(columns["completions"])
     row = {
         name: value[i : i + 1] if isinstance(value, list) and len(value) == n else value
         for name, value in columns.items()
     }
-    silent = {name: _nothing for name in ("log_extra", "log_metric") if name in row}
-    return row | silent
+    return row | {name: _log_nothing for name in ("log_extra", "log_metric") if name in row}
 
 
-def _nothing(*args: Any, **kwargs: Any) -> None:
-    return None
+def _log_nothing(*args: Any, **kwargs: Any) -> None:
+    """In the place of TRL's `log_extra` and `log_metric`."""
 
 
 def _raised(error: BaseException) -> str:

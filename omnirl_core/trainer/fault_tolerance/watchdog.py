@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from omnirl_core.trainer.grpo_config import OmniGRPOConfig
 
@@ -60,22 +59,17 @@ class Watchdog:
             raise
         self.stop()
 
-    def ping(self, doing: str, step: int, row_ids: Iterable[Any] = ()) -> None:
+    def ping(self, doing: str, step: int, row_ids: Iterable[object] = ()) -> None:
         """Say what begins now, and for which samples."""
         if not self.is_watching:
             return
         self._last = time.monotonic()
         rows = list(dict.fromkeys(str(row) for row in row_ids))
-        state = {
-            "rank": self.rank,
-            "doing": doing,
-            "step": step,
-            "row_ids": rows[:MOST_ROWS],
-            "since": time.time(),
-        }
+        state = {"rank": self.rank, "doing": doing, "step": step, "row_ids": rows[:MOST_ROWS]}
+        text = json.dumps(state | {"since": time.time(), "pid": os.getpid()}) + "\n"
         beside = self.path.with_suffix(".part")
         with suppress(OSError):  # a full disk is told by what has to be written
-            beside.write_text(json.dumps(state | {"pid": os.getpid()}) + "\n", encoding="utf-8")
+            beside.write_text(text, encoding="utf-8")
             beside.replace(self.path)
         if self.stall_timeout_s is not None:
             faulthandler.dump_traceback_later(self.stall_timeout_s + 2 * GRACE_S, exit=True, file=2)

@@ -77,17 +77,16 @@ class PackMask(Tensor):
         return f"PackMask({', '.join(map(str, self.spans))})"
 
     @classmethod
-    def __torch_function__(
-        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", str(func))
         if func is F.scaled_dot_product_attention:
             return _attention(*args, **(kwargs or {}))
-        if getattr(func, "__name__", "") in ("__get__", "size", "dim", "is_floating_point", "is_complex"):
+        if name in ("__get__", "size", "dim", "is_floating_point", "is_complex"):
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **(kwargs or {}))
         raise NotImplementedError(
-            f"{getattr(func, '__name__', func)} of the mask of a shared-prefix pack: only "
-            "scaled_dot_product_attention knows it; load the model with attn_implementation: sdpa"
+            f"{name} of the mask of a shared-prefix pack: only scaled_dot_product_attention knows it; load the model "
+            "with attn_implementation: sdpa"
         )
 
 
@@ -109,10 +108,8 @@ def _attention(
     parts = []
     for span in attn_mask.spans:
         prompt = slice(span.start, span.split)
-        q, k, v = query[:, :, prompt], key[:, :, prompt], value[:, :, prompt]
-        parts.append(
-            F.scaled_dot_product_attention(q, k, v, is_causal=True, **settings)
-        )  # (1, heads, P, size)
+        q, k, v = (states[:, :, prompt] for states in (query, key, value))  # (1, heads, P, size)
+        parts.append(F.scaled_dot_product_attention(q, k, v, is_causal=True, **settings))
         if span.branches:
             parts.append(_branch_attention(query, key, value, span, settings))
     return torch.cat(parts, 2)

@@ -128,7 +128,7 @@ class Pack:
         values = values[: len(self.labels)]
         zeros = (
             values.new_zeros(self.scored.shape) + 0.0 * values.sum()
-        )  # keeps the graph where nothing is scored
+        )  # a graph also where nothing is scored
         return zeros.masked_scatter(self.scored, values)
 
 

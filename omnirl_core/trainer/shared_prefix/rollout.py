@@ -8,7 +8,7 @@ generation, and random numbers are drawn in the same order, so a seed gives the 
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,17 +51,15 @@ def _generate(
     **fields: Any,
 ) -> Tensor:
     rows = torch.tensor(prompt_of_sample, device=input_ids.device)  # (B*G,)
-    first_rows = [prompt_of_sample.index(i) for i in range(max(prompt_of_sample) + 1)]
-    first = torch.tensor(first_rows, device=input_ids.device)  # (B,)
+    first = [prompt_of_sample.index(i) for i in range(max(prompt_of_sample) + 1)]
     prompts, mask = input_ids[first], attention_mask[first]  # (B, P)
     positions = base_model(model)._prepare_position_ids_for_generation(  # type: ignore[operator]
         prompts, {**fields, "attention_mask": mask}
     )  # (B, P), or (4, B, P): in the text, then time, height and width
     if prompts.shape[1] > 1:
         image_fields = {name: value for name, value in fields.items() if name != "mm_token_type_ids"}
-        output = base_model(
-            model
-        )(  # as `generate` calls it: PEFT's wrapper may be under autocast, and it is not
+        # the base model, as `generate` calls it: PEFT's wrapper may be under autocast, and `generate` is not
+        output = base_model(model)(
             input_ids=prompts[:, :-1],
             attention_mask=mask[:, :-1],
             position_ids=positions[..., :-1],
@@ -151,9 +149,7 @@ class PrefixLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing is left to do."""
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Any, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Any, Tensor]:
         end = self.n_own + key_states.shape[2]
         if end > self.own_keys.shape[1]:  # twice the room, so that a token is copied once on average
             self.own_keys = torch.cat([self.own_keys, torch.empty_like(self.own_keys)], 1)
@@ -179,16 +175,14 @@ class PrefixLayer(CacheLayerMixin):
         read of their prompt's keys and values.
         """
         n, n_prefix = query.shape[1], self.n_prefix
-        own = torch.bmm(
-            query, self.own_keys[:, : self.n_own].transpose(1, 2)
-        )  # (rows*heads, n, tokens so far)
+        own_keys, own_values = self.own_keys[:, : self.n_own], self.own_values[:, : self.n_own]
+        own = torch.bmm(query, own_keys.transpose(1, 2))  # (rows*heads, n, tokens so far)
         prefix = torch.bmm(self._by_block(query), self.keys.transpose(1, 2))  # (blocks*heads, block*n, P)
         if self.hidden is not None:
             prefix = prefix.masked_fill(self.hidden, -math.inf)
-        weights = torch.cat([self._by_row(prefix, n), own], -1).softmax(-1, dtype=torch.float32)
-        weights = weights.to(query.dtype)
+        scores = torch.cat([self._by_row(prefix, n), own], -1)
+        weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
         output = torch.bmm(self._by_block(weights[..., :n_prefix]), self.values)
-        own_values = self.own_values[:, : self.n_own]
         return torch.baddbmm(self._by_row(output, n), weights[..., n_prefix:], own_values)
 
     def _by_block(self, x: Tensor) -> Tensor:
@@ -197,7 +191,7 @@ class PrefixLayer(CacheLayerMixin):
         return apart.transpose(1, 2).reshape(self.n_blocks * self.n_heads, -1, x.shape[-1])
 
     def _by_row(self, x: Tensor, n: int) -> Tensor:
-        """The inverse of `_by_block`."""
+        """(blocks*heads, block*n, ...) to (rows*heads, n, ...)"""
         apart = x.view(self.n_blocks, self.n_heads, self.block, n, x.shape[-1])
         return apart.transpose(1, 2).reshape(-1, n, x.shape[-1])
 
@@ -210,9 +204,7 @@ class PrefixedKeys:
         self.shape = (layer.n_samples, layer.n_heads, layer.get_seq_length(), layer.size)
 
     @classmethod
-    def __torch_function__(
-        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.scaled_dot_product_attention:
             return _decode(*args, **(kwargs or {}))
         raise NotImplementedError(f"{getattr(func, '__name__', func)} of the keys of a shared-prefix cache")
@@ -233,7 +225,6 @@ def _decode(
     Its mask hides padding before prompts only, which the layer knows, and its values are in the layer as well.
     """
     layer, size = key.layer, query.shape[-1]
-    scaled = query.reshape(layer.n_samples * layer.n_heads, -1, size) * (
-        size**-0.5 if scale is None else scale
-    )
-    return layer.attention(scaled).view(query.shape)
+    scale = size**-0.5 if scale is None else scale
+    folded = query.reshape(layer.n_samples * layer.n_heads, -1, size)
+    return layer.attention(folded * scale).view(query.shape)

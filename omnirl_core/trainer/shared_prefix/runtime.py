@@ -3,14 +3,18 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from trl.data_utils import prepare_multimodal_messages
 
 from omnirl_core.models import base_model
 from omnirl_core.trainer.grpo_config import OmniGRPOConfig
+from omnirl_core.trainer.multimodal import convert_blocks, images_of
 from omnirl_core.trainer.shared_prefix.packing import (
     Prompt,
     encode_prompts,
@@ -18,9 +22,9 @@ from omnirl_core.trainer.shared_prefix.packing import (
     pack,
     packed_log_probs,
 )
-from omnirl_core.trainer.shared_prefix.prompts import SharedBatch
 from omnirl_core.trainer.shared_prefix.rollout import shared_prefill
 from omnirl_core.trainer.shared_prefix.support import rollout_obstacle, training_obstacle
+from omnirl_core.types import Sample
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +32,79 @@ PROMPTS = "shared_prompts"
 """Key of the prompts, one object a group, in what TRL buffers between rollout and training."""
 
 
-class SharedPrefix:
-    """The shared prompts of a run.
+@dataclass
+class SharedBatch:
+    """Samples of a rank, each distinct prompt with its images once.
 
-    TRL sees samples whose images are placeholders; each distinct prompt is a `Prompt`, processed once, that travels
-    with its samples.
+    TRL 1.16 carries images in every sample: it copies, processes (twice), gathers and stores them G times. So it is
+    shown `placeholder_samples`, and the images wait here until the model needs them.
+    """
+
+    samples: Sequence[Sample]
+    prompts: list[Any] = field(init=False)
+    """Of each sample, with the images in their blocks, as TRL gives them to rewards."""
+    prompt_of_sample: list[int] = field(init=False)
+    """Numbers of the distinct prompts, in the order of their first samples."""
+    encoded: list[Prompt] = field(default_factory=list)
+    """The distinct prompts, once they are tokenized."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """What the processor gave for them besides token ids."""
+
+    def __post_init__(self) -> None:
+        self.prompts = [_with_images(sample) for sample in self.samples]
+        is_new = (not _is_same(prompt, before) for before, prompt in pairwise(self.prompts))
+        self.prompt_of_sample = list(accumulate(is_new, initial=0))
+
+    @property
+    def placeholder_samples(self) -> list[Sample]:
+        """The samples without images; in their prompts, blocks that say where images go."""
+        hidden = [
+            {key: value for key, value in sample.items() if key not in ("image", "images")}
+            for sample in self.samples
+        ]
+        prompts = [p if isinstance(p, str) else convert_blocks(p, _placeholder) for p in self.prompts]
+        return [sample | {"prompt": prompt} for sample, prompt in zip(hidden, prompts, strict=True)]
+
+    @property
+    def distinct_prompts(self) -> list[Any]:
+        return self.first_of_each(self.prompts)
+
+    def first_of_each(self, values: Sequence[Any]) -> list[Any]:
+        """Values of samples, of the first sample of each distinct prompt."""
+        first = [self.prompt_of_sample.index(i) for i in range(self.prompt_of_sample[-1] + 1)]
+        return [values[sample] for sample in first]
+
+    def of_samples(self, values: Sequence[Any]) -> list[Any]:
+        """Values of the distinct prompts, for every sample."""
+        return [values[i] for i in self.prompt_of_sample]
+
+    def sample_fields(self) -> dict[str, Any]:
+        """`fields` as the processor would give them for all samples."""
+        fields: dict[str, Any] = {**image_tensors(self.of_samples(self.encoded))}
+        if self.fields.get("mm_token_type_ids") is not None:
+            fields["mm_token_type_ids"] = self.of_samples(self.fields["mm_token_type_ids"])
+        return fields
+
+
+def _with_images(sample: Sample) -> Any:
+    images = images_of(sample)
+    return prepare_multimodal_messages(sample["prompt"], images=images) if images else sample["prompt"]
+
+
+def _placeholder(block: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"type": "image"} if block.get("type") == "image" else block
+
+
+def _is_same(prompt: Any, other: Any) -> bool:
+    """Words and images: images opened once are one object, others are compared by every pixel."""
+    try:
+        return bool(prompt == other)
+    except (ValueError, RuntimeError):  # arrays and tensors compare item by item
+        return False
+
+
+class SharedPrefix:
+    """The shared prompts of a run: each is a `Prompt`, processed once, that travels with its samples.
 
     Args:
         accelerator: of the run.
@@ -57,7 +129,7 @@ class SharedPrefix:
         """Of the samples in the pass at hand."""
 
     @contextmanager
-    def generation_batch(self, samples: Sequence[Any]) -> Iterator[SharedBatch]:
+    def generation_batch(self, samples: Sequence[Sample]) -> Iterator[SharedBatch]:
         """A batch whose images are hidden from TRL while it lasts."""
         self.batch = SharedBatch(samples)
         try:
@@ -87,9 +159,7 @@ class SharedPrefix:
         batch.encoded = encode_prompts(backbone, token_ids, fields, n_images, device)
         batch.fields = fields
         self.prompts = batch.of_samples(batch.encoded)
-        grids = [
-            prompt.images["image_grid_thw"] for prompt in self.prompts if "image_grid_thw" in prompt.images
-        ]
+        grids = [prompt.images["image_grid_thw"] for prompt in self.prompts if prompt.images]
         return (
             batch.of_samples(token_ids),
             batch.of_samples(images) if any(n_images) else None,
@@ -102,11 +172,7 @@ class SharedPrefix:
         return shared_prefill(model, self.batch.prompt_of_sample)
 
     def log_probs(
-        self,
-        model: Any,
-        completion_ids: Tensor,
-        completion_mask: Tensor,
-        batch_size: int | None,
+        self, model: Any, completion_ids: Tensor, completion_mask: Tensor, batch_size: int | None
     ) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities and entropies, (B, C), of packs of at most `batch_size` completions.
 
@@ -224,13 +290,11 @@ def plain_fields(prompts: Sequence[Prompt], n_tokens: int, n_completion_tokens: 
 def regrouped(batches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The micro-batches of a generation batch with the samples of each prompt side by side.
 
-    TRL has shuffled the samples; here the groups follow in the order of their first samples, which is then as random.
-    It is the same objective. A step that covers the whole generation batch sums over all of its samples, and a sum
-    knows no order. Where a generation batch serves several steps, each of its samples is as likely as before to be
-    in any of them, groups being of one size, so each step's gradient has the same expectation; only which samples
-    keep company has changed, from any to those of a group, whose advantages add up to zero. (A loss that divides by
-    the tokens of its micro-batch, `bnpo`, depends on company with TRL's shuffle as well.) Random numbers are
-    drawn as before.
+    TRL has shuffled the samples; the groups follow in the order of their first samples, which is as random. It is the
+    same objective: a step that covers the whole generation batch sums over all samples in any order. Where a
+    generation batch serves several steps, each sample is as likely as before to be in any of them, groups being of
+    one size, so each step's gradient has the same expectation. (A loss that divides by the tokens of its
+    micro-batch, `bnpo`, depends on which samples share it, as with TRL's shuffle.) Random numbers are drawn as before.
     """
     prompts = [prompt for batch in batches for prompt in batch[PROMPTS]]
     rows_of: dict[Prompt, list[int]] = {}

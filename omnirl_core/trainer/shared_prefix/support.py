@@ -6,6 +6,7 @@ from typing import Any
 import transformers
 from accelerate.utils import DistributedType
 from peft import LoraConfig
+from torch import nn
 from transformers.generation.configuration_utils import GenerationMode
 
 from omnirl_core.models import base_model
@@ -34,7 +35,7 @@ VERIFIED_ENGINES = (
 )  # fmt: skip
 
 
-def family_obstacle(model: Any) -> str | None:
+def family_obstacle(model: nn.Module) -> str | None:
     """Why this model's forward cannot run packs; None if it can."""
     base = base_model(model)
     config: Any = base.config
@@ -53,7 +54,7 @@ def family_obstacle(model: Any) -> str | None:
     return None
 
 
-def adapter_obstacle(model: Any) -> str | None:
+def adapter_obstacle(model: nn.Module) -> str | None:
     """Why the model's adapters are not known to work with packs; None if they are, or if there are none."""
     for config in getattr(model, "peft_config", {}).values():
         if type(config) is not LoraConfig:

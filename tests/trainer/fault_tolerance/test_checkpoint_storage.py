@@ -14,13 +14,9 @@ from transformers import TrainerCallback
 
 from omnirl_core.trainer.fault_tolerance import checkpoint_storage
 from omnirl_core.trainer.fault_tolerance.checkpoint_mixin import CheckpointMixin
-from omnirl_core.trainer.fault_tolerance.checkpoint_storage import (
-    checkpoint_fault,
-    newest_checkpoint,
-    publish,
-    resume_path,
-)
+from omnirl_core.trainer.fault_tolerance.checkpoint_storage import publish
 from omnirl_core.trainer.fault_tolerance.graceful_shutdown import GracefulShutdown
+from omnirl_tools.resume import checkpoint_fault, newest_checkpoint, resume_path
 
 
 def parameters(worker):

@@ -10,7 +10,7 @@ import torch
 from forked import environment, python
 
 from omnirl_core.shapes import write_dataset
-from omnirl_core.trainer.fault_tolerance.checkpoint_storage import newest_checkpoint
+from omnirl_tools.resume import newest_checkpoint
 
 SCRIPT = Path(__file__).parents[1] / "distributed_faults.py"
 REWARD = """

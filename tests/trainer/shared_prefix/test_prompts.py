@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from omnirl_core.data.images import open_image
-from omnirl_core.trainer.shared_prefix.prompts import SharedBatch
-from omnirl_core.trainer.shared_prefix.runtime import PROMPTS, regrouped
+from omnirl_core.trainer.shared_prefix.runtime import PROMPTS, SharedBatch, regrouped
 
 EIGHT_ROWS = {"num_generations": 4, "per_device_train_batch_size": 8, "max_steps": 1}
 
