@@ -1,6 +1,7 @@
 """Rollouts by vLLM's API server, a process of its own; weights travel over a TCP store in the place of NCCL."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -10,7 +11,6 @@ from urllib.request import urlopen
 
 import pytest
 from greedy import by_transformers, by_vllm, largest_gap, ratios
-from ports import free_port
 
 from omnirl_core.trainer import vllm_images
 from omnirl_core.trainer.fault_tolerance.image_guard import ImageMismatchError
@@ -48,6 +48,12 @@ def server(vllm_folder, backend, tiny_checkpoint, tmp_path_factory):
         finally:
             process.terminate()
             process.wait(60)
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def wait_until_up(process, port, log, limit_s=400):
