@@ -35,14 +35,10 @@ Row = dict[str, object]
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--decode", action="store_true", help="every pixel, not headers only")
-    parser.add_argument(
-        "--folder", type=Path, help="where to write rows and images (default: a temporary one)"
-    )
+    parser.add_argument("--folder", type=Path, help="where to write rows and images (default: a temporary one)")
     arguments = parser.parse_args(argv)
     if arguments.folder:
         return _measure_all(arguments.folder, arguments.rows, arguments.decode)

@@ -22,19 +22,13 @@ MAX_SECONDS, MAX_GIB = 30, 1.5
 SMALL = 1_000
 _LINKS_PER_FILE = 50_000  # ext4 allows 65,000
 _FILES_PER_FOLDER = 10_000
-_QUESTION = (
-    "What is the {} object to the left of the {}th one, and how many of its kind are there in the picture?"
-)
+_QUESTION = "What is the {} object to the left of the {}th one, and how many of its kind are there in the picture?"
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument(
-        "--folder", type=Path, help="where to write the rows and images (default: a temporary one)"
-    )
+    parser.add_argument("--folder", type=Path, help="where to write the rows and images (default: a temporary one)")
     parser.add_argument("--start", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.start:
@@ -136,9 +130,7 @@ def _write_rows(file: Path, n_rows: int) -> None:
             if file.suffix == ".jsonl":
                 out.write(json.dumps(row) + "\n")
             else:
-                out.write(
-                    ("[" if i == 0 else ",\n ") + json.dumps(row, indent=1) + ("]" if i == n_rows - 1 else "")
-                )
+                out.write(("[" if i == 0 else ",\n ") + json.dumps(row, indent=1) + ("]" if i == n_rows - 1 else ""))
 
 
 def _solution(i: int) -> Any:

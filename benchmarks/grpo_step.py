@@ -277,9 +277,7 @@ def plot(lines: list[dict[str, Any]], path: Path) -> None:
         for kind, marker in (("image", "o"), ("text", "s")):
             own = [line for line in lines if line["kind"] == kind]
             bounds = [Cell(kind, line["group"], line["prompt"], line["completion"]).bound for line in own]
-            axis.plot(
-                bounds, [speed_up(line, phase) for line in own], marker, label=f"{kind} prompts", alpha=0.8
-            )
+            axis.plot(bounds, [speed_up(line, phase) for line in own], marker, label=f"{kind} prompts", alpha=0.8)
         top = max(speed_up(line, name) for line in lines for name in ("forward+backward", "step"))
         axis.plot([1, top], [1, top], "--", color="0.6", label="the bound")
         axis.set(title=phase, xlabel="bound: G(P + C) / (P + GC)", xlim=(0.9, None), ylim=(0.9, None))
@@ -297,18 +295,14 @@ def write(section: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--groups", type=int, nargs="+", default=[4, 8, 16])
     parser.add_argument("--prompts", type=int, nargs="+", default=[128, 512, 1024], choices=list(IMAGES))
     parser.add_argument("--completions", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--kinds", nargs="+", default=["image", "text"], choices=["image", "text"])
     parser.add_argument("--preset", default="small", choices=list(PRESETS))
-    parser.add_argument(
-        "--write", action="store_true", help="renew the section in benchmarks/RESULTS.md and its plot"
-    )
+    parser.add_argument("--write", action="store_true", help="renew the section in benchmarks/RESULTS.md and its plot")
     parser.add_argument("--lines", type=Path, help="a file of cells that are measured, to go on with")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)

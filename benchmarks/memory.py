@@ -154,14 +154,14 @@ def table(found: dict[str, tuple[MemoryEstimate, float]]) -> str:
         )
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "peft"))
     worst = max(abs(estimated.peak / measured - 1) for estimated, measured in found.values())
-    summary = f"{len(found)} cases, the largest difference {worst:.0%}. Python {platform.python_version()}, {versions}."
+    summary = (
+        f"{len(found)} cases, the largest difference {worst:.0%}. Python {platform.python_version()}, {versions}."
+    )
     return "\n".join([head, *lines, "", summary])
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), metavar="CASE")
     parser.add_argument("--write", action="store_true", help="renew the section in benchmarks/RESULTS.md")
     parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)

@@ -24,9 +24,7 @@ from PIL import Image
 STEPS, GROUP, PER_STEP, ROWS, PHOTOGRAPHS = 1000, 4, 8, 400, 500
 MAX_MB, MAX_SECONDS = 25, 3.0
 WEIGHTS = {"think_format": 0.5, "box_iou": 1.0, "exact": 1.0}
-SENTENCE = (
-    "the picture shows a dog left of red car near trees so answer is probably that one because it looks"
-)
+SENTENCE = "the picture shows a dog left of red car near trees so answer is probably that one because it looks"
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -36,9 +34,7 @@ CHROMIUM_FLAGS = [
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="where to write the run (default: a temporary one)")
     args = parser.parse_args(argv)
     if args.folder:
@@ -60,9 +56,7 @@ def measure(folder: Path) -> int:
     middle = statistics.median(seconds)
     held = megabytes < MAX_MB and middle < MAX_SECONDS
     print(f"page: {megabytes:.1f} MB, written in {written:.1f} s of CPU")
-    print(
-        f"opened in {middle:.2f} s, median of five fresh starts ({min(seconds):.2f} to {max(seconds):.2f} s)"
-    )
+    print(f"opened in {middle:.2f} s, median of five fresh starts ({min(seconds):.2f} to {max(seconds):.2f} s)")
     print(f"must be under {MAX_MB} MB and {MAX_SECONDS:.0f} s: {'holds' if held else 'does not hold'}")
     return int(not held)
 
@@ -137,11 +131,7 @@ def _row(number: int, photos: list[str], file: str) -> dict[str, Any]:
 def _answer(row: dict[str, Any], skill: float, chance: random.Random) -> dict[str, Any]:
     right = chance.random() < skill
     shift = chance.randint(0, 20) if right else chance.randint(60, 200)
-    said = (
-        f"[{100 + shift}, {80 + shift}, {382 + shift}, {298 + shift}]"
-        if row["task"] == "boxes"
-        else "the second"
-    )
+    said = f"[{100 + shift}, {80 + shift}, {382 + shift}, {298 + shift}]" if row["task"] == "boxes" else "the second"
     text = " ".join(chance.choices(SENTENCE.split(), k=300))
     value = max(0.0, 1 - shift / 200) if row["task"] == "boxes" else float(right)
     rewards = {"think_format": 1.0, "box_iou": None, "exact": None}

@@ -298,15 +298,11 @@ def machine() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--write", action="store_true", help="renew the section in benchmarks/RESULTS.md")
     arguments = parser.parse_args(argv)
-    warnings.filterwarnings(
-        "ignore", message="\nThe hypothesis contains 0 counts"
-    )  # nltk, on every other pair
+    warnings.filterwarnings("ignore", message="\nThe hypothesis contains 0 counts")  # nltk, on every other pair
     section = report(arguments.repeats)
     print(section)
     if arguments.write:

@@ -37,16 +37,12 @@ CONFIG = Qwen2_5_VLConfig(  # Qwen/Qwen2.5-VL-3B-Instruct, config.json
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--tokens", type=int, default=512, help="of a text-only sequence, prompt and completion"
-    )
+    parser.add_argument("--tokens", type=int, default=512, help="of a text-only sequence, prompt and completion")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     tower = Qwen2_5_VisionTransformerPretrainedModel(CONFIG.vision_config)
     anchor = BLOCKS / MEASURED_BLOCKS * seconds(lambda: encode(tower, 2), args.repeats)
-    language = LAYERS * seconds(layer_pass(args.tokens), args.repeats) + seconds(
-        head_pass(args.tokens), args.repeats
-    )
+    language = LAYERS * seconds(layer_pass(args.tokens), args.repeats) + seconds(head_pass(args.tokens), args.repeats)
     print(f"fp32, {torch.get_num_threads()} thread(s) of a CPU, forward and backward")
     print(f"vision tower, smallest image (4 patches)   {anchor:8.2f} s")
     print(f"language model, one sequence of {args.tokens} tokens {language:8.2f} s")

@@ -119,9 +119,7 @@ def to_pixels(box: Box, space: str, image_size: Size | None = None, resized_size
     return (box[0] * kx, box[1] * ky, box[2] * kx, box[3] * ky)
 
 
-def from_pixels(
-    box: Box, space: str, image_size: Size | None = None, resized_size: Size | None = None
-) -> Box:
+def from_pixels(box: Box, space: str, image_size: Size | None = None, resized_size: Size | None = None) -> Box:
     """The inverse of `to_pixels`: from pixels of the original image to `space`, as the model would say it.
 
     >>> from_pixels((64, 120, 320, 480), "resized", image_size=(640, 480), resized_size=(1280, 480))

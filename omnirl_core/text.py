@@ -178,8 +178,7 @@ def without_end_marker(text: str) -> str:
 # --- tokens ---
 
 SOLO = (
-    "\u3005-\u3007\u3040-\u30ff\u3100-\u312f\u31f0-\u31ff"
-    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+    "\u3005-\u3007\u3040-\u30ff\u3100-\u312f\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
 """Ideographs, kana and bopomofo: written without spaces, one token each."""
 

@@ -24,9 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"omnirl {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, line) in COMMANDS.items():
-        subparser = subparsers.add_parser(
-            name, help=line, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        subparser = subparsers.add_parser(name, help=line, formatter_class=argparse.RawDescriptionHelpFormatter)
         if argv[:1] == [name]:  # only the chosen one is imported: some need torch, which takes seconds
             command = importlib.import_module(module)
             subparser.description = command.__doc__

@@ -182,9 +182,7 @@ def look(settings: Mapping[str, Any] | None = None) -> Machine:
     with ThreadPoolExecutor(2) as pool:  # each import is a process of its own
         modules = {name: module for name, module in wanted.items() if versions.get(name)}
         imports = dict(zip(modules, pool.map(probe, modules.values()), strict=True))
-    return Machine(
-        {"python": platform.python_version(), **versions}, imports, _driver(), settings, vllm_asks()
-    )
+    return Machine({"python": platform.python_version(), **versions}, imports, _driver(), settings, vllm_asks())
 
 
 def _driver() -> str | None:
@@ -204,7 +202,5 @@ if __name__ == "__main__":
     try:
         facts = _facts(sys.argv[1])
     except (ImportError, OSError, RuntimeError, AttributeError, ValueError, TypeError) as error:
-        facts = {
-            "error": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-        }
+        facts = {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"}
     print(_MARK + json.dumps(facts))

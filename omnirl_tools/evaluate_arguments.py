@@ -56,22 +56,14 @@ class EvaluationArguments(DataArguments):
         default=None,
         metadata={"help": "with a protocol: space of the answered boxes, if not the model family's"},
     )
-    eval_temperature: float = field(
-        default=0.0, metadata={"help": "0 is greedy; above it answers are sampled"}
-    )
+    eval_temperature: float = field(default=0.0, metadata={"help": "0 is greedy; above it answers are sampled"})
     seed: int = field(default=42, metadata={"help": "of sampled answers, and of a mixture's random rows"})
     max_completion_length: int | None = field(
         default=None, metadata={"help": "most new tokens; default: the protocol's, or 512 as in training"}
     )
-    max_output_token_length: int | None = field(
-        default=None, metadata={"help": "the same, by its other name"}
-    )
-    min_pixels: int | None = field(
-        default=None, metadata={"help": "least size of an image as the model sees it"}
-    )
-    max_pixels: int | None = field(
-        default=None, metadata={"help": "most size of an image as the model sees it"}
-    )
+    max_output_token_length: int | None = field(default=None, metadata={"help": "the same, by its other name"})
+    min_pixels: int | None = field(default=None, metadata={"help": "least size of an image as the model sees it"})
+    max_pixels: int | None = field(default=None, metadata={"help": "most size of an image as the model sees it"})
     chat_template_kwargs: dict | str | None = field(default=None, metadata={"help": "for the chat template"})
     per_device_eval_batch_size: int = field(default=8, metadata={"help": "rows answered at once"})
     bf16: bool | None = field(

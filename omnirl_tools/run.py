@@ -146,8 +146,7 @@ def own_code(rewards: Iterable[Reward]) -> dict[str, str]:
     """Each reward function of the user's own files, `path:function`, and the file's SHA-256."""
     functions = [reward.scorer for reward in rewards if isinstance(reward.scorer, FileFunction)]
     return {
-        f"{function.path}:{function.name}": sha256(function.path.read_bytes()).hexdigest()
-        for function in functions
+        f"{function.path}:{function.name}": sha256(function.path.read_bytes()).hexdigest() for function in functions
     }
 
 

@@ -21,14 +21,10 @@ FILES = {"a": "adj", "n": "noun", "r": "adv", "v": "verb"}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wordnet", type=Path, help="folder with data.noun, index.noun, noun.exc, ...")
     parser.add_argument("--output", type=Path, default=TABLE)
-    parser.add_argument(
-        "--check", action="store_true", help="compare with the output file instead of writing it"
-    )
+    parser.add_argument("--check", action="store_true", help="compare with the output file instead of writing it")
     arguments = parser.parse_args(argv)
     table = build(arguments.wordnet)
     if arguments.check:

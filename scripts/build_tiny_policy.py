@@ -141,9 +141,7 @@ class Pool:
 
     def pixels(self, which: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Patches (N, 384) and grids (len(which), 3) of some scenes."""
-        return torch.cat([self.patches[i] for i in which]).float(), torch.stack(
-            [self.grids[i] for i in which]
-        )
+        return torch.cat([self.patches[i] for i in which]).float(), torch.stack([self.grids[i] for i in which])
 
     def resized(self, i: int) -> tuple[int, int]:
         """(width, height) of a scene as the processor resizes it."""
@@ -168,9 +166,7 @@ def cell_labels(pool: Pool, i: int) -> Tensor:
         for left in range(0, width, CELL):
             best, label = 0.0, [0.0] * 6
             for shape, (x1, y1, x2, y2) in zip(pool.scenes[i].shapes, boxes, strict=True):
-                overlap = max(0, min(x2, left + CELL) - max(x1, left)) * max(
-                    0, min(y2, top + CELL) - max(y1, top)
-                )
+                overlap = max(0, min(x2, left + CELL) - max(x1, left)) * max(0, min(y2, top + CELL) - max(y1, top))
                 if overlap > best:
                     best = overlap
                     edges = [(x1 - left) / CELL, (y1 - top) / CELL, (x2 - left) / CELL, (y2 - top) / CELL]
@@ -179,9 +175,7 @@ def cell_labels(pool: Pool, i: int) -> Tensor:
     return torch.tensor(rows)
 
 
-def train_vision(
-    model: Qwen2_5_VLForConditionalGeneration, pool: Pool, steps: int, batch_size: int = 96
-) -> None:
+def train_vision(model: Qwen2_5_VLForConditionalGeneration, pool: Pool, steps: int, batch_size: int = 96) -> None:
     """Teach the vision tower by three linear read-outs that are thrown away afterwards."""
     tower = model.model.visual
     width = model.lm_head.in_features
@@ -274,9 +268,7 @@ def examples(pool: Pool, rng: random.Random) -> Iterator[Example]:
             yield example
 
 
-def collate(
-    batch: list[Example], pool: Pool, processor: Qwen2_5_VLProcessor, rng: random.Random
-) -> dict[str, Tensor]:
+def collate(batch: list[Example], pool: Pool, processor: Qwen2_5_VLProcessor, rng: random.Random) -> dict[str, Tensor]:
     """Right-padded prompt and response with labels on the response only."""
     tokenizer, which, ids, labels = processor.tokenizer, [], [], []
     for example in batch:

@@ -33,9 +33,7 @@ def functions(path: Path) -> list[tuple[str, int]]:
     """
     nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return [
-        (node.name, (node.end_lineno or 0) - node.lineno + 1) for node in nodes if isinstance(node, kinds)
-    ]
+    return [(node.name, (node.end_lineno or 0) - node.lineno + 1) for node in nodes if isinstance(node, kinds)]
 
 
 def lines(path: Path) -> int:
@@ -51,14 +49,10 @@ def measure(folder: Path) -> Size:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--longest", type=int, default=0, metavar="N", help="also list the N longest")
     longest = parser.parse_args(argv).longest
-    print(
-        f"{'folder':<34} {'files':>5} {'lines':>6} {'longest file':>13} {'median function':>16} {'longest':>8}"
-    )
+    print(f"{'folder':<34} {'files':>5} {'lines':>6} {'longest file':>13} {'median function':>16} {'longest':>8}")
     for package in PACKAGES:
         root = ROOT / package
         for folder in [root, *sorted(path for path in root.iterdir() if any(path.rglob("*.py")))]:
@@ -77,9 +71,7 @@ def show_longest(n: int) -> None:
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     for path in sorted(files, key=lines, reverse=True)[:n]:
         print(f"{lines(path):>5}  {path.relative_to(ROOT)}")
-    named = [
-        (length, f"{path.relative_to(ROOT)}:{name}") for path in files for name, length in functions(path)
-    ]
+    named = [(length, f"{path.relative_to(ROOT)}:{name}") for path in files for name, length in functions(path)]
     for length, name in sorted(named, reverse=True)[:n]:
         print(f"{length:>5}  {name}")
 

@@ -48,9 +48,7 @@ def draw_box(axes: Axes, name: str) -> None:
     middle = left + WIDTH / 2
     axes.text(middle, bottom + 0.72, title, ha="center", va="center", fontsize=11, weight="bold", color=INK)
     axes.text(middle, bottom + 0.44, what, ha="center", va="center", fontsize=7.6, color=INK)
-    axes.text(
-        middle, bottom + 0.18, module, ha="center", va="center", fontsize=7, family="monospace", color=QUIET
-    )
+    axes.text(middle, bottom + 0.18, module, ha="center", va="center", fontsize=7, family="monospace", color=QUIET)
 
 
 def draw_arrow(axes: Axes, start: str, end: str) -> None:

@@ -147,9 +147,7 @@ def batch(samples: list[dict[str, Any]], processor: Any, rng: random.Random) -> 
     """Padded prompts and responses, with labels (-100 elsewhere) on the responses."""
     end = processor.tokenizer.eos_token
     responses = [response(sample, rng) + end for sample in samples]
-    prompts = [
-        processor.apply_chat_template(sample["prompt"], add_generation_prompt=True) for sample in samples
-    ]
+    prompts = [processor.apply_chat_template(sample["prompt"], add_generation_prompt=True) for sample in samples]
     texts = [prompt + said for prompt, said in zip(prompts, responses, strict=True)]
     images = [image for sample in samples for image in sample["images"]]
     inputs = processor(text=texts, images=images, padding=True, padding_side="right", return_tensors="pt")
@@ -161,9 +159,7 @@ def batch(samples: list[dict[str, Any]], processor: Any, rng: random.Random) -> 
     return {**inputs, "labels": labels}
 
 
-def train(
-    policy: Path, rows: Dataset, folder: Path, settings: dict[str, float], steps: int, seed: int
-) -> None:
+def train(policy: Path, rows: Dataset, folder: Path, settings: dict[str, float], steps: int, seed: int) -> None:
     """One run; its log is in the folder."""
     config = yaml.safe_load(REWARDS.read_text())
     overlap = next(entry for entry in config["rewards"] if entry["name"] == "overlap")

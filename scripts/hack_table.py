@@ -57,9 +57,7 @@ FORMULAS = [
     Sample("What is the chance of heads?", r"\frac{1}{2}", "1/2", ("1/4", "2", "1/3")),
     Sample("Expand x(x+1).", "x^2+x", "x + x^2", ("x^2", "2x", "x^2+1")),
 ]
-SIGNS = [
-    Sample("What does the sign say?", "Main Street 1200 West", "Main Street 1200 West", ("Exit 14", "Stop"))
-]
+SIGNS = [Sample("What does the sign say?", "Main Street 1200 West", "Main Street 1200 West", ("Exit 14", "Stop"))]
 CORNERS = ("[0, 0, 90, 90]", "[550, 0, 640, 90]", "[0, 390, 90, 480]", "[550, 390, 640, 480]")
 ONE_BOX = [
     Sample("Where is the dog?", box, json.dumps(box), CORNERS, "boxes")
@@ -72,10 +70,7 @@ MANY = [
 ]
 BOXES = [Sample("Where are dogs and persons?", MANY, json.dumps(MANY), CORNERS, "boxes")]
 PROGRAM = "```python\ndef second(values):\n    return sorted(set(values))[-2]\n```"
-TESTS = [
-    {"call": "second", "args": [v], "expected": e}
-    for v, e in (([1, 2, 3], 2), ([5, 5, 4], 4), ([9, 7, 8], 8))
-]
+TESTS = [{"call": "second", "args": [v], "expected": e} for v, e in (([1, 2, 3], 2), ([5, 5, 4], 4), ([9, 7, 8], 8))]
 FIRST = "```python\ndef second(values):\n    return max(values)\n```"
 PROGRAMS = [Sample("Write second(values): the second largest.", {"tests": TESTS}, PROGRAM, (FIRST, FIRST))]
 
@@ -120,9 +115,7 @@ def reward_table() -> dict[str, dict[str, float]]:
         settings = {"allow_local_execution": True} if name == "code" else {}
         reward = Reward(name, scorer_named(name), settings=settings)
         samples = OF_REWARD.get(name, TEXT)
-        table[name] = {
-            hack: max(score(reward, s, build(s)) for s in samples) for hack, build in hacks().items()
-        }
+        table[name] = {hack: max(score(reward, s, build(s)) for s in samples) for hack, build in hacks().items()}
     return table
 
 
@@ -141,9 +134,7 @@ def config_table() -> dict[str, dict[str, float]]:
 def score(reward: Reward, sample: Sample, completion: str) -> float:
     if not reward.applies_to(sample.task):
         return 0.0
-    completion_ids = list(
-        range(max(len(completion) // 4, len(completion.split())))
-    )  # about what a tokeniser makes
+    completion_ids = list(range(max(len(completion) // 4, len(completion.split()))))  # about what a tokeniser makes
     columns = {
         "problem": sample.problem,
         "options": sample.options,
@@ -176,9 +167,7 @@ def render() -> str:
         "Share of what the right answer earns under the configs of recipes/rewards, in %:",
         percent,
     )
-    by_reward = markdown(
-        reward_table(), "Score of each reward alone, with its defaults and without gates:", plain
-    )
+    by_reward = markdown(reward_table(), "Score of each reward alone, with its defaults and without gates:", plain)
     return f"{START}\n\n{by_config}\n\n{by_reward}\n\n{END}"
 
 
@@ -191,9 +180,7 @@ def plain(value: float) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="renew the tables in docs/rewards.md")
     arguments = parser.parse_args(argv)
     made = render()

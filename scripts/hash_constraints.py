@@ -20,9 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--extras", default="dev", help="of pyproject.toml (default %(default)s)")
     arguments = parser.parse_args(argv)
     items = resolve(arguments.extras)

@@ -84,9 +84,7 @@ class Runs:
         rewards = ROOT / "recipes" / "mixed" / "rewards.yaml"
         given = {**SETTINGS, "draw_shapes": json.dumps(draw), "rewards": str(rewards)}
         given |= {**(SETTINGS_OF_RANKS if ranks > 1 else {}), **settings}
-        return cls(
-            data, tuple(part for key, value in given.items() for part in (f"--{key}", value)), ranks, engine
-        )
+        return cls(data, tuple(part for key, value in given.items() for part in (f"--{key}", value)), ranks, engine)
 
     def start(self, folder: Path) -> "Job":
         """A run into `folder` that resumes what it finds there; its output goes to run.log."""
@@ -125,9 +123,7 @@ class Runs:
         """Run to the end."""
         code = self.start(folder).wait()
         if code != 0:
-            raise RuntimeError(
-                f"a run in {folder} ended with {code}: {(folder / 'run.log').read_text()[-3000:]}"
-            )
+            raise RuntimeError(f"a run in {folder} ended with {code}: {(folder / 'run.log').read_text()[-3000:]}")
 
 
 def environment(engine: str, rank: int, ranks: int, port: int) -> dict[str, str]:
@@ -212,9 +208,7 @@ class Job:
         while not condition() and self.poll() is None:
             if time.monotonic() > end:
                 self.kill(self.running())
-                raise TimeoutError(
-                    f"processes {self.children} did not come to the point at which to kill them"
-                )
+                raise TimeoutError(f"processes {self.children} did not come to the point at which to kill them")
             time.sleep(0.001)
 
 
@@ -266,9 +260,7 @@ class Measures:
 
     @classmethod
     def of(cls, folder: Path) -> "Measures":
-        last, before = sorted((path.stat().st_mtime for path in folder.glob("checkpoint-*")), reverse=True)[
-            :2
-        ]
+        last, before = sorted((path.stat().st_mtime for path in folder.glob("checkpoint-*")), reverse=True)[:2]
         newest = max(folder.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
         return cls(last - before, n_files(newest))
 
@@ -280,9 +272,7 @@ def kill(runs: Runs, folder: Path, at_save: bool, measures: Measures, chance: ra
     return place
 
 
-def kill_once(
-    runs: Runs, folder: Path, at_save: bool, measures: Measures, chance: random.Random
-) -> str | None:
+def kill_once(runs: Runs, folder: Path, at_save: bool, measures: Measures, chance: random.Random) -> str | None:
     """None where the run had ended before it could be killed."""
     before = chance.randint(0, 5)
     ready = folder / (f"checkpoint-{before}" if before else RANKS)  # there when training begins
@@ -304,9 +294,7 @@ def kill_once(
     where = "while saving" if (folder / UNFINISHED).exists() else "while training"
     written = f", {n_written(folder)} files written" if (folder / UNFINISHED).exists() else ""
     job.end_others()
-    return (
-        f"{where}{written}{', one rank' if alone else ''}{'' if before else ', before the first checkpoint'}"
-    )
+    return f"{where}{written}{', one rank' if alone else ''}{'' if before else ', before the first checkpoint'}"
 
 
 def n_written(folder: Path) -> int:

@@ -75,9 +75,7 @@ def train(steps: int, folder: Path, temporary: Path, **settings: str) -> list[di
         "draw_shapes": json.dumps(draw), "rewards": str(rewards), "max_steps": str(steps),
         "save_steps": str(max(steps // 8, 1)), **settings,
     }  # fmt: skip
-    data, training, model_config = parse(
-        [part for key, value in given.items() for part in (f"--{key}", value)]
-    )
+    data, training, model_config = parse([part for key, value in given.items() for part in (f"--{key}", value)])
     start_quietly(training)
     draw_missing(data)
     trainer, _, _ = grpo.build(data, training, model_config)

@@ -32,9 +32,7 @@ TEXT: dict[str, Any] = dict(
     hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
     max_position_embeddings=1024, bos_token_id=None, tie_word_embeddings=True,
 )  # fmt: skip
-VISION: dict[str, Any] = dict(
-    hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
-)
+VISION: dict[str, Any] = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
 ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10_000.0}
 PATCH, HEAD = 8, 8
 TEMPLATE = (
@@ -123,9 +121,7 @@ def internvl() -> Built:
     size = {"height": 32, "width": 32}
     images = hf.GotOcr2ImageProcessor(size=size, crop_to_patches=True, min_patches=1, max_patches=3)
     videos = hf.InternVLVideoProcessor(size=size)
-    processor = hf.InternVLProcessor(
-        images, tokens, videos, image_seq_length=4, chat_template=tokens.chat_template
-    )
+    processor = hf.InternVLProcessor(images, tokens, videos, image_seq_length=4, chat_template=tokens.chat_template)
     config = hf.InternVLConfig(
         text_config=TEXT | {"model_type": "qwen2", "vocab_size": len(tokens)},
         vision_config=VISION | {"image_size": [32, 32], "patch_size": [PATCH, PATCH]},
@@ -141,9 +137,7 @@ def gemma3() -> Built:
     images = hf.Gemma3ImageProcessor(size={"height": 32, "width": 32})
     processor = hf.Gemma3Processor(images, tokens, image_seq_length=4, chat_template=tokens.chat_template)
     layers = ["sliding_attention", "full_attention"]
-    text = dict(
-        vocab_size=len(tokens), head_dim=HEAD, query_pre_attn_scalar=8, sliding_window=16, layer_types=layers
-    )
+    text = dict(vocab_size=len(tokens), head_dim=HEAD, query_pre_attn_scalar=8, sliding_window=16, layer_types=layers)
     config = hf.Gemma3Config(
         text_config=TEXT | text, vision_config=VISION | {"image_size": 32, "patch_size": PATCH},
         mm_tokens_per_image=4, boi_token_index=tokens.boi_token_id, eoi_token_index=tokens.eoi_token_id,
@@ -159,9 +153,7 @@ def smolvlm() -> Built:
     )  # fmt: skip
     size = dict(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
     images, videos = hf.SmolVLMImageProcessor(**size), hf.SmolVLMVideoProcessor(**size)
-    processor = hf.SmolVLMProcessor(
-        images, tokens, videos, image_seq_len=4, chat_template=tokens.chat_template
-    )
+    processor = hf.SmolVLMProcessor(images, tokens, videos, image_seq_len=4, chat_template=tokens.chat_template)
     pad = tokens.pad_token_id
     config = hf.SmolVLMConfig(
         text_config=TEXT | {"model_type": "llama", "vocab_size": len(tokens), "pad_token_id": pad},
@@ -181,9 +173,7 @@ def llava_next() -> Built:
         images, tokens, patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1,
         chat_template=tokens.chat_template,
     )  # fmt: skip
-    vision = dict(
-        model_type="clip_vision_model", image_size=32, patch_size=PATCH, projection_dim=32, vocab_size=32
-    )
+    vision = dict(model_type="clip_vision_model", image_size=32, patch_size=PATCH, projection_dim=32, vocab_size=32)
     config = hf.LlavaNextConfig(
         text_config=TEXT | {"model_type": "llama", "vocab_size": len(tokens)}, vision_config=VISION | vision,
         image_token_index=tokens.image_token_id, image_grid_pinpoints=grids, tie_word_embeddings=True,
@@ -255,9 +245,7 @@ def letters(completions: list[Any], **columns: Any) -> list[float]:
     return [sum(completion[0]["content"].encode()) % 97 / 97 for completion in completions]
 
 
-def make_trainer(
-    checkpoint: str, rows: list[dict[str, Any]], output: str, **settings: Any
-) -> OmniGRPOTrainer:
+def make_trainer(checkpoint: str, rows: list[dict[str, Any]], output: str, **settings: Any) -> OmniGRPOTrainer:
     defaults: dict[str, Any] = dict(
         use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none", disable_tqdm=True, beta=0.1,
         save_strategy="no", logging_steps=1, max_steps=2, seed=1, num_generations=2, learning_rate=1e-3,
@@ -290,9 +278,7 @@ class Outcome:
     def line(self) -> str:
         sees = len(self.trained) > 1
         kinds = ["yes" if kind in self.moved else "-" for kind in KINDS]
-        alone = (
-            "yes" if self.difference <= 1e-4 < self.other_image / 10 else f"differs by {self.difference:.1g}"
-        )
+        alone = "yes" if self.difference <= 1e-4 < self.other_image / 10 else f"differs by {self.difference:.1g}"
         cells = [self.family, *kinds, alone if sees else "-", "shared" if self.shares_prefix else "plain"]
         return f"| {' | '.join(cells)} |"
 
@@ -311,9 +297,7 @@ def run_family(family: str, folder: Path) -> Outcome:
         before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
         trainer.train()
         shares = trainer.shared_prefix is not None
-        changed = {
-            name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])
-        }
+        changed = {name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}
         sees_them = kind == "text-only" or any("vision" in name or "visual" in name for name in changed)
         if sees_them and any("layers" in name for name in changed) and trainer.state.global_step == 2:
             moved.append(kind)
@@ -340,9 +324,7 @@ def with_other_image(one: dict[str, Any]) -> dict[str, Any]:
 @torch.no_grad()
 def log_probs(checkpoint: str, rows: list[dict[str, Any]], output: str) -> list[torch.Tensor]:
     """Of the same six tokens after each row's prompt, by TRL's plain pass over all rows at once, (C,) a row."""
-    settings = dict(
-        shared_prefix="off", per_device_train_batch_size=2 * len(rows), gradient_accumulation_steps=1
-    )
+    settings = dict(shared_prefix="off", per_device_train_batch_size=2 * len(rows), gradient_accumulation_steps=1)
     trainer = make_trainer(checkpoint, rows, output, **settings)
     eos = trainer._tokenizer.eos_token_id
     trainer._generate_single_turn = lambda prompt_ids, *_, **__: (

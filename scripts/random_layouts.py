@@ -23,9 +23,7 @@ KINDS = ("right", "hung", "failed", "wrong")
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layouts", type=int, default=200)
     parser.add_argument("--first_seed", type=int, default=1000)
     parser.add_argument("--hours", type=float, default=3, help="watchdog over all of it")
@@ -54,9 +52,7 @@ def table(found: dict[Layout, str]) -> str:
 
 def kind(wrong: str) -> str:
     """Which of KINDS a verdict is."""
-    return next(
-        (name for name in ("hung", "failed") if wrong.startswith(f"{name}: ")), "wrong" if wrong else "right"
-    )
+    return next((name for name in ("hung", "failed") if wrong.startswith(f"{name}: ")), "wrong" if wrong else "right")
 
 
 def write_checkpoint(folder: Path) -> str:

@@ -24,9 +24,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-settings.register_profile(
-    "omnirl", deadline=None
-)  # machines are shared and noisy: no test asserts a wall time
+settings.register_profile("omnirl", deadline=None)  # machines are shared and noisy: no test asserts a wall time
 settings.load_profile("omnirl")
 
 LONGEST = (

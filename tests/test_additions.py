@@ -135,9 +135,7 @@ def test_the_recipe_is_judged_by_the_reward(tree):
 
 
 def test_the_model_family_is_built(tree):
-    spec = importlib.util.spec_from_file_location(
-        "families_of_the_copy", tree / "scripts" / "model_families.py"
-    )
+    spec = importlib.util.spec_from_file_location("families_of_the_copy", tree / "scripts" / "model_families.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     processor, model = module.FAMILIES["Mistral"]()

@@ -155,9 +155,7 @@ def test_hostile_text_is_read_in_linear_time(piece):
 
 def random_boxes(n, seed):
     corners = np.random.default_rng(seed).uniform(0, 100, (n, 2, 2))
-    return [
-        tuple(map(float, (*low, *high))) for low, high in zip(corners.min(1), corners.max(1), strict=True)
-    ]
+    return [tuple(map(float, (*low, *high))) for low, high in zip(corners.min(1), corners.max(1), strict=True)]
 
 
 def test_iou_and_giou_equal_torchvision():
@@ -203,15 +201,11 @@ def test_a_box_whose_corners_are_not_sorted_has_no_area():
 sizes = st.tuples(st.integers(1, 5000), st.integers(1, 5000))
 
 
-@given(
-    box=st.tuples(finite, finite, finite, finite), size=sizes, resized=sizes, space=st.sampled_from(SPACES)
-)
+@given(box=st.tuples(finite, finite, finite, finite), size=sizes, resized=sizes, space=st.sampled_from(SPACES))
 @settings(max_examples=200, deadline=None)
 def test_spaces_round_trip(box, size, resized, space):
     there = from_pixels(box, space, image_size=size, resized_size=resized)
-    assert to_pixels(there, space, image_size=size, resized_size=resized) == pytest.approx(
-        box, rel=1e-12, abs=1e-9
-    )
+    assert to_pixels(there, space, image_size=size, resized_size=resized) == pytest.approx(box, rel=1e-12, abs=1e-9)
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -245,9 +239,7 @@ def test_a_space_without_its_size_says_so(space, image_size, resized, message):
     width=st.integers(1, 6000),
     height=st.integers(1, 6000),
     factor=st.sampled_from([28, 32]),
-    bounds=st.sampled_from(
-        [(56 * 56, 28 * 28 * 1280), (256 * 256, 512 * 512), (65536, 16777216), (784, 784)]
-    ),
+    bounds=st.sampled_from([(56 * 56, 28 * 28 * 1280), (256 * 256, 512 * 512), (65536, 16777216), (784, 784)]),
 )
 @settings(max_examples=500, deadline=None)
 def test_resized_size_equals_transformers(width, height, factor, bounds):

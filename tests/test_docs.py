@@ -42,9 +42,7 @@ def test_paths_and_make_targets_exist(document):
 @pytest.mark.parametrize("workflow", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=ids)
 def test_workflows_run_what_the_repository_has(workflow):
     jobs = yaml.safe_load(workflow.read_text())["jobs"]
-    commands = [
-        step["run"].split("#")[0].strip() for job in jobs.values() for step in job["steps"] if "run" in step
-    ]
+    commands = [step["run"].split("#")[0].strip() for job in jobs.values() for step in job["steps"] if "run" in step]
     assert commands
     for command in commands:
         target = command.removeprefix("make ")
@@ -65,9 +63,7 @@ def test_python_blocks_import_what_exists(document):
     for block in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL):
         if ">>>" not in block:  # a doctest, run as such
             compile(block, document.name, "exec")
-        for module, names in re.findall(
-            r"^from (omnirl_(?:core|tools)[\w.]*) import ([\w, ]+)$", block, re.MULTILINE
-        ):
+        for module, names in re.findall(r"^from (omnirl_(?:core|tools)[\w.]*) import ([\w, ]+)$", block, re.MULTILINE):
             for name in names.split(","):
                 assert hasattr(importlib.import_module(module), name.strip()), f"{module}.{name}"
 

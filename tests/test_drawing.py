@@ -79,9 +79,7 @@ def test_a_misspelt_file_is_an_error_with_its_neighbour_and_nothing_is_written(m
 def test_a_yaml_that_kept_draw_shapes_draws_nothing_among_other_files(mine):
     Path("demo.yaml").write_text(DEMO.replace("data/shapes/train", "mydata/trian"))
     before = tree(mine)
-    with pytest.raises(
-        ConfigError, match=r"mydata, which holds other files; did you mean 'mydata/train\.json'"
-    ):
+    with pytest.raises(ConfigError, match=r"mydata, which holds other files; did you mean 'mydata/train\.json'"):
         parse(["--config", "demo.yaml"], check_files=True)
     data, *_ = parse(["--config", "demo.yaml"])
     with pytest.raises(DataError, match="remove draw_shapes"):

@@ -56,9 +56,7 @@ def test_a_python_example_runs(document, number, block, stood_in, trained, monke
     monkeypatch.chdir(ROOT)
     if ">>>" in block:
         flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-        examples = doctest.DocTestParser().get_doctest(
-            block, _names_before(document, number), str(document), None, 0
-        )
+        examples = doctest.DocTestParser().get_doctest(block, _names_before(document, number), str(document), None, 0)
         assert doctest.DocTestRunner(optionflags=flags).run(examples).failed == 0
         return
     exec(compile(stood_in(block), f"{document}, example {number}", "exec"), {"__name__": "example"})
@@ -81,6 +79,4 @@ def _names_before(document: Path, number: int) -> dict:
 
 
 def test_the_readme_trains():
-    assert (
-        sum("trainer.train()" in block for document, _, block in BLOCKS if document.name == "README.md") >= 1
-    )
+    assert sum("trainer.train()" in block for document, _, block in BLOCKS if document.name == "README.md") >= 1

@@ -201,9 +201,7 @@ def test_the_launcher_waits_for_a_run_that_ctrl_c_stops_and_adds_no_traceback(tm
 
 
 @pytest.mark.parametrize(("given", "wanted"), [(None, "passive"), ("active", "active")])
-def test_threads_of_a_run_sleep_while_they_wait_unless_the_environment_says_otherwise(
-    monkeypatch, given, wanted
-):
+def test_threads_of_a_run_sleep_while_they_wait_unless_the_environment_says_otherwise(monkeypatch, given, wanted):
     """Set before torch is imported: torch's OpenMP reads it then."""
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(sys, "argv", ["grpo.py"])

@@ -67,10 +67,7 @@ CASES = [
     *of_a_run(grpo.main),
     *of_a_run(sft.main, "config", "dataset_name", "image_root", "model_name_or_path", "output_dir"),
     *of_a_run(evaluate.main, "config", "eval_dataset_name", "rewards", "image_root"),
-    *[
-        (evaluate.main, [*CONFIG, *OWN[2:], "--model_name_or_path", wrong])
-        for wrong in ("./tiny", FOLDER, FILE)
-    ],
+    *[(evaluate.main, [*CONFIG, *OWN[2:], "--model_name_or_path", wrong]) for wrong in ("./tiny", FOLDER, FILE)],
     *[(evaluate.main, [*CONFIG, *OWN[2:], "--evaluation_dir", wrong]) for wrong in (FILE, FOLDER)],
     (evaluate.main, [*CONFIG, *OWN[2:], "--completions", "answer.jsonl"]),
     (evaluate.main, [*CONFIG, *OWN[2:], "--protocol", "vlmr1", "--annotations", TYPO]),
@@ -153,9 +150,7 @@ def declared() -> Iterator[tuple[str, str]]:
 
 def tried() -> set[tuple[str, str]]:
     """(command, option) of every case; the last option is the wrong one, or what it is given for."""
-    options = {
-        (name_of(start, argv), word) for start, argv in CASES for word in argv if word.startswith("--")
-    }
+    options = {(name_of(start, argv), word) for start, argv in CASES for word in argv if word.startswith("--")}
     return options | {(argv[0], "") for start, argv in CASES if start is main}
 
 

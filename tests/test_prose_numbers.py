@@ -168,9 +168,7 @@ def test_nobody_is_asked_to_install_a_stranger():
     """`omnirl` on PyPI is another project: this one is installed from its checkout."""
     reported = re.compile(r"pip install (?:-\S+ )*'?omnirl(?![_-]core)")
     found = [
-        path
-        for path in files(".md", ".py", ".yaml", ".ipynb", ".toml")
-        if reported.search(path.read_text("utf-8"))
+        path for path in files(".md", ".py", ".yaml", ".ipynb", ".toml") if reported.search(path.read_text("utf-8"))
     ]
     assert [path for path in found if path.name not in (Path(__file__).name, "CHANGELOG.md")] == []
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -56,9 +56,7 @@ def drawn(tmp_path_factory) -> tuple[Path, Path]:
         {"problem": "Q", "solution": "a", "image": "no.png"},
     ]
     bad += [{"problem": " ", "solution": 1}, {"solution": 1}]
-    mixed = [
-        row for place, good_row in enumerate(rows) for row in [*bad[place % 5 : place % 5 + 1], good_row]
-    ]
+    mixed = [row for place, good_row in enumerate(rows) for row in [*bad[place % 5 : place % 5 + 1], good_row]]
     (folder / "mixed.json").write_text(json.dumps(mixed))
     assert len(mixed) > len(rows) + 15
     return folder / "mixed.json", Path(good)

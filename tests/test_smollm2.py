@@ -22,9 +22,7 @@ def test_a_plain_checkpoint_that_answers(tmp_path):
     folder = smollm2.convert(tmp_path / "model")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     turns = [{"role": "user", "content": "What is the capital of France? One word."}]
-    prompt = tokenizer.apply_chat_template(
-        turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     output = model.generate(**prompt, max_new_tokens=12, do_sample=False)
     assert "Paris" in tokenizer.decode(output[0, prompt["input_ids"].shape[1] :])
 

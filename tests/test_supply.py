@@ -18,9 +18,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from hash_constraints import hashed_lines  # noqa: E402  a script is no package
 
 CONSTRAINTS = (ROOT / "constraints.txt").read_text().splitlines()
-SOURCES = sorted(
-    path for package in ("omnirl_core", "omnirl_tools") for path in ROOT.glob(f"{package}/**/*.py")
-)
+SOURCES = sorted(path for package in ("omnirl_core", "omnirl_tools") for path in ROOT.glob(f"{package}/**/*.py"))
 
 
 def all_needed(requirements: list[Requirement]) -> set[str]:

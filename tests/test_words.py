@@ -54,9 +54,7 @@ def files(*endings: str) -> list[Path]:
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", *(f"*{end}" for end in endings)],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.split("\n")  # fmt: skip
-    return [
-        ROOT / name for name in names if name and (ROOT / name).exists() and name != "tests/test_words.py"
-    ]
+    return [ROOT / name for name in names if name and (ROOT / name).exists() and name != "tests/test_words.py"]
 
 
 def retired(text: str) -> list[str]:
@@ -120,9 +118,7 @@ def faults(path: Path) -> list[str]:
 @pytest.mark.parametrize("ending", [".py", ".md", ".ipynb", ".yaml"])
 def test_no_retired_word(ending):
     found = [fault for path in files(ending) for fault in faults(path)]
-    assert not found, "\n".join(
-        [*found, "say: " + ", ".join(f"{new} ({old})" for old, new in RETIRED.items())]
-    )
+    assert not found, "\n".join([*found, "say: " + ", ".join(f"{new} ({old})" for old, new in RETIRED.items())])
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,7 @@ def same_answers(folder: Path, n_rows: int) -> dict[str, Any]:
     }
     pairs = list(zip(lines["cpu"], lines[DEVICE], strict=True))
     equal = sum(mine["completion"] == theirs["completion"] for mine, theirs in pairs)
-    scores = {
-        device: sum(line["score"] or 0.0 for line in found) / len(found) for device, found in lines.items()
-    }
+    scores = {device: sum(line["score"] or 0.0 for line in found) / len(found) for device, found in lines.items()}
     status = "measured" if equal >= 0.98 * len(pairs) else "wrong"
     return {"status": status, "answers": len(pairs), "equal": equal, "mean_score": scores}
 

@@ -72,9 +72,7 @@ def dense(spans: tuple[Span, ...]) -> Tensor:
     return seen
 
 
-def run_pack(
-    query: Tensor, key: Tensor, value: Tensor, spans: tuple[Span, ...]
-) -> tuple[Tensor, list[Tensor]]:
+def run_pack(query: Tensor, key: Tensor, value: Tensor, spans: tuple[Span, ...]) -> tuple[Tensor, list[Tensor]]:
     """Output and gradients."""
     output = F.scaled_dot_product_attention(query, key, value, attn_mask=PackMask.of(spans, query.device))
     output.float().square().sum().backward()

@@ -48,9 +48,7 @@ def compare(cell: Cell, preset: Preset) -> dict[str, Any]:
 
 def distance(found: Gradients, expected: Gradients) -> float:
     """‖found - expected‖ / ‖expected‖ over all parameters."""
-    apart = sum(
-        (found[name].float() - value.float()).square().sum().item() for name, value in expected.items()
-    )
+    apart = sum((found[name].float() - value.float()).square().sum().item() for name, value in expected.items())
     norm = sum(value.float().square().sum().item() for value in expected.values())
     return (apart / norm) ** 0.5
 
@@ -115,7 +113,5 @@ def plain_log_probs(model: Any, prompt: Prompt, completions: Tensor) -> Tensor:
     labels[:, :-width] = -100
     fields = plain_fields([prompt] * n_rows, ids.shape[1], width)
     fields.pop("num_images", None)
-    output = model(
-        input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels, fused_lm_head=True, **fields
-    )
+    output = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels, fused_lm_head=True, **fields)
     return output.log_probs[:, -width:]

@@ -70,9 +70,7 @@ def make_policy(preset: Preset, dtype: str = "bfloat16", attention: str = "sdpa"
 def messages(cell: Cell) -> tuple[list[dict[str, Any]], list[Image.Image]]:
     """A prompt of the cell's tokens, and its images, which are noise."""
     random = np.random.default_rng(0)
-    images = [
-        Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8)) for side in cell.sides
-    ]
+    images = [Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8)) for side in cell.sides]
     n_words = cell.prompt - cell.image_tokens - 2 * len(images)
     words = " ".join(f"w{i}" for i in random.integers(0, WORDS, n_words))
     blocks = [{"type": "image"}] * len(images) + [{"type": "text", "text": words}]

@@ -23,9 +23,7 @@ def markdown(known: dict[str, Any]) -> str:
         items = {key: item for name in names for key, item in parts.get(name, {}).get("items", {}).items()}
         right = {key: item for key, item in items.items() if item["status"] != "failed"}
         failed = [
-            f"- {key}: failed: {item['reason'].splitlines()[0]}"
-            for key, item in items.items()
-            if key not in right
+            f"- {key}: failed: {item['reason'].splitlines()[0]}" for key, item in items.items() if key not in right
         ]
         if items:
             lines = [*(make(right) if right else []), *([""] if right and failed else []), *failed]
@@ -195,9 +193,7 @@ def _attention(items: dict[str, Any]) -> list[str]:
             )
             lines.append(f"- One layer of {key}, forward and backward: {'; '.join(text)}.")
         elif key not in checks:
-            seconds = (
-                f"{item['seconds']['step']:.2f} s, peak {_gib(peak_mib(item))}" if _measured(item) else ""
-            )
+            seconds = f"{item['seconds']['step']:.2f} s, peak {_gib(peak_mib(item))}" if _measured(item) else ""
             lines.append(f"- {key}, `shared_prefix: off`: {seconds or item.get('reason', item['status'])}.")
     return lines
 
@@ -209,11 +205,7 @@ def _agreement(items: dict[str, Any]) -> list[str]:
             scores = ", ".join(f"{device} {score:.3f}" for device, score in item["mean_score"].items())
             text = f"{item['equal']} of {item['answers']} equal; mean score: {scores}"
         elif "same_bits" in item:
-            text = (
-                "the same bits"
-                if item["same_bits"]
-                else f"largest difference {item['largest_difference']:.1e}"
-            )
+            text = "the same bits" if item["same_bits"] else f"largest difference {item['largest_difference']:.1e}"
         elif "result" in item:
             text = f"{item['steps']} steps in {item['seconds']:.0f} s, start and evaluations included"
         else:

@@ -158,9 +158,7 @@ def _measure(run: Run, preset: Preset) -> dict[str, Any]:
     trainer.train()
     steps = recorder.steps
     seconds = {
-        phase: statistics.median(step[phase] for step in steps)
-        for phase in PHASES
-        if phase != "log-probabilities"
+        phase: statistics.median(step[phase] for step in steps) for phase in PHASES if phase != "log-probabilities"
     }
     inputs = trainer._buffered_inputs[0]
     seconds["log-probabilities"] = median_seconds(lambda: _log_probs(trainer, inputs), preset.repeats)

@@ -31,9 +31,7 @@ class DataArguments:
     )
     eval_rows: int | None = field(default=None, metadata={"help": "use only the first N held-out rows"})
     image_root: str | None = field(default=None, metadata={"help": "folder that image paths are relative to"})
-    templates: dict | str | None = field(
-        default=None, metadata={"help": "prompt template per task (docs/data.md)"}
-    )
+    templates: dict | str | None = field(default=None, metadata={"help": "prompt template per task (docs/data.md)"})
     system_prompt: str | None = field(default=None, metadata={"help": "system turn before every prompt"})
     on_bad_sample: str = field(
         default="error",

@@ -46,7 +46,5 @@ def quantization_settings(config: ModelConfig) -> BitsAndBytesConfig | None:
 def _attention(name: str | None) -> str | None:
     if name != FLASH or is_flash_attn_2_available():
         return name
-    logger.warning(
-        "attn_implementation: %s needs a GPU and `pip install flash-attn`; this run uses sdpa", FLASH
-    )
+    logger.warning("attn_implementation: %s needs a GPU and `pip install flash-attn`; this run uses sdpa", FLASH)
     return "sdpa"

@@ -55,9 +55,7 @@ def load_dataset(
     unused = set(templates or {}) - store.tasks - {"default"}
     if unused:
         logger.warning("no row of %s has a task named %s, for which a template is set", path, sorted(unused))
-    return store.dataset().with_transform(
-        RowTransform(prompts, tuple(sorted(store.extras)), store.has_images)
-    )
+    return store.dataset().with_transform(RowTransform(prompts, tuple(sorted(store.extras)), store.has_images))
 
 
 def is_of_rows(dataset: Any) -> bool:

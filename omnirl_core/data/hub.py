@@ -55,9 +55,7 @@ def _raw_row(decoder: StrictDecoder, number: int, row: dict[str, Any]) -> RawRow
         except TypeError as error:  # dates, bytes
             fix = "save a copy without that column"
             return RawRow(number, None, f"column {key!r} holds what JSON cannot ({error}); {fix}")
-    value, fault = decoder.decode(
-        "{" + ",".join(texts) + "}"
-    )  # the same faults as in a file: NaN, surrogates
+    value, fault = decoder.decode("{" + ",".join(texts) + "}")  # the same faults as in a file: NaN, surrogates
     return RawRow(number, value, fault)
 
 

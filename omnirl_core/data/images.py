@@ -138,18 +138,14 @@ def _opened(path: str | os.PathLike[str], row_id: str | None) -> Iterator[Image.
         raise DataError(f"{image_name} not found; set image_root or fix the path") from None
     except UnidentifiedImageError:
         size = os.path.getsize(path)
-        raise DataError(
-            f"{image_name} is no image of a format that is read ({size:,} bytes); {replace}"
-        ) from None
+        raise DataError(f"{image_name} is no image of a format that is read ({size:,} bytes); {replace}") from None
     except Image.DecompressionBombError as error:
         fix = "shrink it, or set max_image_pixels higher if you trust it"
         raise DataError(f"{image_name}: {str(error).rstrip('.')}; {fix}") from None
     except (PermissionError, IsADirectoryError) as error:
         raise DataError(f"{image_name} cannot be read: {error.strerror}; fix it or drop the row") from None
     except _DECODER_ERRORS as error:
-        raise DataError(
-            f"{image_name} cannot be decoded: {error or type(error).__name__}; {replace}"
-        ) from error
+        raise DataError(f"{image_name} cannot be decoded: {error or type(error).__name__}; {replace}") from error
 
 
 def _orientation(image: Image.Image) -> int:

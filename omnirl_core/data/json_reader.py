@@ -73,11 +73,7 @@ class StrictDecoder:
             raise
         except ValueError as error:  # an integer of more digits than Python reads
             raise json.JSONDecodeError(str(error).split(";")[0], text, start) from None
-        if (
-            text.find("\\u", start, end) >= 0
-            and _HALF_PAIR.search(text, start, end)
-            and not _encodable(value)
-        ):
+        if text.find("\\u", start, end) >= 0 and _HALF_PAIR.search(text, start, end) and not _encodable(value):
             self._faults.append("half of a surrogate pair (\\ud800 to \\udfff); write the whole character")
         return value, end, self._faults[0] if self._faults else None
 
@@ -142,15 +138,11 @@ def _parsed_line(decoder: StrictDecoder, line: int, raw: bytes) -> RawRow:
     except UnicodeDecodeError as error:
         return RawRow(line, None, _not_utf8(error))
     except json.JSONDecodeError as error:
-        return RawRow(
-            line, None, f"not JSON: {error.msg} at column {error.pos + 1}: {shown(text[error.pos :], 40)}"
-        )
+        return RawRow(line, None, f"not JSON: {error.msg} at column {error.pos + 1}: {shown(text[error.pos :], 40)}")
     return RawRow(line, value, fault)
 
 
-def read_json(
-    path: str, keep: Container[int] | None = None, chunk_chars: int = _CHUNK_CHARS
-) -> Iterator[RawRow]:
+def read_json(path: str, keep: Container[int] | None = None, chunk_chars: int = _CHUNK_CHARS) -> Iterator[RawRow]:
     """The elements of a `.json` file that holds one list, without holding the whole file.
 
     Where the list itself is broken nothing after that can be read: DataError.
@@ -159,9 +151,7 @@ def read_json(
         first = window.next_char()
         if first != "[":
             fix = "; if it has one object a line, name it .jsonl" if first == "{" else ""
-            raise window.error(
-                f"expected a list of objects, found {shown(first) if first else 'nothing'}{fix}"
-            )
+            raise window.error(f"expected a list of objects, found {shown(first) if first else 'nothing'}{fix}")
         window.step()
         separator = window.next_char()
         if separator == "]":
@@ -207,11 +197,7 @@ class _Window:
         return DataError(f"{self._path}:{line}: {problem}")
 
     def ahead(self) -> str:
-        return (
-            shown(self._text[self._at : self._at + 40])
-            if self._at < len(self._text)
-            else "the end of the file"
-        )
+        return shown(self._text[self._at : self._at + 40]) if self._at < len(self._text) else "the end of the file"
 
     def step(self, end: int | None = None) -> None:
         """Past one character, or up to `end`."""
@@ -237,11 +223,7 @@ class _Window:
                 value, end, fault = self._json.decode_at(self._text, self._at)
             except json.JSONDecodeError as error:
                 if self._ended or not self._may_be_cut(error):
-                    found = (
-                        shown(self._text[error.pos : error.pos + 40])
-                        if error.pos < len(self._text)
-                        else "the end"
-                    )
+                    found = shown(self._text[error.pos : error.pos + 40]) if error.pos < len(self._text) else "the end"
                     raise self.error(f"not JSON: {error.msg}, at {found}", error.pos - self._at) from None
             else:
                 if end + 3 <= len(self._text) or self._ended:  # else a number could go on, as 1 does in 1e+5

@@ -64,13 +64,9 @@ def _template_text(task: str, template: str) -> str:
     text = TEMPLATES.get(template, template)
     if not isinstance(text, str) or text.count("{problem}") != 1:
         names = ", ".join(TEMPLATES)
-        raise ValueError(
-            f"template of {task!r} is {template!r}; give one of {names}, or text with one {{problem}}"
-        )
+        raise ValueError(f"template of {task!r} is {template!r}; give one of {names}, or text with one {{problem}}")
     if PLACEHOLDER in text:
-        raise ValueError(
-            f"template of {task!r} contains {PLACEHOLDER}; only a problem's text may place its images"
-        )
+        raise ValueError(f"template of {task!r} contains {PLACEHOLDER}; only a problem's text may place its images")
     return text
 
 

@@ -147,9 +147,7 @@ def _conversation(rest: dict[str, Any]) -> tuple[str, Any]:
     speakers = [turn.get("from") for turn in turns] if readable else None
     if speakers != ["human", "gpt"]:
         found = f"turns from {speakers}" if readable else shown(turns)
-        raise DataError(
-            f"'conversations' must be one human turn and one gpt turn with 'value', found {found}"
-        )
+        raise DataError(f"'conversations' must be one human turn and one gpt turn with 'value', found {found}")
     return _text(turns[0]["value"], "the human turn"), turns[1]["value"]
 
 
@@ -185,9 +183,7 @@ def _image(path: Any, key: str, context: RowContext) -> str:
     if path.startswith(("http://", "https://", "data:")):
         raise DataError(f"image {shown(path)} is not a file; save it as one, nothing is fetched")
     if os.path.islink(absolute):
-        raise DataError(
-            f"image {shown(path, 300)} is a link that leads nowhere or in a circle; mend the link"
-        )
+        raise DataError(f"image {shown(path, 300)} is a link that leads nowhere or in a circle; mend the link")
     where = "" if path.startswith("/") else f" under {context.shown_root}"
     raise DataError(f"image {shown(path, 300)} not found{where}; set image_root or fix the path")
 

@@ -122,15 +122,11 @@ def read_records(sources: Iterable[Source], rules: RowRules, *, seed: int = 0) -
         raise DataError("\n".join([str(error), *([str(problems)] if problems.count else [])])) from error
     n_rows = n_good + problems.count
     if problems.count and rules.on_bad_sample == "error":
-        raise DataError(
-            f"{problems}\n{problems.count} of {n_rows} rows are bad; on_bad_sample: skip drops them"
-        )
+        raise DataError(f"{problems}\n{problems.count} of {n_rows} rows are bad; on_bad_sample: skip drops them")
     if problems.count:
         logger.warning("dropped %d of %d rows (on_bad_sample: skip):\n%s", problems.count, n_rows, problems)
     if not n_good:
-        raise DataError(
-            f"no {'good ' if problems.count else ''}rows in {', '.join(s.place for s in sources)}"
-        )
+        raise DataError(f"no {'good ' if problems.count else ''}rows in {', '.join(s.place for s in sources)}")
 
 
 def checked_rows(
@@ -157,11 +153,7 @@ def checked_rows(
 
 
 def _context(source: Source, files: ImageFiles, allow_outside: bool) -> RowContext:
-    root = (
-        source.image_root
-        if source.image_root is not None
-        else os.path.dirname(source.place) * (not source.on_hub)
-    )
+    root = source.image_root if source.image_root is not None else os.path.dirname(source.place) * (not source.on_hub)
     absolute = os.path.abspath(root)
     context = RowContext(absolute, root or ".", files, source.task)
     if allow_outside:
@@ -221,9 +213,7 @@ def _sampled_rows(source: Source, seed: str) -> Iterator[RawRow]:
 
 def _check_file(place: str) -> None:
     if not os.path.exists(place):
-        raise DataError(
-            f"{place}: no such data file; a data file is .json, .jsonl or .yaml, a hub name is org/name"
-        )
+        raise DataError(f"{place}: no such data file; a data file is .json, .jsonl or .yaml, a hub name is org/name")
     if not os.path.isfile(place) or not place.endswith(tuple(READERS)):
         kind = "a file of unknown kind" if os.path.isfile(place) else "a folder"
         raise DataError(f"{place}: {kind}; give a .json, .jsonl or .yaml file")

@@ -41,9 +41,7 @@ class RowRules:
     def apply(self, rows: Iterable[Record | DataError]) -> Iterator[Record | DataError]:
         """The rows, each bad one as a DataError."""
         if self.bad_rows is None:
-            yield from with_checked_images(
-                rows, "pixels" if self.on_bad_sample == "skip" else self.check_images
-            )
+            yield from with_checked_images(rows, "pixels" if self.on_bad_sample == "skip" else self.check_images)
             return
         for row in rows:
             row_id = row.source if isinstance(row, Record) else row.row_id

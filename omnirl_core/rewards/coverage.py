@@ -24,9 +24,7 @@ class Sample(NamedTuple):
 
 def accuracy_rewards(rewards: Iterable[object]) -> list[Reward]:
     """Those that judge whether an answer is right."""
-    return [
-        one for one in rewards if isinstance(one, Reward) and getattr(one.scorer, "__name__", "") not in FORM
-    ]
+    return [one for one in rewards if isinstance(one, Reward) and getattr(one.scorer, "__name__", "") not in FORM]
 
 
 def used_rewards(rewards: Sequence[object], tasks: Iterable[str | None]) -> list[Any]:
@@ -52,9 +50,7 @@ def coverage_error(samples: Sequence[Sample], rewards: Sequence[object]) -> str 
     judges = accuracy_rewards(rewards)
     if not judges or not all(isinstance(one, Reward) for one in rewards):
         return None
-    by_task = {
-        task: [one for one in judges if one.applies_to(task)] for task in {one.task for one in samples}
-    }
+    by_task = {task: [one for one in judges if one.applies_to(task)] for task in {one.task for one in samples}}
     unrouted = [one for one in samples if not by_task[one.task]]
     if unrouted:
         return _unrouted_text(unrouted, len(samples), judges)
@@ -76,9 +72,7 @@ def _reads(judge: Reward, sample: Sample) -> bool:
 
 def _unrouted_text(unrouted: list[Sample], n_samples: int, judges: Sequence[Reward]) -> str:
     named = sorted({task for judge in judges for task in judge.tasks or () if task is not None})
-    remedy = "- {name: answer_or_overlap, tasks: [%s]}" % (
-        "null" if unrouted[0].task is None else unrouted[0].task
-    )
+    remedy = "- {name: answer_or_overlap, tasks: [%s]}" % ("null" if unrouted[0].task is None else unrouted[0].task)
     note = "  # null: samples without a task" if unrouted[0].task is None else ""
     return "\n".join(
         [

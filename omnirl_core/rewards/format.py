@@ -69,9 +69,7 @@ def length_band(
     if preset == "seed":
         return seed_length(completion)
     if not 0 < low <= high or (edge is not None and edge < 1):
-        raise ValueError(
-            f"low: {low}, high: {high}, edge: {edge} must be 0 < low <= high, and edge 1 or more"
-        )
+        raise ValueError(f"low: {low}, high: {high}, edge: {edge} must be 0 < low <= high, and edge 1 or more")
     words = len(tokens(TAG.sub(" ", completion)))
     counted = spent = words
     if unit == "tokens" and completion_ids is not None:

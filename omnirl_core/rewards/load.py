@@ -152,9 +152,7 @@ def load_rewards(path: str | Path) -> list[Reward]:
         raise faults.error()
     named = {reward.name: reward for reward in ready}
     return [
-        replace(
-            reward, gates=tuple(named[name] for name in entry.names("gated_by")), gate_at=entry["gate_at"]
-        )
+        replace(reward, gates=tuple(named[name] for name in entry.names("gated_by")), gate_at=entry["gate_at"])
         for entry, reward in zip(entries, ready, strict=True)
     ]
 
@@ -208,15 +206,11 @@ def _file_function(reference: object, yaml_path: Path) -> Scorer:
         raise ValueError(f"{reference!r} is not of the form path/to/file.py:function")
     scorer = FileFunction((yaml_path.parent / file).resolve(), name)
     if inspect.iscoroutinefunction(scorer.load()):
-        raise ValueError(
-            f"'{name}' is asynchronous, which a rewards.yaml does not take; make it a plain function"
-        )
+        raise ValueError(f"'{name}' is asynchronous, which a rewards.yaml does not take; make it a plain function")
     return scorer
 
 
-def _number(
-    entry: Entry, key: str, faults: Faults, between: tuple[float, float] | None = None
-) -> float | None:
+def _number(entry: Entry, key: str, faults: Faults, between: tuple[float, float] | None = None) -> float | None:
     value = entry[key]
     if value is None:
         return None
@@ -267,9 +261,7 @@ def _check_names(entries: list[Entry], faults: Faults) -> None:
         for gate in entry.names("gated_by"):
             others = [name for name, other in named.items() if other is not entry and not other["gated_by"]]
             if gate not in others:
-                faults.add(
-                    line, f"gated_by: '{gate}' is no other, ungated reward here{nearest(gate, others)}"
-                )
+                faults.add(line, f"gated_by: '{gate}' is no other, ungated reward here{nearest(gate, others)}")
         if entry["gate_at"] is not None and not entry["gated_by"]:
             faults.add(entry.line_of("gate_at"), "gate_at: there is no gated_by that it could apply to")
 

@@ -100,9 +100,7 @@ class FileFunction:
         parameters = self.__signature__.parameters.values()
         takes_any = any(p.kind == p.VAR_KEYWORD for p in parameters)
         names = {p.name for p in parameters}
-        values: Any = self.load()(
-            **{name: value for name, value in columns.items() if takes_any or name in names}
-        )
+        values: Any = self.load()(**{name: value for name, value in columns.items() if takes_any or name in names})
         if not hasattr(values, "__len__") or isinstance(values, str):
             raise TypeError(f"returned {values!r:.80} in place of a list of {n} values")
         if len(values) != n:
@@ -148,9 +146,7 @@ def describe_rewards(rewards: Iterable[Reward] | None = None) -> str:
 
 def _scorer_lines(name: str, scorer: Scorer) -> str:
     settings = [f"    {setting} = {default!r}" for setting, default in _defaults(scorer).items()]
-    return "\n".join(
-        [f"{name}: reads the {getattr(scorer, 'reads', 'completion')}", _summary(scorer), *settings]
-    )
+    return "\n".join([f"{name}: reads the {getattr(scorer, 'reads', 'completion')}", _summary(scorer), *settings])
 
 
 def _reward_lines(reward: Reward) -> str:

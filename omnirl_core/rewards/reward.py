@@ -89,9 +89,7 @@ def signature_of(scorer: Scorer) -> Signature:
 
 def _is_ours(scorer: Scorer) -> bool:
     """A scorer of this package declares its columns; `threshold: float | None = None` is no column there."""
-    return str(getattr(scorer, "__module__", "")).startswith("omnirl_core.rewards") and inspect.isfunction(
-        scorer
-    )
+    return str(getattr(scorer, "__module__", "")).startswith("omnirl_core.rewards") and inspect.isfunction(scorer)
 
 
 def setting_faults(scorer: Scorer, settings: Mapping[str, Any]) -> list[str]:
@@ -162,9 +160,7 @@ def range_faults(settings: Mapping[str, Any]) -> list[str]:
             faults.append(f"{name}: {value!r} is not a choice{nearest(value, CHOICES[name])}")
         elif name in RANGES:
             faults += [
-                f"{name}: {one} must be {RANGES[name][2]}"
-                for one in _numbers(value)
-                if not _lies(one, *RANGES[name])
+                f"{name}: {one} must be {RANGES[name][2]}" for one in _numbers(value) if not _lies(one, *RANGES[name])
             ]
             if name == "thresholds" and not list(_numbers(value)):
                 faults.append("thresholds: an empty list judges nothing; leave it out for COCO's")
@@ -279,9 +275,7 @@ class Reward:
         scores: list[float | None] = [None] * len(rows)
         if not chosen:
             return scores
-        columns = {
-            "prompts" if name == "prompt" else name: [rows[i].get(name) for i in chosen] for name in rows[0]
-        }
+        columns = {"prompts" if name == "prompt" else name: [rows[i].get(name) for i in chosen] for name in rows[0]}
         read = [self._text(one) or "" if self.reads == "answer" else one for one in completions]
         given = {**others, **columns, "completions": [read[i] for i in chosen], **self.settings}
         values = self.scorer.batch(given, len(chosen))  # type: ignore[attr-defined]  # of a FileFunction
@@ -303,10 +297,7 @@ class Reward:
             if any(score is not None and by is None for score, by in zip(scores, judged, strict=True)):
                 said = gate._batch(completions, rows, as_gate=True)
                 judged = [new if by is None else by for by, new in zip(judged, said, strict=True)]
-        return [
-            None if score is None else self._through(score, by)
-            for score, by in zip(scores, judged, strict=True)
-        ]
+        return [None if score is None else self._through(score, by) for score, by in zip(scores, judged, strict=True)]
 
     def _through(self, score: float, gate: float | None) -> float | None:
         if gate is None:
@@ -333,9 +324,7 @@ class Reward:
     def applies_to(self, task: str | None) -> bool:
         return self.tasks is None or task in self.tasks
 
-    def score(
-        self, completion: Completion | None, /, solution: object = None, **columns: Any
-    ) -> float | None:
+    def score(self, completion: Completion | None, /, solution: object = None, **columns: Any) -> float | None:
         """Score of one completion; `columns` holds the row's other columns."""
         score = self._ungated(self._text(completion), solution, columns)
         if score is None or not self.gates:
@@ -375,9 +364,7 @@ class Reward:
 
 def _row(columns: Mapping[str, Any], i: int, n: int) -> dict[str, Any]:
     """Row i of TRL's columns: lists as long as the batch; what is no column (trainer_state) is left out."""
-    rows = {
-        name: values[i] for name, values in columns.items() if isinstance(values, list) and len(values) == n
-    }
+    rows = {name: values[i] for name, values in columns.items() if isinstance(values, list) and len(values) == n}
     if "prompts" in rows:
         rows["prompt"] = rows.pop("prompts")
     return rows

@@ -17,9 +17,7 @@ SPLITS = {"dataset_name": "train", "eval_dataset_name": "test"}
 OWNER = "drawn_by_omnirl.txt"
 """The file that marks a folder of drawn rows."""
 
-_ABOUT = (
-    "draw_shapes of a recipe drew the files of this folder; remove the folder to have them drawn again.\n"
-)
+_ABOUT = "draw_shapes of a recipe drew the files of this folder; remove the folder to have them drawn again.\n"
 
 
 class Draws(Protocol):

@@ -61,9 +61,7 @@ class Shape:
         corners = 3 if self.kind == "triangle" else 10
         radii = [r if self.kind == "triangle" or i % 2 == 0 else r * 0.42 for i in range(corners)]
         angles = [2 * math.pi * i / corners - math.pi / 2 for i in range(corners)]
-        return [
-            (self.x + d * math.cos(a), self.y + d * math.sin(a)) for d, a in zip(radii, angles, strict=True)
-        ]
+        return [(self.x + d * math.cos(a), self.y + d * math.sin(a)) for d, a in zip(radii, angles, strict=True)]
 
 
 @dataclass(frozen=True)

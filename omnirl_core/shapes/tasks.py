@@ -91,9 +91,7 @@ def count(scenes: tuple[Scene, ...], rng: random.Random) -> Example:
     """How many shapes, or how many of one colour or kind?"""
     (scene,) = scenes
     shown = [noun for s in scene.shapes for noun in (f"{s.color} shapes", f"{s.kind}s")]
-    noun = rng.choice(
-        [*["shapes"] * 3, *shown, rng.choice([f"{c} shapes" for c in COLORS]), f"{rng.choice(SHAPES)}s"]
-    )
+    noun = rng.choice([*["shapes"] * 3, *shown, rng.choice([f"{c} shapes" for c in COLORS]), f"{rng.choice(SHAPES)}s"])
     counted = [s for s in scene.shapes if noun == "shapes" or noun.split()[0] in (s.color, f"{s.kind}s")]
     asks = ("How many {} are there?", "Count the {}.", "Tell me the number of {}.")
     return _asked("count", asks, noun, len(counted), describe(counted), scenes, rng)

@@ -135,9 +135,7 @@ class RewardLines(PrinterCallback):
     ) -> None:
         if state.is_local_process_zero and logs and (shown := _shown(logs, self.shown)):
             values = "  ".join(f"{label} {value:<6}" for label, value in shown.items())
-            print(
-                f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}  {values}".rstrip()
-            )
+            print(f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}  {values}".rstrip())
         if state.is_local_process_zero and logs and (line := _evaluation(logs, self.shown, state)):
             print(line)
 
@@ -200,9 +198,7 @@ def _finite(value: Any) -> Any:
 
 
 def _shown(logs: Mapping[str, Any], names: Sequence[tuple[str, str]], prefix: str = "") -> dict[str, str]:
-    return {
-        label: f"{logs[prefix + name]:.3g}" for name, label in names if _is_number(logs.get(prefix + name))
-    }
+    return {label: f"{logs[prefix + name]:.3g}" for name, label in names if _is_number(logs.get(prefix + name))}
 
 
 def _evaluation(logs: Mapping[str, Any], names: Sequence[tuple[str, str]], state: Any) -> str | None:

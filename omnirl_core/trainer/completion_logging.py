@@ -81,9 +81,7 @@ def prompt_text(prompt: str | Sequence[Message]) -> str:
 def _content_text(content: str | Sequence[Mapping[str, Any]]) -> str:
     if isinstance(content, str):
         return content
-    return "".join(
-        "<image>" if block.get("type") == "image" else block.get("text") or "" for block in content
-    )
+    return "".join("<image>" if block.get("type") == "image" else block.get("text") or "" for block in content)
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
@@ -122,9 +120,7 @@ def batch_lines(trainer: Any, samples: Sequence[Sample], advantages: Tensor) -> 
         advantages.tolist(),
         step=trainer.state.global_step + training,  # the step that learns from them
         phase="train" if training else "eval",
-        details=details_of(
-            trainer._samples, trainer._completion_ids, trainer.reward_funcs, own, weights, ends
-        ),
+        details=details_of(trainer._samples, trainer._completion_ids, trainer.reward_funcs, own, weights, ends),
     )
 
 

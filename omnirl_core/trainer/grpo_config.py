@@ -267,9 +267,7 @@ class BatchSizes:
         return []
 
     def _group_faults(self) -> list[str]:
-        steps_name = (
-            "gradient_accumulation_steps" if self.steps_per_generation is None else "steps_per_generation"
-        )
+        steps_name = "gradient_accumulation_steps" if self.steps_per_generation is None else "steps_per_generation"
         steps = self.steps_per_generation or self.gradient_accumulation_steps
         size = self.per_device * self.num_processes * steps
         if size % self.num_generations == 0:

@@ -57,17 +57,13 @@ def mixed_samples(inputs: Sequence[Sample]) -> list[Sample]:
 
 def text_samples(inputs: Sequence[Sample]) -> list[Sample]:
     """The samples of a run without images, its image columns, if it has some, in the one form that TRL 1.16 takes."""
-    return [
-        {**sample, "images": []} if "images" in sample or "image" in sample else sample for sample in inputs
-    ]
+    return [{**sample, "images": []} if "images" in sample or "image" in sample else sample for sample in inputs]
 
 
 def _mixed_sample(sample: Sample, opened: dict[str, Image.Image]) -> Sample:
     images = [_opened(image, opened, sample.get("row_id")) for image in images_of(sample)]
     prompt = sample["prompt"]
-    if not isinstance(
-        prompt, str
-    ):  # a plain string has no place for images: TRL says so where there are some
+    if not isinstance(prompt, str):  # a plain string has no place for images: TRL says so where there are some
         prompt = without_none(prompt)
         prompt = prompt if images else prepare_multimodal_messages(prompt)
     sizes = [getattr(image, "size", None) for image in images]
@@ -262,9 +258,7 @@ def _names(function: Callable[..., Any]) -> set[str] | None:
 
 
 def _own(columns: Mapping[str, Any], names: set[str] | None) -> dict[str, Any]:
-    given = {
-        name: value for name, value in columns.items() if names is None or name in names or name not in ADDED
-    }
+    given = {name: value for name, value in columns.items() if names is None or name in names or name not in ADDED}
     held = [name for name in _HOLD_IMAGES if isinstance(given.get(name), list)]
     n = max((len(given[name]) for name in held), default=0)
     copies: list[dict[int, Any]] = [{} for _ in range(n)]  # an image in `images` and in the prompt is one

@@ -145,9 +145,7 @@ class Preparation:
         if not self._settings.freeze_vision_tower:
             return
         if not self._sees:
-            raise ValueError(
-                f"freeze_vision_tower: {self._model_path} has no vision tower; remove the setting"
-            )
+            raise ValueError(f"freeze_vision_tower: {self._model_path} has no vision tower; remove the setting")
         if self.peft_config is not None:
             self.peft_config = without_vision(self.peft_config)
 
@@ -156,9 +154,7 @@ class Preparation:
         if limit is None or self.processing_class is None:
             return
         if self.has_environment:
-            raise ValueError(
-                "max_prompt_length: prompts that an environment makes cannot be measured beforehand"
-            )
+            raise ValueError("max_prompt_length: prompts that an environment makes cannot be measured beforehand")
         template_kwargs = self.args.chat_template_kwargs or {}
         length = PromptLength(self.processing_class, template_kwargs, self.tools)
         policy = self._settings.on_long_prompt
@@ -224,9 +220,7 @@ def reweighted(rewards: Sequence[Reward], given: Sequence[float] | None) -> list
     if given is None:
         return list(rewards)
     if len(given) != len(rewards):
-        raise DataError(
-            f"reward_weights: {len(given)} weights for {len(rewards)} rewards; give one each, or none"
-        )
+        raise DataError(f"reward_weights: {len(given)} weights for {len(rewards)} rewards; give one each, or none")
     reward_weights(rewards, given)
     return [replace(one, weight=float(weight)) for one, weight in zip(rewards, given, strict=True)]
 

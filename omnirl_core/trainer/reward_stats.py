@@ -117,9 +117,7 @@ class RewardScaleCallback(TrainerCallback):
                 logger.warning(message)
             self._said.add(key)
 
-    def _clipped(
-        self, means: Mapping[str, float], steps: int, args: Any
-    ) -> list[tuple[tuple[str, ...], str]]:
+    def _clipped(self, means: Mapping[str, float], steps: int, args: Any) -> list[tuple[tuple[str, ...], str]]:
         clipped = means.get("completions/clipped_ratio", 0.0)
         if clipped <= self.clipped:
             return []
@@ -138,9 +136,7 @@ class RewardScaleCallback(TrainerCallback):
         }
         learning = [name for name in spreads if means.get(f"rewards/{name}/mean", 0.0) < self.learned]
         found = [self._constant(name, means) for name in learning if spreads[name] < 1e-9]
-        return found + self._drowned(
-            spreads, learning, means, getattr(args, "multi_objective_aggregation", "")
-        )
+        return found + self._drowned(spreads, learning, means, getattr(args, "multi_objective_aggregation", ""))
 
     def _constant(self, name: str, means: Mapping[str, float]) -> tuple[tuple[str, ...], str]:
         text = (

@@ -145,11 +145,7 @@ def gap_warning(found: Mapping[str, float], means: Mapping[str, float], args: GR
 
 
 def _setting_to_change(args: GRPOConfig) -> str:
-    changed = [
-        f"{name}: {getattr(args, name)}"
-        for name, idle in UNCHANGED.items()
-        if getattr(args, name) not in idle
-    ]
+    changed = [f"{name}: {getattr(args, name)}" for name, idle in UNCHANGED.items() if getattr(args, name) not in idle]
     if changed:
         return f"{', '.join(changed)} changes vLLM's probabilities and not the trainer's; remove it"
     if args.vllm_mode == "server":

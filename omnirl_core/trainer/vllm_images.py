@@ -108,9 +108,7 @@ class ImageVLLM(VLLMGeneration):
                 raise ImageMismatchError(_difference(name, len(ours), len(theirs), "tokens"))
         return prompts, *rest
 
-    def _collapsed(
-        self, prompts: list[list[int]], images: list[Any] | None, names: list[str]
-    ) -> list[list[int]]:
+    def _collapsed(self, prompts: list[list[int]], images: list[Any] | None, names: list[str]) -> list[list[int]]:
         token = getattr(self.processing_class, "image_token_id", None)
         if token is None:
             return prompts
@@ -158,9 +156,7 @@ def pixel_budget(processor: Any) -> dict[str, int]:
     """`min_pixels` and `max_pixels` of a processor as the run has set them; {} where a family has none."""
     size = getattr(getattr(processor, "image_processor", None), "size", None) or {}
     names = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
-    return (
-        {name: size[edge] for name, edge in names.items()} if all(size.get(e) for e in names.values()) else {}
-    )
+    return {name: size[edge] for name, edge in names.items()} if all(size.get(e) for e in names.values()) else {}
 
 
 def images_stay_encoded(model: nn.Module) -> bool:

@@ -51,7 +51,5 @@ ADVICE = {
 
 def advice(hack: str, payer: str) -> str:
     """One line about a hack that pays, and the reward that pays most for it."""
-    what, change = ADVICE.get(
-        hack, ("a completion that knows the question only", "look at what this reward reads")
-    )
+    what, change = ADVICE.get(hack, ("a completion that knows the question only", "look at what this reward reads"))
     return f"  {hack}: {what}; {payer} pays for it. {change[0].upper()}{change[1:]}."

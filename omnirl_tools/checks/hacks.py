@@ -75,9 +75,7 @@ def answer_frame(answers: Sequence[str]) -> str:
     begun: Counter[tuple[str, ...]] = Counter()
     for words in (answer.split() for answer in answers):
         begun.update(tuple(words[:size]) for size in range(2, min(len(words), 7)))
-    shared = [
-        (count * len(words), words) for words, count in begun.items() if count >= max(2, len(answers) // 10)
-    ]
+    shared = [(count * len(words), words) for words, count in begun.items() if count >= max(2, len(answers) // 10)]
     return " ".join(max(shared)[1]) if shared else ""
 
 
@@ -91,16 +89,10 @@ THOUGHT = (
     "the form that was asked for, neither more nor less."
 )
 COMMON = "the of and a to in is you that it he was for on are as with his they at be this have from or one had by not"
-CHINESE_COMMON = (
-    "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过"
-)
-RAMBLE = " ".join(
-    f"Then we look at part {i} and find it {word} again." for i, word in enumerate(COMMON.split() * 2)
-)
+CHINESE_COMMON = "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过"
+RAMBLE = " ".join(f"Then we look at part {i} and find it {word} again." for i, word in enumerate(COMMON.split() * 2))
 EXIT = "```python\nimport os, sys\nprint(2)\nsys.stdout.flush()\nos._exit(0)\n```"
-ALWAYS_EQUAL = (
-    "```python\nclass Any(int):\n    __eq__ = lambda s, o: True\ndef second(values): return Any()\n```"
-)
+ALWAYS_EQUAL = "```python\nclass Any(int):\n    __eq__ = lambda s, o: True\ndef second(values): return Any()\n```"
 
 BLIND: dict[str, Callable[[Sample], str]] = {
     "nothing": lambda sample: "",
@@ -119,9 +111,7 @@ BLIND: dict[str, Callable[[Sample], str]] = {
     "all options": lambda sample: formed("A, B, C, D, yes, no"),
     "all numbers": lambda sample: formed(" ".join(str(n) for n in range(101))),
     "whole image": lambda sample: formed(json.dumps([{"bbox_2d": [0, 0, *sample.image], "label": "dog"}])),
-    "all boxes": lambda sample: formed(
-        json.dumps([{"bbox_2d": box, "label": "dog"} for box in grid(sample.image)])
-    ),
+    "all boxes": lambda sample: formed(json.dumps([{"bbox_2d": box, "label": "dog"} for box in grid(sample.image)])),
     "no boxes": lambda sample: formed("[]"),
     "exit code 0": lambda sample: formed(EXIT),
     "equals all": lambda sample: formed(ALWAYS_EQUAL),
@@ -133,10 +123,7 @@ def grid(image: tuple[int, int]) -> list[list[int]]:
     width, height = image
     sides = [max(1, width * share // 32) for share in (3, 6, 12)]
     return [
-        [x, y, x + side, y + side]
-        for side in sides
-        for x in range(0, width, side)
-        for y in range(0, height, side)
+        [x, y, x + side, y + side] for side in sides for x in range(0, width, side) for y in range(0, height, side)
     ]
 
 

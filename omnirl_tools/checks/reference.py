@@ -36,9 +36,7 @@ def reference_answers(
 
 def reference_completions(answer: str, rewards: Sequence[Reward]) -> Iterator[str]:
     """The answer in the tags that the format reward wants, after thoughts of three lengths; and bare."""
-    opened = any(
-        reward.scorer is think_format and reward.settings.get("think_opened") is True for reward in rewards
-    )
+    opened = any(reward.scorer is think_format and reward.settings.get("think_opened") is True for reward in rewards)
     for thought in THOUGHTS:
         text = formed(answer, think=thought)
         yield text.removeprefix("<think>") if opened else text

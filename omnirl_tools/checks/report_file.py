@@ -23,9 +23,7 @@ class ReportFile:
         self.path = path
         self.lines: list[str] = []
         if path is not None and path.exists() and not _is_report(path):
-            raise FileExistsError(
-                f"{path} is there and no report of a check; name another file with --report"
-            )
+            raise FileExistsError(f"{path} is there and no report of a check; name another file with --report")
         self._asked = asked
 
     def write(self, line: str) -> None:

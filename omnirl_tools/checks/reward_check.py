@@ -130,9 +130,7 @@ class RewardCheck:
         self, completion: str, record: Record, rewards: list[Reward], columns: dict[str, Any]
     ) -> dict[str, float | None]:
         ids = {"completion_ids": self.count_tokens(completion)} if self.count_tokens else {}
-        return {
-            reward.name: reward.score(completion, record.solution, **columns, **ids) for reward in rewards
-        }
+        return {reward.name: reward.score(completion, record.solution, **columns, **ids) for reward in rewards}
 
     def _columns(self, record: Record, rewards: list[Reward]) -> dict[str, Any]:
         """What a reward finds beside the solution, as the trainer gives it."""
@@ -213,9 +211,7 @@ def _box_faults(record: Record, rewards: list[Reward], columns: dict[str, Any]) 
         if index is None or not -len(sizes) <= index < len(sizes):
             continue
         width, height = sizes[index]
-        for reference in reference_boxes_in_pixels(
-            record.solution, reward, sizes, columns.get("resized_sizes", ())
-        ):
+        for reference in reference_boxes_in_pixels(record.solution, reward, sizes, columns.get("resized_sizes", ())):
             x1, y1, x2, y2 = reference.box
             if min(x1, y1) < -1 or x2 > width + 1 or y2 > height + 1:
                 shown = ", ".join(f"{x:g}" for x in reference.box)

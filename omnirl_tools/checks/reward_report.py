@@ -43,11 +43,7 @@ class RewardReport:
                 score = row.scores[reward.name]
                 wanted = 0.0 if reward.weight < 0 else 1.0
                 counter = (
-                    self.silent
-                    if score is None
-                    else self.full
-                    if abs(score - wanted) <= 1 - FULL
-                    else self.below
+                    self.silent if score is None else self.full if abs(score - wanted) <= 1 - FULL else self.below
                 )
                 counter[reward.name] += 1
         for fault in row.faults:
@@ -88,9 +84,7 @@ class RewardReport:
                 f"{name:<{width}}  {reward.weight:>6g}  {self.full[name]:>10,}  {self.below[name]:>8,}"
                 f"  {self.silent[name]:>10,}"
             )
-        lines.append(
-            f"{counted(self.rows, 'row')}, {self.bad_rows:,} whose own reference cannot earn full marks"
-        )
+        lines.append(f"{counted(self.rows, 'row')}, {self.bad_rows:,} whose own reference cannot earn full marks")
         return "\n".join(lines)
 
     def _faults(self) -> list[str]:

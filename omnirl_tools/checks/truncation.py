@@ -22,9 +22,7 @@ def looks_cut(path: str) -> bool:
             return size < int.from_bytes(start[4:8], "little") + 8
         if start[:2] == b"BM":
             return size < int.from_bytes(start[2:6], "little")
-        if (
-            start[:4] == b"GIF8"
-        ):  # its end marker may occur inside: it has to be the last byte that is not zero
+        if start[:4] == b"GIF8":  # its end marker may occur inside: it has to be the last byte that is not zero
             file.seek(max(0, size - _TAIL))
             return not file.read().rstrip(b"\0").endswith(b";")
         end = next((end for first, end in _ENDS.items() if start.startswith(first)), None)

@@ -41,23 +41,13 @@ TAKES_OVERRIDES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source", metavar="CONFIG|DATA", help="a recipe's YAML, or a .json, .jsonl or mixture file"
-    )
+    parser.add_argument("source", metavar="CONFIG|DATA", help="a recipe's YAML, or a .json, .jsonl or mixture file")
     parser.add_argument("--image_root", help="folder that image paths are relative to")
     parser.add_argument("--eval_dataset_name", help="evaluation rows, checked too and for duplicates")
-    parser.add_argument(
-        "--decode", action="store_true", help="decode every image: slower, and nothing is missed"
-    )
-    parser.add_argument(
-        "--min_side", type=int, default=MIN_SIDE, help="least pixels of a side (default %(default)s)"
-    )
-    parser.add_argument(
-        "--max_image_pixels", type=int, help="most pixels of a file (default: Pillow's 178,956,970)"
-    )
-    parser.add_argument(
-        "--allow_outside_image_root", action="store_true", help="image paths may lead out of it"
-    )
+    parser.add_argument("--decode", action="store_true", help="decode every image: slower, and nothing is missed")
+    parser.add_argument("--min_side", type=int, default=MIN_SIDE, help="least pixels of a side (default %(default)s)")
+    parser.add_argument("--max_image_pixels", type=int, help="most pixels of a file (default: Pillow's 178,956,970)")
+    parser.add_argument("--allow_outside_image_root", action="store_true", help="image paths may lead out of it")
     parser.add_argument("--workers", type=int, default=cores(), help="processes (default %(default)s)")
     parser.add_argument(
         "--report",

@@ -68,9 +68,7 @@ def _checked(arguments: argparse.Namespace, recipe: Recipe) -> int:
     rewards, sources = _rewards(recipe), _sources(recipe)
     processor = recipe.processor()
     tokenizer = getattr(processor, "tokenizer", processor)
-    check = RewardCheck(
-        rewards, PixelGrid.of(processor), _Tokens(tokenizer), recipe.training.max_completion_length
-    )
+    check = RewardCheck(rewards, PixelGrid.of(processor), _Tokens(tokenizer), recipe.training.max_completion_length)
     report = arguments.report or Path(str(recipe.training.output_dir)) / "check_rewards.txt"
     found = RewardReport(report, rewards)
     rows = _picked(sources, recipe)

@@ -48,9 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         check_page(Path(arguments.html))
         from omnirl_tools.report import write_comparison  # matplotlib takes a second
 
-        path = write_comparison(
-            first, second, arguments.html, names=names, format_rewards=arguments.format_rewards
-        )
+        path = write_comparison(first, second, arguments.html, names=names, format_rewards=arguments.format_rewards)
         print(f"\nLook at\n  {path}")
     return 0
 

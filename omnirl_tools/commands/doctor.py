@@ -39,9 +39,7 @@ def import_findings(machine: Machine) -> list[Finding]:
     for name in ("torch", "deepspeed", "vllm"):
         if machine.error(name):
             found.append(
-                Finding(
-                    BROKEN, machine.error(name), f"reinstall {name}: pip install --force-reinstall {name}"
-                )
+                Finding(BROKEN, machine.error(name), f"reinstall {name}: pip install --force-reinstall {name}")
             )
     return found
 

@@ -50,17 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="a recipe's YAML")
     parser.add_argument("--num_processes", type=int, help="GPUs that share the run (default 1)")
     parser.add_argument("--zero", type=int, choices=range(4), help="DeepSpeed's ZeRO stage (default 0)")
-    parser.add_argument(
-        "--offload", action="store_true", help="optimizer, and with --zero 3 weights, on the host"
-    )
-    parser.add_argument(
-        "--accelerate_config", metavar="FILE", help="read these three from accelerate_configs/..."
-    )
+    parser.add_argument("--offload", action="store_true", help="optimizer, and with --zero 3 weights, on the host")
+    parser.add_argument("--accelerate_config", metavar="FILE", help="read these three from accelerate_configs/...")
     parser.add_argument("--prompt_tokens", type=int, help="tokens of the longest prompt, images included")
     parser.add_argument("--image_tokens", type=int, help="how many of them stand for images")
-    parser.add_argument(
-        "--gpu_memory", type=float, metavar="GIB", help="of the GPU to fit (default: this machine's)"
-    )
+    parser.add_argument("--gpu_memory", type=float, metavar="GIB", help="of the GPU to fit (default: this machine's)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -103,9 +97,7 @@ def judged(plan: Plan, gpu: int) -> tuple[str, bool]:
     lines = [f"does not fit: {sum_of}, {(needed - gpu) / GIB:.2f} GiB too much"]
     lines.append("the cheapest changes that make it fit:" if fits else "not even with all of these:")
     lines += [_step(step, gpu, "" if place == 0 else "and ") for place, step in enumerate(steps)]
-    alone = [
-        step for step in single_changes(plan, gpu) if step.change not in [one.change for one in steps[:1]]
-    ]
+    alone = [step for step in single_changes(plan, gpu) if step.change not in [one.change for one in steps[:1]]]
     if alone:
         lines += ["each of these alone does, too:", *(_step(step, gpu) for step in alone)]
     return "\n".join(lines), False
@@ -129,9 +121,7 @@ def recipe_uses_cpu(settings: Mapping[str, Any]) -> bool:
 
 def _given(overrides: list[str]) -> dict[str, str]:
     """`--key value` and `--key=value` of the command line, as text."""
-    joined = [
-        part for item in overrides for part in (item.split("=", 1) if item.startswith("--") else [item])
-    ]
+    joined = [part for item in overrides for part in (item.split("=", 1) if item.startswith("--") else [item])]
     return {key.removeprefix("--"): value for key, value in pairwise(joined) if key.startswith("--")}
 
 

@@ -42,9 +42,7 @@ class Recipe:
             "trust_remote_code": self.training.trust_remote_code,
         }
         try:
-            return load_processor(
-                self.model_path, self.training.min_pixels, self.training.max_pixels, **settings
-            )
+            return load_processor(self.model_path, self.training.min_pixels, self.training.max_pixels, **settings)
         except (OSError, ValueError) as error:
             raise CannotRun(f"processor of {self.model_path}: {str(error).splitlines()[0]}") from error
 

@@ -31,15 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.run_folder)
     if not folder.is_dir():
-        raise CannotRun(
-            f"{folder}: no such folder; give a run's output_dir, from the folder it was started in"
-        )
+        raise CannotRun(f"{folder}: no such folder; give a run's output_dir, from the folder it was started in")
     out = Path(arguments.out) if arguments.out else folder
     has_run = any((folder / name).is_file() for name in OF_A_RUN)
     if not has_run and not (folder / OF_AN_EVALUATION).is_file():
-        raise CannotRun(
-            f"{folder}: has none of {', '.join([*OF_A_RUN, OF_AN_EVALUATION])}; give a run's output_dir"
-        )
+        raise CannotRun(f"{folder}: has none of {', '.join([*OF_A_RUN, OF_AN_EVALUATION])}; give a run's output_dir")
     from omnirl_tools.report import (
         plot_curves,
         write_completions,

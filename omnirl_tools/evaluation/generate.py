@@ -151,9 +151,7 @@ def _encode(
 ) -> tuple[dict, list]:
     """Return left-padded inputs of `generate`, and each row's resized sizes."""
     is_multimodal = hasattr(processor, "image_processor")
-    conversations = [
-        _conversation(row["prompt"], own_images) for row, own_images in zip(rows, images, strict=True)
-    ]
+    conversations = [_conversation(row["prompt"], own_images) for row, own_images in zip(rows, images, strict=True)]
     if not is_multimodal:  # a plain tokenizer's template wants strings
         conversations = [[{**m, "content": _text(m["content"])} for m in turns] for turns in conversations]
     fields = processor.apply_chat_template(
@@ -165,9 +163,7 @@ def _encode(
     inputs["attention_mask"] = _pad_left([[1] * len(ids) for ids in prompts], 0)
     fields.pop("attention_mask", None)
     for name, value in fields.items():
-        is_per_token = isinstance(value, list) and isinstance(
-            value[0], list
-        )  # mm_token_type_ids of Qwen's family
+        is_per_token = isinstance(value, list) and isinstance(value[0], list)  # mm_token_type_ids of Qwen's family
         inputs[name] = _pad_left(value, 0) if is_per_token else torch.as_tensor(value)
     resized = _resized_sizes(processor, inputs.get("image_grid_thw"), [len(own) for own in images])
     return {name: value.to(device) for name, value in inputs.items()}, resized
@@ -219,16 +215,12 @@ def _resized_sizes(processor: Any, grid: torch.Tensor | None, n_images: list[int
     return [tuple(next(sizes) for _ in range(count)) for count in n_images]
 
 
-def _generation_config(
-    model: Any, tokenizer: Any, max_new_tokens: int, checkpoint_settings: bool
-) -> GenerationConfig:
+def _generation_config(model: Any, tokenizer: Any, max_new_tokens: int, checkpoint_settings: bool) -> GenerationConfig:
     """Greedy settings. transformers fills what is left out from the checkpoint's own generation_config."""
     ends = _end_token_ids(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
     given = {"max_new_tokens": max_new_tokens, "do_sample": False, "eos_token_id": ends, "pad_token_id": pad}
-    if (
-        not checkpoint_settings
-    ):  # so each field that changes the outcome is named, with the value that does nothing
+    if not checkpoint_settings:  # so each field that changes the outcome is named, with the value that does nothing
         given |= {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_new_tokens": 0}
         given |= {"temperature": 1.0, "top_p": 1.0, "top_k": 50}
         given |= {"suppress_tokens": vision_token_ids(model.config, tokenizer) or None}
@@ -256,15 +248,11 @@ class _RowwiseSampling(LogitsProcessor):
     def __init__(self, temperature: float, names: list[str], device: torch.device):
         self.temperature = temperature
         self.device = device
-        self.generators = [
-            torch.Generator(device).manual_seed(random.Random(name).getrandbits(63)) for name in names
-        ]
+        self.generators = [torch.Generator(device).manual_seed(random.Random(name).getrandbits(63)) for name in names]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         vocabulary = scores.shape[-1]
-        draws = [
-            torch.empty(vocabulary, device=self.device).exponential_(generator=own) for own in self.generators
-        ]
+        draws = [torch.empty(vocabulary, device=self.device).exponential_(generator=own) for own in self.generators]
         return scores.float() / self.temperature - torch.stack(draws).log()  # (B, V)
 
 

@@ -227,16 +227,12 @@ def _check_solutions(dataset: str, rows: Sequence[dict]) -> None:
     if odd:
         named = "\n".join(f"{row['row_id']}: solution {row['solution']!r:.80} is no box" for row in odd[:10])
         more = f"\n... and {len(odd) - 10} more" if len(odd) > 10 else ""
-        raise ValueError(
-            f"{named}{more}\n{dataset}: a solution is [x1, y1, x2, y2] in pixels; fix these rows"
-        )
+        raise ValueError(f"{named}{more}\n{dataset}: a solution is [x1, y1, x2, y2] in pixels; fix these rows")
     if not rows:
         raise ValueError(f"{dataset}: no rows to judge")
 
 
-def _line(
-    dataset: str, row: dict, answer: Generation, judged: Judged, place: int, space: str
-) -> dict[str, Any]:
+def _line(dataset: str, row: dict, answer: Generation, judged: Judged, place: int, space: str) -> dict[str, Any]:
     box, overlap, hits = judged
     rewards = {"acc@0.5": float(hits[0.5]), "iou": overlap, "parsed": float(box is not None)}
     return describe_row(row, answer, place) | {

@@ -125,9 +125,7 @@ def weighted_mean(values: Mapping[str, float | None], weights: Mapping[str, floa
     0.5
     """
     judged = {name: value for name, value in values.items() if value is not None}
-    total = sum(
-        max(weights.get(name, 1.0), 0.0) for name in judged
-    )  # a penalty lowers the score, not its scale
+    total = sum(max(weights.get(name, 1.0), 0.0) for name in judged)  # a penalty lowers the score, not its scale
     if not total:
         return None
     return sum(weights.get(name, 1.0) * value for name, value in judged.items()) / total

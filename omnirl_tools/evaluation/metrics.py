@@ -72,9 +72,7 @@ def add_overlap(lines: Sequence[Line], rewards: Sequence[Reward]) -> dict[str, A
 
     None where no reward is about overlap. Corpus BLEU is sacrebleu's.
     """
-    names = [
-        reward.__name__ for reward in rewards if getattr(reward.scorer, "__name__", "") in OVERLAP_SCORERS
-    ]
+    names = [reward.__name__ for reward in rewards if getattr(reward.scorer, "__name__", "") in OVERLAP_SCORERS]
     judged = [line for line in lines if any(line["rewards"].get(name) is not None for name in names)]
     if not judged:
         return None
@@ -82,9 +80,7 @@ def add_overlap(lines: Sequence[Line], rewards: Sequence[Reward]) -> dict[str, A
     for line, sample in zip(judged, whole.samples, strict=True):
         line["overlap"] = sample
     tasks = {task: [line for line in judged if line["task"] == task] for task in {x["task"] for x in judged}}
-    parts = {
-        task or "": _overlap_facts(overlap_figures(part)) for task, part in sorted(tasks.items(), key=str)
-    }
+    parts = {task or "": _overlap_facts(overlap_figures(part)) for task, part in sorted(tasks.items(), key=str)}
     return _overlap_facts(whole) | ({"task": parts} if len(parts) > 1 else {})
 
 

@@ -73,9 +73,7 @@ def overlap_figures(lines: Sequence[Mapping[str, Any]], tokenize: str = "auto") 
     )
 
 
-def _corpus_bleu(
-    judged: Sequence[tuple[str | None, list[str]]], tokenize: str
-) -> tuple[float | None, str | None]:
+def _corpus_bleu(judged: Sequence[tuple[str | None, list[str]]], tokenize: str) -> tuple[float | None, str | None]:
     if importlib.util.find_spec("sacrebleu") is None:
         return None, None
     from sacrebleu.metrics import BLEU  # optional, and not needed by anything else

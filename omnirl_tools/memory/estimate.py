@@ -114,9 +114,7 @@ def estimate_memory(
     if peft_config is not None and training.freeze_vision_tower:
         peft_config = without_vision(peft_config)
     kinds = _Dtypes.of(model, config, cluster, bf16, peft_config is not None)
-    shapes = meta_model(
-        config, kinds.compute, model.attn_implementation, peft_config, training.freeze_vision_tower
-    )
+    shapes = meta_model(config, kinds.compute, model.attn_implementation, peft_config, training.freeze_vision_tower)
     parameters = Parameters.of(shapes)
     work = Workload.of(training, prompt, _shares_prefix(training, model, cluster, shapes))
     kept = _Kept.of(shapes, work, bool(training.gradient_checkpointing))
@@ -245,9 +243,7 @@ def _weights(parameters: Parameters, kinds: _Dtypes, model: ModelConfig) -> int:
 def _optimizer(parameters: Parameters, training: OmniGRPOConfig, kinds: _Dtypes, cluster: Cluster) -> int:
     name = str(getattr(training.optim, "value", training.optim))
     size = next((size for part, size in STATE_BYTES.items() if part in name), None)
-    if (
-        cluster.deepspeed and kinds.trained != torch.float32
-    ):  # float32 weights and states beside those in bf16
+    if cluster.deepspeed and kinds.trained != torch.float32:  # float32 weights and states beside those in bf16
         return parameters.trainable * (4 + (8 if size is None else size))
     return parameters.trainable * (2 * kinds.trained.itemsize if size is None else size)
 

@@ -105,9 +105,7 @@ def page_data(
     Lines say how they are weighted and how their boxes are read; where they do not, others of the run do, and `run`,
     what run.json says.
     """
-    lines = [line for pair in rows for line in pair if line] + [
-        line for group in groups for line in group.lines
-    ]
+    lines = [line for pair in rows for line in pair if line] + [line for group in groups for line in group.lines]
     images = embed(_image_rows(rows, groups), max_image_bytes)
     weights: dict[str, float] = next((line["weights"] for line in lines if line.get("weights")), {})
     if not weights and lines:
@@ -166,9 +164,7 @@ def _tiles(changes: Sequence[Change], metrics: list[Line], n_completions: int) -
                     "mood": change.verdict,
                 }
             )
-    rewards = [
-        (line["step"], line["reward"]) for line in metrics if isinstance(line.get("reward"), int | float)
-    ]
+    rewards = [(line["step"], line["reward"]) for line in metrics if isinstance(line.get("reward"), int | float)]
     if rewards and not tiles:
         (first, old), (last, new) = rewards[0], rewards[-1]
         note = f"log lines of steps {first} and {last}"
@@ -189,9 +185,7 @@ def _side_by_side(before: list[Line], after: list[Line]) -> list[tuple[Line | No
     return [(old.get(key), new.get(key)) for key in dict.fromkeys([*old, *new])]
 
 
-def _image_rows(
-    rows: Iterable[tuple[Line | None, Line | None]], groups: Iterable[Group]
-) -> dict[str, str | None]:
+def _image_rows(rows: Iterable[tuple[Line | None, Line | None]], groups: Iterable[Group]) -> dict[str, str | None]:
     """Path of each image, with a row that shows it."""
     lines = [line for pair in rows for line in pair if line] + [group.lines[0] for group in groups]
     return {

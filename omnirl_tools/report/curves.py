@@ -43,9 +43,7 @@ def plot_curves(run_folder: str | Path, path: str | Path | None = None) -> Path:
 
 def _draw(axes: Axes, panel: Panel) -> None:
     for place, series in enumerate(panel.series):
-        color = (
-            COLORS[place % len(COLORS)] if len(panel.series) > 1 else REWARD if panel.is_reward else HEALTH
-        )
+        color = COLORS[place % len(COLORS)] if len(panel.series) > 1 else REWARD if panel.is_reward else HEALTH
         _draw_series(axes, thinned(series, MOST_POINTS), color)
     axes.set_title(panel.title, loc="left", fontsize=10.5, fontweight="bold", color=INK, pad=18)
     axes.text(0, 1.035, panel.note, transform=axes.transAxes, fontsize=7.5, color=QUIET, va="bottom")

@@ -28,9 +28,7 @@ def write_evaluation(
         Path(path) if path else folder / "completions.html",
         folder.resolve().name,
         page_data(rows, [], ("answer",), max_image_bytes, None),
-        summary=[
-            str(facts[name]) for name in ("model", "completions", "protocol", "data") if facts.get(name)
-        ],
+        summary=[str(facts[name]) for name in ("model", "completions", "protocol", "data") if facts.get(name)],
         tiles=_tiles(found, facts),
         kind="Evaluation",
         figures=found,

@@ -113,18 +113,14 @@ def draw_grid(
     axes.imshow(values, cmap=SEQUENTIAL, vmin=0, vmax=most, aspect="auto")
     for y, line in enumerate(values):
         for x, value in enumerate(line):
-            axes.text(
-                x, y, f"{value:.2f}", ha="center", va="center", color=PAPER if value > 0.45 * most else INK
-            )
+            axes.text(x, y, f"{value:.2f}", ha="center", va="center", color=PAPER if value > 0.45 * most else INK)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(axis="y", labelcolor=INK)
     axes.grid(False)
 
 
-def draw_image(
-    axes: Axes, image: Image.Image | Sequence[Image.Image], title: str = "", note: str = ""
-) -> None:
+def draw_image(axes: Axes, image: Image.Image | Sequence[Image.Image], title: str = "", note: str = "") -> None:
     """Show an image in the axes, without ticks, a title above it and a note of one or more lines below.
 
     Several images stand side by side; for none there is an empty ground that says so.

@@ -46,9 +46,7 @@ def embed(rows: Mapping[str, str | None], max_bytes: int) -> dict[str, EmbeddedI
     found: dict[str, EmbeddedImage] = {}
     left = max_bytes
     with ThreadPoolExecutor() as pool:  # Pillow decodes and encodes outside the interpreter's lock
-        for path, image in zip(
-            paths, pool.map(lambda path: _encode(path, rows[path], side), paths), strict=True
-        ):
+        for path, image in zip(paths, pool.map(lambda path: _encode(path, rows[path], side), paths), strict=True):
             if image.key not in held:
                 if len(image.source) > left:
                     image = replace(image, source="", fault="left out: the page would be too large")

@@ -93,9 +93,7 @@ def panels(metrics: Sequence[dict[str, Any]], judging: Sequence[Mapping[str, flo
     times = [name for name in names if name.startswith("time/")]
     bounds = {name: _bounds(metrics, name) for name in rewards}
     total = _sum_bounds(judging, bounds)
-    found = [
-        _reward_panel("Reward", "weighted sum, mean and spread", metrics, ("reward", "reward_std"), total)
-    ]
+    found = [_reward_panel("Reward", "weighted sum, mean and spread", metrics, ("reward", "reward_std"), total)]
     for name in rewards:
         keys = f"rewards/{name}/mean", f"rewards/{name}/std"
         found.append(_reward_panel(name, "mean and spread, before its weight", metrics, keys, bounds[name]))
@@ -122,9 +120,7 @@ def training_seconds(metrics: Sequence[dict[str, Any]]) -> float:
     """Seconds from the start of training to its last log line; the time that a resumed run stood still is left out."""
     lines = list(_having(metrics, "time"))
     seconds = [new["time"] - _begun(old, new)[1] for old, new in pairwise(lines)]
-    first = (
-        sum(value for name, value in lines[0].items() if name.startswith("time/") and value) if lines else 0.0
-    )
+    first = sum(value for name, value in lines[0].items() if name.startswith("time/") and value) if lines else 0.0
     return sum(one for one in seconds if one > 0) + first * (lines[0]["step"] if lines else 0)
 
 
@@ -134,9 +130,7 @@ def thinned(series: Series, most: int) -> Series:
     if n <= most:
         return series
     cuts = [range(n * k // most, n * (k + 1) // most) for k in range(most)]
-    points = tuple(
-        (series.points[cut[-1]][0], sum(series.points[i][1] for i in cut) / len(cut)) for cut in cuts
-    )
+    points = tuple((series.points[cut[-1]][0], sum(series.points[i][1] for i in cut) / len(cut)) for cut in cuts)
     low = series.low and tuple(min(series.low[i] for i in cut) for cut in cuts)
     high = series.high and tuple(max(series.high[i] for i in cut) for cut in cuts)
     return Series(series.label, points, low, high)

@@ -35,9 +35,7 @@ def curve_data(panels: Sequence[Panel]) -> dict[str, Any]:
     for panel in panels:
         series = [thinned(one, MOST_POINTS) for one in panel.series]
         scale = _Scale(panel, series)
-        lines = [
-            {"label": one.label, "points": one.points, "low": one.low, "high": one.high} for one in series
-        ]
+        lines = [{"label": one.label, "points": one.points, "low": one.low, "high": one.high} for one in series]
         ends = (scale.first, scale.last, scale.low, scale.high)
         curves.append({"ends": ends, "percent": panel.percent, "series": lines})
     return {"frame": (LEFT, TOP, WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM), "curves": curves}
@@ -65,15 +63,11 @@ def _grid(scale: _Scale, percent: bool) -> str:
         y = f"{scale.y(value):.1f}"
         label = f"{round(100 * value, 6):g}%" if percent else _short(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
-        parts.append(
-            f'<text class="tick" x="{LEFT - 6}" y="{y}" dy="0.33em" text-anchor="end">{label}</text>'
-        )
+        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y}" dy="0.33em" text-anchor="end">{label}</text>')
     for step in ticks(scale.first, scale.last, 5):
         if step == int(step):
             x = f"{scale.x(step):.1f}"
-            parts.append(
-                f'<text class="tick" x="{x}" y="{HEIGHT - 6}" text-anchor="middle">{int(step)}</text>'
-            )
+            parts.append(f'<text class="tick" x="{x}" y="{HEIGHT - 6}" text-anchor="middle">{int(step)}</text>')
     return "".join(parts)
 
 

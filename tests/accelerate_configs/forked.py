@@ -42,9 +42,7 @@ def python() -> str:
     folder = Path(os.environ["OMNIRL_FORKED"])
     if not _held:
         folder.mkdir(exist_ok=True)
-        with (folder / "lock").open(
-            "w"
-        ) as lock:  # of all pytest processes that share the folder, one starts it
+        with (folder / "lock").open("w") as lock:  # of all pytest processes that share the folder, one starts it
             fcntl.flock(lock, fcntl.LOCK_EX)
             _start(folder)
     return str(folder / "python")

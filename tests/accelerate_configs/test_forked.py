@@ -29,9 +29,7 @@ def run(*arguments: str, **options) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize("way", ["-c", "-m", "script"])
 def test_it_gets_what_a_process_gets(way, tmp_path):
     (tmp_path / "reported.py").write_text(WHAT)
-    start = {"-c": ["-c", WHAT], "-m": ["-m", "reported"], "script": ["-u", str(tmp_path / "reported.py")]}[
-        way
-    ]
+    start = {"-c": ["-c", WHAT], "-m": ["-m", "reported"], "script": ["-u", str(tmp_path / "reported.py")]}[way]
     given = {"cwd": tmp_path, "env": environment(GIVEN="this"), "input": "asked"}
     done, again = (run(*start, "a", "b c", **given) for _ in range(2))
     assert (done.returncode, done.stderr) == (0, "to stderr\n")
@@ -76,9 +74,7 @@ def test_a_server_ends_with_the_processes_that_asked_for_it(tmp_path):
         "print(subprocess.run([forked.python(), '-c', 'import os; print(os.getppid())']).returncode)"
     )
     given = {**os.environ, "OMNIRL_FORKED": str(tmp_path / "own"), "PYTHONPATH": os.path.dirname(__file__)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=given, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, timeout=120)
     server, code = done.stdout.split()
     assert code == "0"
     _, left = psutil.wait_procs([psutil.Process(int(server))] if psutil.pid_exists(int(server)) else [], 30)

@@ -38,9 +38,7 @@ def test_a_config_starts_its_engine(name, monkeypatch):
     assert found.get("ACCELERATE_USE_FSDP") == ("true" if name == "fsdp2" else None)
     assert found["ACCELERATE_MIXED_PRECISION"] == "no"  # the recipe's bf16 decides
     if "zero" in name:
-        assert (
-            found["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] == found["ACCELERATE_GRADIENT_CLIPPING"] == "auto"
-        )
+        assert found["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] == found["ACCELERATE_GRADIENT_CLIPPING"] == "auto"
 
 
 def run_file(folder: Path) -> dict:

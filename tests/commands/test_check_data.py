@@ -53,10 +53,7 @@ def test_every_corrupted_row_is_named_with_its_kind_and_no_other(data, monkeypat
 def test_a_clean_file_is_exit_code_0(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     corrupted.write_rows(tmp_path / "clean", 8, n_bad=0, size=IMAGE)
-    assert (
-        main(["check-data", "clean/train.jsonl", "--eval_dataset_name", "clean/test.jsonl", "--workers", "1"])
-        == 0
-    )
+    assert main(["check-data", "clean/train.jsonl", "--eval_dataset_name", "clean/test.jsonl", "--workers", "1"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["clean"], "nothing is written unasked"
     out = capsys.readouterr().out
     assert "0 bad rows" in out
@@ -151,9 +148,7 @@ def test_duplicates_are_reported_by_content_not_by_name(tmp_path, monkeypatch, c
         == 1
     )
     reported = Path("leaks.txt").read_text()
-    assert [line.partition(": ")[0] for line in reported.splitlines()] == [
-        f"train.jsonl:{n}" for n in (1, 4, 5)
-    ]
+    assert [line.partition(": ")[0] for line in reported.splitlines()] == [f"train.jsonl:{n}" for n in (1, 4, 5)]
     assert "same question and images as test.jsonl:1" in reported
     assert "same question as test.jsonl:2" in reported
     out = capsys.readouterr().out

@@ -103,9 +103,7 @@ def test_the_mixed_demo_passes_and_two_workers_say_the_same(tmp_path, monkeypatc
 
 
 def test_a_reward_that_pays_for_anything_is_marked(tmp_path, capsys):
-    (tmp_path / "mine.py").write_text(
-        "def wordy(completion, solution):\n    return min(1.0, len(completion) / 60)\n"
-    )
+    (tmp_path / "mine.py").write_text("def wordy(completion, solution):\n    return min(1.0, len(completion) / 60)\n")
     rewards = "- {name: think_format, weight: 0.1}\n- {function: mine.py:wordy}\n"
     rows = [{"problem": "Color?", "solution": "red"}]
     assert main(["check-rewards", recipe(tmp_path, rows, rewards), "--workers", "1"]) == 0
@@ -169,9 +167,7 @@ def test_labelled_boxes_are_tried_together_and_alone():
     reward = Reward("iou", box_iou)
     reference = [{"bbox_2d": [1, 2, 3, 4], "label": "cat"}, {"bbox_2d": [5, 6, 7, 8], "label": "dog"}]
     together, *alone = reference_answers(reference, [reward], [(10, 10)], [])
-    assert json.loads(together) == [
-        {**one, "bbox_2d": [float(x) for x in one["bbox_2d"]]} for one in reference
-    ]
+    assert json.loads(together) == [{**one, "bbox_2d": [float(x) for x in one["bbox_2d"]]} for one in reference]
     assert alone == ["[1.0, 2.0, 3.0, 4.0]", "[5.0, 6.0, 7.0, 8.0]"]
 
 
@@ -186,9 +182,7 @@ NO_REFERENCE_TEXT = (
     "code",
     "original_scheme",
 )  # tests of a program; a peak at 499 characters that no reference has
-CONFIGS = [
-    path for path in (ROOT / "recipes" / "rewards").glob("*.yaml") if path.stem not in NO_REFERENCE_TEXT
-]
+CONFIGS = [path for path in (ROOT / "recipes" / "rewards").glob("*.yaml") if path.stem not in NO_REFERENCE_TEXT]
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS), ids=lambda path: path.stem)

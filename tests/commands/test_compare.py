@@ -68,9 +68,7 @@ def test_compare_writes_a_page_with_images(two, tmp_path, capsys):
             "no graded lines",
         ),
         (
-            lambda folder: write_lines(
-                folder / "predictions.jsonl", read_lines(folder / "predictions.jsonl")[:19]
-            ),
+            lambda folder: write_lines(folder / "predictions.jsonl", read_lines(folder / "predictions.jsonl")[:19]),
             "1 rows are in only one of the two evaluations: 't:0'",
         ),
     ],

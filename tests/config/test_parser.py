@@ -119,8 +119,7 @@ def test_all_at_once_and_in_one_order(tmp_path):
 
 def test_what_is_valid_passes(tmp_path):
     (tmp_path / "run.yaml").write_text(
-        WHOLE
-        + "learning_rate: 1e-6\nwarmup_steps: 5\nshared_prefix: off\nsave_strategy: no\nscale_rewards: false\n"
+        WHOLE + "learning_rate: 1e-6\nwarmup_steps: 5\nshared_prefix: off\nsave_strategy: no\nscale_rewards: false\n"
         "report_to: [none]\ntemplates: {default: plain}\nlora_target_modules: [q_proj, v_proj]\nrun_name: '5'\n"
         "torch_dtype: bfloat16\nmodel_name_or_path: tiny_policy\nlr_scheduler_kwargs: {a: 1}\n"
     )
@@ -301,9 +300,7 @@ def test_the_command_line_gets_lines_and_not_a_traceback(files):
         "--rewads",
         "r.yaml",
     ]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=240, env=environment(PYTHONPATH=str(ROOT))
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment(PYTHONPATH=str(ROOT)))
     assert done.returncode == 2
     assert "command line: unknown option --rewads; did you mean 'rewards'?" in done.stderr
     assert "Traceback" not in done.stderr

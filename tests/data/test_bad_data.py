@@ -39,9 +39,7 @@ def png_header(width: int, height: int) -> bytes:
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
         (b"IDAT", zlib.compress(b"\0")),
     ]
-    body = [
-        struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks
-    ]
+    body = [struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks]
     return b"\x89PNG\r\n\x1a\n" + b"".join(body)
 
 
@@ -104,11 +102,7 @@ def test_bad_images_are_reported_at_the_start(tmp_path, kind):
     assert any(part in first for part in problem.split("|")), first
     assert last == "1 of 2 rows are bad; on_bad_sample: skip drops them"
     assert [record.source for record in load_records(path, on_bad_sample="skip")] == [f"{path}:1"]
-    if (
-        "header" not in kind
-        and problem.split("|")[0] not in ("cannot be decoded",)
-        and kind != "32-bit pixels"
-    ):
+    if "header" not in kind and problem.split("|")[0] not in ("cannot be decoded",) and kind != "32-bit pixels":
         with pytest.raises(DataError):
             load_records(path, check_images="header")
 
@@ -122,10 +116,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Image, "open", refuse)
-    assert (
-        picture_problem(str(file))
-        == f"image '{file}' cannot be read: Permission denied; fix it or drop the row"
-    )
+    assert picture_problem(str(file)) == f"image '{file}' cannot be read: Permission denied; fix it or drop the row"
 
 
 def test_links_in_a_circle_and_to_nowhere(tmp_path):
@@ -167,8 +158,7 @@ def test_images_outside_of_image_root_are_refused_unless_allowed(tmp_path, looku
         assert list(bad) == [f"{path}:{line}" for line in range(1, 6)]
         for name, message in zip(leaving, bad.values(), strict=True):
             assert (
-                f"image '{name}' lies outside of image_root {tmp_path}/{root}, at '{tmp_path}/secret/a.png'"
-                in message
+                f"image '{name}' lies outside of image_root {tmp_path}/{root}, at '{tmp_path}/secret/a.png'" in message
             )
             assert message.endswith("allow_outside_image_root: true")
         assert not find_bad_rows(path, tmp_path / root, allow_outside_image_root=True)

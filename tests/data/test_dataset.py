@@ -142,9 +142,7 @@ def test_all_solution_types_live_in_one_data_set(write_rows, name):
 
 def test_other_keys_are_columns_of_every_row(write_rows):
     rows = load_dataset(
-        write_rows(
-            [{"problem": "Q", "solution": 1, "tests": ["a"]}, {"problem": "Q", "solution": 1, "id": 7}]
-        )
+        write_rows([{"problem": "Q", "solution": 1, "tests": ["a"]}, {"problem": "Q", "solution": 1, "id": 7}])
     )
     assert [set(row) for row in rows] == [COLUMNS | {"tests", "id"}] * 2
     assert [(row["tests"], row["id"]) for row in rows] == [(["a"], None), (None, 7)]

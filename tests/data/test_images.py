@@ -184,9 +184,7 @@ def test_one_colour_may_be_the_transparent_one(tmp_path, mode, transparent):
 def test_a_palette_gives_its_colours(tmp_path, photographs):
     quantized = Image.fromarray(photographs["coffee"]).quantize(64)
     for name in ("a.png", "a.gif", "a.bmp", "a.tif"):
-        assert np.array_equal(
-            opened(saved(tmp_path, quantized, name)), np.asarray(quantized.convert("RGB"))
-        ), name
+        assert np.array_equal(opened(saved(tmp_path, quantized, name)), np.asarray(quantized.convert("RGB"))), name
 
 
 def test_cmyk_keeps_its_colours(tmp_path):
@@ -230,9 +228,7 @@ def test_pixels_without_a_known_range_are_refused(tmp_path, mode, name):
 def test_a_image_beyond_the_limit_is_refused_before_it_is_decoded(tmp_path):
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     file = tmp_path / "bomb.png"
-    file.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(b"\0" * 99))
-    )
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(b"\0" * 99)))
     for read in (open_image, image_size):
         with pytest.raises(DataError, match=r"x.jsonl:3: image .*3600000000 pixels.*max_image_pixels"):
             read(file, "x.jsonl:3")

@@ -10,12 +10,8 @@ from hypothesis import strategies as st
 from omnirl_core.data.json_reader import count_jsonl, read_json, read_jsonl
 from omnirl_core.data.record import DataError
 
-SCALARS = (
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
-)
-VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8
-)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
 SPACES = st.text(alphabet=" \t\n\r", max_size=80)
 
 

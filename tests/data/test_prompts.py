@@ -54,9 +54,7 @@ def test_a_count_that_does_not_match_is_refused(problem, n_images):
 
 
 def test_text_and_image_rows_are_asked_in_the_same_words():
-    prompts = PromptFormat(
-        {"boxes": "rec_r1", "caption": "Say it short. {problem} Now."}, system_prompt="Be brief."
-    )
+    prompts = PromptFormat({"boxes": "rec_r1", "caption": "Say it short. {problem} Now."}, system_prompt="Be brief.")
     for n_images in (0, 1, 2):
         system, user = prompts.messages("What?", n_images, "caption")
         assert system == {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
@@ -78,8 +76,7 @@ def test_each_task_has_its_own_template_and_r1_is_for_the_rest():
 def test_only_the_problem_is_filled_in():
     prompts = PromptFormat({"default": 'Answer like {"box": [1, {n}]}: {problem}'})
     assert (
-        flat(content("a {problem} {x} %s \\1", 0, prompts))
-        == 'Answer like {"box": [1, {n}]}: a {problem} {x} %s \\1'
+        flat(content("a {problem} {x} %s \\1", 0, prompts)) == 'Answer like {"box": [1, {n}]}: a {problem} {x} %s \\1'
     )
 
 
@@ -89,9 +86,7 @@ def test_a_template_surrounds_inline_images():
     assert flat(content("<image>\nWhy?", 1, prompts)) == flat(content("Why?", 1, prompts))
 
 
-@pytest.mark.parametrize(
-    "template", ["r2", "", "{problem} {problem}", "no slot", "<image>{problem}", 3, None]
-)
+@pytest.mark.parametrize("template", ["r2", "", "{problem} {problem}", "no slot", "<image>{problem}", 3, None])
 def test_a_template_that_cannot_work_is_refused_by_name(template):
     with pytest.raises(ValueError, match="template of 'boxes'"):
         PromptFormat({"boxes": template})

@@ -32,9 +32,7 @@ def test_images_are_absent_empty_a_path_or_a_list(images, paths):
     assert modality(read) == ("text", "image", "multi-image")[min(len(paths), 2)]
 
 
-@pytest.mark.parametrize(
-    "solution", ["", "a", 3, 2.5, True, None, [1, 2], [[1.5]], {"a": [1]}, "<answer>3</answer>"]
-)
+@pytest.mark.parametrize("solution", ["", "a", 3, 2.5, True, None, [1, 2], [[1.5]], {"a": [1]}, "<answer>3</answer>"])
 def test_any_solution_stays_as_it_is(solution):
     for row in (
         {"problem": "Q", "solution": solution},

@@ -51,9 +51,7 @@ def test_every_row_is_drawn_about_as_often():
         for index in sampling.indices(10, str(seed)):
             counts[index] += 1
     chi_squared = sum((count - 900) ** 2 / 900 for count in counts)
-    assert (
-        chi_squared < 27.9
-    )  # 9 degrees of freedom, p = .001; an upper bound, since draws are without replacement
+    assert chi_squared < 27.9  # 9 degrees of freedom, p = .001; an upper bound, since draws are without replacement
 
 
 def test_all_takes_everything_without_counting():

@@ -55,10 +55,7 @@ def test_images_start_at_the_files_folder_or_at_image_root(write_rows, tmp_path,
     monkeypatch.chdir(tmp_path / "data")
     assert load_records("rows.jsonl")[0].images == (f"{tmp_path}/data/a.png",)
     (tmp_path / "data" / "a.png").unlink()
-    assert (
-        refusal("rows.jsonl")[0]
-        == "rows.jsonl:1: image 'a.png' not found under .; set image_root or fix the path"
-    )
+    assert refusal("rows.jsonl")[0] == "rows.jsonl:1: image 'a.png' not found under .; set image_root or fix the path"
     assert refusal(path, image_root="../no")[0].endswith(
         "image 'a.png' not found under ../no; set image_root or fix the path"
     )
@@ -233,9 +230,7 @@ def test_no_rows_is_an_error(tmp_path, name, text):
 
 
 def test_bad_rows_are_all_named_up_to_ten_then_counted(write_rows):
-    rows = [
-        {"problem": f"Q{i}", "solution": 1, "image": f"{i}.png"} if i % 2 else ROWS[i % 10] for i in range(50)
-    ]
+    rows = [{"problem": f"Q{i}", "solution": 1, "image": f"{i}.png"} if i % 2 else ROWS[i % 10] for i in range(50)]
     path = write_rows(rows, "a.json")
     lines = refusal(path)
     assert len(lines) == 12

@@ -54,9 +54,7 @@ class Scripted(OmniGRPOTrainer):
 
     said: list[str]
 
-    def _generate_single_turn(
-        self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False
-    ):
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
         texts = [self.said.pop() for _ in prompt_ids]
         ids = [self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         return [[*own, self._tokenizer.eos_token_id] if len(own) % 7 else own or [0] for own in ids], None
@@ -90,9 +88,7 @@ def completions(n: int, is_code: bool) -> list[str]:
     pool = [PROGRAM.format(sign) for sign in "+-*%"] if is_code else SAID
     thoughts = ["", "so", "it is red " * 3, "I look at the image and count what I see. " * 4, "想一想"]
     return [
-        chance.choice(FRAMES[:1] * 8 + FRAMES).format(
-            said=chance.choice(pool), thought=chance.choice(thoughts)
-        )
+        chance.choice(FRAMES[:1] * 8 + FRAMES).format(said=chance.choice(pool), thought=chance.choice(thoughts))
         for _ in range(n)
     ]
 
@@ -130,9 +126,7 @@ def test_reward_and_evaluation_agree_on_every_row(path, trained):
     lines = score_rows(rows, ready_generations(file, rows), rewards)
     for line, known in zip(lines, logged, strict=True):
         assert line["completion"] == known["completion"]
-        assert line["rewards"] == {
-            name: pytest.approx(value, abs=2e-6) for name, value in known["rewards"].items()
-        }
+        assert line["rewards"] == {name: pytest.approx(value, abs=2e-6) for name, value in known["rewards"].items()}
     for reward in rewards:
         values = {line["rewards"][reward.__name__] for line in lines} - {None}
         assert len(values) > 1, f"{reward.__name__} tells nothing apart: the rows do not test it"

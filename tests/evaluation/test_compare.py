@@ -101,8 +101,7 @@ def test_a_format_reward_of_any_name_is_left_out_of_accuracy():
 
 def test_rows_that_only_one_side_judges_are_not_counted():
     new = [
-        {**entry, "rewards": {**entry["rewards"], "iou": None}} if entry["row_id"] == "c" else entry
-        for entry in AFTER
+        {**entry, "rewards": {**entry["rewards"], "iou": None}} if entry["row_id"] == "c" else entry for entry in AFTER
     ]
     assert by_name(compare(BEFORE, new))["iou", "all", "all"].n == 1
 

@@ -25,9 +25,7 @@ def test_greedy_answer_alone_is_the_answer_in_a_batch(policy, processor, mixed_r
 
 
 def test_answers_come_back_in_the_order_of_the_rows(policy, processor, mixed_rows):
-    expected = dict(
-        zip([row["row_id"] for row in mixed_rows], one_by_one(policy, processor, mixed_rows), strict=True)
-    )
+    expected = dict(zip([row["row_id"] for row in mixed_rows], one_by_one(policy, processor, mixed_rows), strict=True))
     random.Random(0).shuffle(mixed_rows)
     shuffled = generate(policy, processor, mixed_rows, max_new_tokens=LIMIT, batch_size=3)
     assert shuffled == [expected[row["row_id"]] for row in mixed_rows]
@@ -43,9 +41,7 @@ def test_sample_alone_is_the_sample_in_a_batch(policy, processor, mixed_rows, te
 def test_seed_and_temperature_change_a_sample_and_leave_torch_alone(policy, processor, mixed_rows):
     state = torch.get_rng_state()
     draws = {
-        generate(policy, processor, mixed_rows[:1], max_new_tokens=LIMIT, temperature=t, seed=seed)[
-            0
-        ].token_ids
+        generate(policy, processor, mixed_rows[:1], max_new_tokens=LIMIT, temperature=t, seed=seed)[0].token_ids
         for t, seed in [(1.0, 0), (1.0, 1), (1.0, 2), (0.0, 0), (3.0, 0)]
     }
     assert len(draws) == 5
@@ -112,9 +108,7 @@ def test_any_declared_end_token_ends_a_completion(tiny_checkpoint, processor, mi
 def test_end_token_on_the_last_place_is_not_clipped(tiny_checkpoint, processor, mixed_rows):
     policy = load_policy(tiny_checkpoint)
     (whole,) = generate(policy, processor, mixed_rows[:1], max_new_tokens=LIMIT)
-    first_seen = [
-        token for place, token in enumerate(whole.token_ids) if token not in whole.token_ids[:place]
-    ]
+    first_seen = [token for place, token in enumerate(whole.token_ids) if token not in whole.token_ids[:place]]
     limit = whole.token_ids.index(first_seen[-1]) + 1
     policy.generation_config.eos_token_id = first_seen[-1]
     (cut,) = generate(policy, processor, mixed_rows[:1], max_new_tokens=limit)
@@ -135,9 +129,7 @@ def test_checkpoints_own_settings_apply_where_they_are_asked_for(tiny_checkpoint
     """As the plain `generate` of others: oracle is that call itself, one row at a time."""
     policy = load_policy(tiny_checkpoint)
     policy.generation_config.repetition_penalty = 1.5
-    found = generate(
-        policy, processor, mixed_rows, max_new_tokens=LIMIT, batch_size=3, checkpoint_settings=True
-    )
+    found = generate(policy, processor, mixed_rows, max_new_tokens=LIMIT, batch_size=3, checkpoint_settings=True)
     for row, answer in zip(mixed_rows, found, strict=True):
         image_files = iter(Image.open(path) for path in row["images"])
         blocks = [

@@ -49,9 +49,7 @@ def annotations(tmp_path_factory) -> tuple[list[str], str]:
     root = tmp_path_factory.mktemp("coco")
     (root / "train2014").mkdir()
     for number, size in enumerate(SIZES):
-        Image.new("RGB", size, (40 * number, 90, 160)).save(
-            root / f"train2014/COCO_train2014_{number:012}.jpg"
-        )
+        Image.new("RGB", size, (40 * number, 90, 160)).save(root / f"train2014/COCO_train2014_{number:012}.jpg")
     files = []
     for name, n in (("refcoco_val", 9), ("refcocop_val", 6)):
         rows = [
@@ -257,9 +255,7 @@ def test_a_whole_run(annotations, policy, processor, protocol):
 
 def test_solutions_that_are_no_box_are_refused_by_name():
     rows = [question([0, 0, 5, 5], 1), question("a dog", 2), question([3, 3, 3, 9], 3), question(None, 4)]
-    with pytest.raises(
-        ValueError, match=r"r:2: solution 'a dog' is no box\nr:3: .*\nr:4: .*None is no box\n.*pixels"
-    ):
+    with pytest.raises(ValueError, match=r"r:2: solution 'a dog' is no box\nr:3: .*\nr:4: .*None is no box\n.*pixels"):
         judge("refcoco_val", rows, [said("[0, 0, 5, 5]")] * 4, ROBUST, "pixels")
     with pytest.raises(ValueError, match="no rows to judge"):
         judge("refcoco_val", [], [], ROBUST, "pixels")

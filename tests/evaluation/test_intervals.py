@@ -7,9 +7,7 @@ from scipy import stats
 from omnirl_tools.evaluation.intervals import bootstrap_interval, mcnemar, wilson_interval
 
 
-@pytest.mark.parametrize(
-    ("hits", "n"), [(0, 1), (1, 1), (0, 50), (50, 50), (7, 20), (1720, 2000), (360, 500)]
-)
+@pytest.mark.parametrize(("hits", "n"), [(0, 1), (1, 1), (0, 50), (50, 50), (7, 20), (1720, 2000), (360, 500)])
 @pytest.mark.parametrize("level", [0.9, 0.95, 0.99])
 def test_wilson_is_scipys(hits, n, level):
     expected = stats.binomtest(hits, n).proportion_ci(level, method="wilson")
@@ -43,9 +41,7 @@ def test_bootstrap_agrees_with_scipys_percentile_interval(level):
 def test_bootstrap_covers_the_truth_as_often_as_it_says():
     """400 samples of 60 differences with mean 0.2: the 95 % interval holds 0.2 in about 95 % of them."""
     generator = np.random.default_rng(0)
-    intervals = [
-        bootstrap_interval(generator.normal(0.2, 0.5, 60), n_resamples=500, seed=k) for k in range(400)
-    ]
+    intervals = [bootstrap_interval(generator.normal(0.2, 0.5, 60), n_resamples=500, seed=k) for k in range(400)]
     assert 0.90 < np.mean([low <= 0.2 <= high for low, high in intervals]) < 0.98
 
 

@@ -50,9 +50,7 @@ def test_lines_by_their_offsets(tmp_path):
 
 
 def test_numbers_that_json_does_not_know_become_null(tmp_path):
-    path = write_lines(
-        tmp_path / "lines.jsonl", [{"kl": float("nan"), "deep": [{"x": float("-inf")}], "ok": 1.5}]
-    )
+    path = write_lines(tmp_path / "lines.jsonl", [{"kl": float("nan"), "deep": [{"x": float("-inf")}], "ok": 1.5}])
     strict = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
     assert strict == {"kl": None, "deep": [{"x": None}], "ok": 1.5}
 

@@ -48,9 +48,7 @@ def test_several_references_also_where_rows_have_unlike_many():
 def test_chinese_is_cut_into_characters():
     answers, references = ["红色的圆形在蓝色方块上面"], ["红色的圆形在蓝色的方块上面"]
     found = overlap_figures(lines(answers, references))
-    assert found.corpus_bleu == pytest.approx(
-        sacrebleu.corpus_bleu(answers, [references], tokenize="zh").score
-    )
+    assert found.corpus_bleu == pytest.approx(sacrebleu.corpus_bleu(answers, [references], tokenize="zh").score)
     assert found.corpus_bleu > 50
     assert overlap_figures(lines(answers, references), tokenize="13a").corpus_bleu < 1  # one long word
 
@@ -83,9 +81,7 @@ def test_rows_without_answer_count_as_zero_and_rows_without_reference_not_at_all
     assert (found.n, found.n_without_answer, found.n_without_reference) == (3, 1, 1)
     assert [sample["rouge1"] for sample in found.samples] == [1.0, 0.0, 0.0]
     assert set(found.means) == set(METRICS)
-    assert found.corpus_bleu == pytest.approx(
-        sacrebleu.corpus_bleu(["two stars", "", ""], [["two stars"] * 3]).score
-    )
+    assert found.corpus_bleu == pytest.approx(sacrebleu.corpus_bleu(["two stars", "", ""], [["two stars"] * 3]).score)
 
 
 def test_nothing_to_judge():

@@ -143,9 +143,7 @@ def test_two_empty_boxes_score_nothing_where_the_original_divides_by_zero():
 def test_iou_is_bit_for_bit_the_published_one_and_else_the_continuous_one():
     draw = np.random.default_rng(0)
     for _ in range(20_000):
-        reference = (
-            np.concatenate([low := draw.uniform(0, 300, 2), low + draw.uniform(1, 300, 2)]).round(2).tolist()
-        )
+        reference = np.concatenate([low := draw.uniform(0, 300, 2), low + draw.uniform(1, 300, 2)]).round(2).tolist()
         said = draw.integers(0, 600, 4).astype(float).tolist()
         assert vlmr1_iou(said, reference) == published_iou(said, reference)
         width = min(said[2], reference[2]) - max(said[0], reference[0])

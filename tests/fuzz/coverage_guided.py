@@ -21,14 +21,10 @@ CASES = Path(__file__).parent / "cases"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", choices=sorted(targets.TARGETS))
     parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument(
-        "--corpus", type=Path, help="a folder that keeps what reached new code; else a temporary one"
-    )
+    parser.add_argument("--corpus", type=Path, help="a folder that keeps what reached new code; else a temporary one")
     parser.add_argument("--findings", type=Path, default=Path("fuzz_findings"))
     arguments = parser.parse_args()
     corpus = arguments.corpus or Path(tempfile.mkdtemp(prefix="omnirl_fuzz_"))

@@ -39,10 +39,7 @@ def inputs(target: str) -> st.SearchStrategy[bytes]:
     kinds = [st.binary(max_size=200), joined]
     if kind == "json":
         leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
-        names = (
-            st.sampled_from(["problem", "solution", "image", "conversations", "from", "value", "task"])
-            | st.text()
-        )
+        names = st.sampled_from(["problem", "solution", "image", "conversations", "from", "value", "task"]) | st.text()
         values = st.recursive(leaves, lambda x: st.lists(x) | st.dictionaries(names, x), max_leaves=20)
         kinds.append(values.map(lambda value: json.dumps(value).encode()))
     return st.one_of(kinds)

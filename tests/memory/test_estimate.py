@@ -32,9 +32,7 @@ def estimate(tmp_path_factory):
     config = model_config(THREE_B)
 
     def run(model=(), cluster=ONE, prompt=PROMPT, on_gpu=True, **settings):
-        given = dict(
-            per_device_train_batch_size=8, num_generations=8, bf16=False, use_cpu=True, report_to="none"
-        )
+        given = dict(per_device_train_batch_size=8, num_generations=8, bf16=False, use_cpu=True, report_to="none")
         training = OmniGRPOConfig(str(tmp_path_factory.getbasetemp()), **given | settings)
         kept = ModelConfig(**dict(dtype="bfloat16") | dict(model))
         return estimate_memory(training, kept, config, prompt, cluster=cluster, on_gpu=on_gpu)
@@ -94,10 +92,7 @@ def test_what_saves_memory_saves_it(estimate):
     assert estimate(on_gpu=False).kv_cache < plain.kv_cache
     many = {"gradient_accumulation_steps": 64}
     assert estimate(**many).kv_cache < estimate(**many, shared_prefix="off").kv_cache
-    assert (
-        estimate(gradient_checkpointing=True).activations
-        < estimate(gradient_checkpointing=False).activations / 5
-    )
+    assert estimate(gradient_checkpointing=True).activations < estimate(gradient_checkpointing=False).activations / 5
     assert estimate(use_vllm=True).kv_cache == 0
     longer = replace(PROMPT, tokens=2 * PROMPT.tokens)
     assert estimate(prompt=longer).kv_cache > shared.kv_cache
@@ -172,9 +167,7 @@ def test_a_small_excess_takes_a_small_change(tmp_path):
 
 
 def test_vllm_beside_the_training_takes_its_share(tmp_path):
-    beside = plan(tmp_path).training_with(
-        use_vllm=True, vllm_mode="colocate", vllm_gpu_memory_utilization=0.25
-    )
+    beside = plan(tmp_path).training_with(use_vllm=True, vllm_mode="colocate", vllm_gpu_memory_utilization=0.25)
     assert beside.needed(40 * GIB) == beside.estimate().peak + CONTEXT + 10 * GIB
 
 
@@ -185,9 +178,7 @@ def test_image_tokens_come_from_the_data_set(tmp_path, monkeypatch, capsys):
     given = ["--dataset_name", rows, "--model_name_or_path", THREE_B]
     assert main(["estimate-memory", "recipes/mixed/demo.yaml", *given]) == 0
     reported = capsys.readouterr().out
-    images = {
-        image for line in json.loads((tmp_path / "train.json").read_text()) for image in [line["image"]]
-    }
+    images = {image for line in json.loads((tmp_path / "train.json").read_text()) for image in [line["image"]]}
     sizes = [Image.open(tmp_path / image).size for image in images]
     tokens = max(width * height for width, height in map(resized_size, sizes)) // 28**2
     assert f" {tokens} of them images (the longest of {rows})" in reported

@@ -97,9 +97,7 @@ def test_it_imports_the_package_and_redefines_none_of_it(path):
     imported, made = set(), set()
     for cell in code_cells(path):
         for node in ast.walk(tree(cell)):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
-                ("omnirl_core", "omnirl_tools")
-            ):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("omnirl_core", "omnirl_tools")):
                 imported |= {alias.asname or alias.name for alias in node.names}
             elif isinstance(node, ast.FunctionDef | ast.ClassDef):
                 made.add(node.name)
@@ -171,12 +169,8 @@ def test_it_names_no_machine(path):
 def test_most_outputs_are_compared(path):
     ignored = [cell for cell in code_cells(path) if "nbval-ignore-output" in cell.metadata.get("tags", [])]
     assert len(ignored) <= len(code_cells(path)) / 2
-    assert not [cell for cell in code_cells(path) if "NBVAL_" in cell.source], (
-        "tags do not get in a reader's way"
-    )
-    assert not [
-        c for c in code_cells(path) if {"nbval-skip", "raises-exception"} & set(c.metadata.get("tags", []))
-    ]
+    assert not [cell for cell in code_cells(path) if "NBVAL_" in cell.source], "tags do not get in a reader's way"
+    assert not [c for c in code_cells(path) if {"nbval-skip", "raises-exception"} & set(c.metadata.get("tags", []))]
 
 
 def test_the_index_shows_every_notebook_with_its_image_and_seconds():
@@ -198,9 +192,7 @@ def test_the_index_shows_every_notebook_with_its_image_and_seconds():
 def test_make_test_runs_the_notebooks():
     """As make expands it: pytest with --nbval over the folder of notebooks, in `make test` and by itself."""
     for target in ("test", "notebooks"):
-        planned = subprocess.run(
-            ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout
+        planned = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
         (command,) = [line for line in planned.splitlines() if "--nbval " in line]
         assert "bin/pytest " in command
         assert "notebooks" in command.split()

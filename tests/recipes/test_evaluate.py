@@ -90,9 +90,7 @@ def run(settings: list[str], folder: Path, *more: str) -> list[dict]:
 def test_a_second_start_asks_nothing_again_and_judges_anew(whole, settings, tmp_path, monkeypatch):
     rewards = tmp_path / "rewards.yaml"
     rewards.write_text("rewards:\n  - {name: think_format, weight: 2.0}\n")
-    monkeypatch.setattr(
-        "omnirl_tools.evaluate.load_trained", lambda *a, **k: pytest.fail("no model is needed")
-    )
+    monkeypatch.setattr("omnirl_tools.evaluate.load_trained", lambda *a, **k: pytest.fail("no model is needed"))
     folder = whole[0]
     before = (folder / "generations.jsonl").read_bytes()
     kept = (folder / "predictions.jsonl").read_bytes()
@@ -122,9 +120,7 @@ def test_what_a_kill_leaves_is_continued(whole, settings, tmp_path, cut):
 def test_killed_on_one_process_and_continued_on_two_equals_uninterrupted(whole, settings, tmp_path):
     command = ["recipes/evaluate.py", *settings, "--evaluation_dir", str(tmp_path)]
     one_by_one = [sys.executable, *command, "--per_device_eval_batch_size", "1"]
-    first = subprocess.Popen(
-        one_by_one, cwd=ROOT, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    first = subprocess.Popen(one_by_one, cwd=ROOT, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 240
         while len(read_lines(tmp_path / "generations.rank0.jsonl")) < 3:
@@ -137,9 +133,7 @@ def test_killed_on_one_process_and_continued_on_two_equals_uninterrupted(whole, 
     assert not (tmp_path / "predictions.jsonl").exists()
     launch = [python(), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     given = environment(ACCELERATE_USE_CPU="true")
-    done = subprocess.run(
-        [*launch, *command], cwd=ROOT, env=given, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run([*launch, *command], cwd=ROOT, env=given, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"of {ROWS} rows are answered already" in done.stdout
     assert json.loads((tmp_path / "metrics.json").read_text())["processes"] == 2
@@ -156,9 +150,7 @@ def test_other_settings_begin_anew_and_kept_apart_what_was_there(whole, settings
 
 
 def test_ready_completions_are_judged_alike_without_a_model(whole, settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "omnirl_tools.evaluate.load_trained", lambda *a, **k: pytest.fail("no model is needed")
-    )
+    monkeypatch.setattr("omnirl_tools.evaluate.load_trained", lambda *a, **k: pytest.fail("no model is needed"))
     known = read_lines(whole[0] / "predictions.jsonl")
     reported = ("rewards", "score", "image_sizes", "resized_sizes", "completion")
     expected = [{name: line[name] for name in reported} for line in known]
@@ -175,9 +167,7 @@ def test_ready_completions_are_judged_alike_without_a_model(whole, settings, tmp
 
 def test_an_adapter_and_a_checkpoint_answer_as_they_were_trained(whole, settings, tmp_path):
     base = load_policy(tiny_policy())
-    adapted = get_peft_model(
-        base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    )
+    adapted = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
@@ -225,9 +215,7 @@ def test_rec_protocols_are_reached_by_a_setting(tmp_path):
         assert facts["rec"]["test"]["mean_iou"] == 1.0
         assert (facts["protocol"], facts["max_new_tokens"], facts["box_space"]) == (protocol, limit, "pixels")
         assert facts["parse_failure_rate"] == 0.0
-        (line,) = {
-            tuple(line["rewards"].items()) for line in read_lines(tmp_path / protocol / "predictions.jsonl")
-        }
+        (line,) = {tuple(line["rewards"].items()) for line in read_lines(tmp_path / protocol / "predictions.jsonl")}
         assert dict(line)["acc@0.5"] == 1.0
 
 
@@ -275,7 +263,5 @@ def test_every_recipe_can_be_evaluated(path):
 def test_a_key_that_nothing_knows_is_named(tmp_path):
     config = read_config("recipes/mixed/demo.yaml") | {"eval_row": 3}
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(
-        ValueError, match=r"a\.yaml:[0-9]+: unknown setting 'eval_row'; did you mean 'eval_rows'"
-    ):
+    with pytest.raises(ValueError, match=r"a\.yaml:[0-9]+: unknown setting 'eval_row'; did you mean 'eval_rows'"):
         main(["--config", str(tmp_path / "a.yaml")])

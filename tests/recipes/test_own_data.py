@@ -37,17 +37,13 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_they_train_with_an_accuracy_reward_or_are_refused(
-    path, data, tiny_checkpoint, tmp_path, monkeypatch
-):
+def test_they_train_with_an_accuracy_reward_or_are_refused(path, data, tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     rows = str(data / "train.json")
     own = ["--dataset_name", rows, "--eval_dataset_name", rows, "--image_root", str(data)]
     argv = ["--config", str(path), *own, "--model_name_or_path", tiny_checkpoint, *SMALL]
     if path.parent.name == "rec":
-        with pytest.raises(
-            DataError, match=r"3 of 3 samples have a solution that no reward can read \(box_iou\)"
-        ):
+        with pytest.raises(DataError, match=r"3 of 3 samples have a solution that no reward can read \(box_iou\)"):
             main([*argv, "--output_dir", str(tmp_path)])
         return
     trainer = main([*argv, "--output_dir", str(tmp_path)]).trainer

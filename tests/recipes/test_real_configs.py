@@ -40,9 +40,7 @@ def test_a_step(path, tmp_path, monkeypatch):
     known = {task for reward in load_rewards(read_config(path)["rewards"]) for task in reward.tasks or ()}
     drawn = json.loads(Path(rows).read_text())
     # rewards that route by task know none of some drawn tasks: these rows are judged as rows without one
-    named = [
-        {key: row[key] for key in row if key != "task" or row[key] in known or not known} for row in drawn
-    ]
+    named = [{key: row[key] for key in row if key != "task" or row[key] in known or not known} for row in drawn]
     Path(rows).write_text(json.dumps(named))
     own = ["--dataset_name", rows, "--eval_dataset_name", rows, "--image_root", str(data)]
     trainer = main(["--config", str(path), *own, "--output_dir", str(tmp_path / "run"), *SMALL]).trainer

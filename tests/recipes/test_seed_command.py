@@ -96,9 +96,7 @@ def test_it_starts_the_rec_recipe(tmp_path):
     assert done.returncode == 0, done.stdout[-4000:]
     assert "flash_attention_2 needs a GPU" in done.stdout
     assert "box_iou judges them (space: resized, pick: only)" in done.stdout
-    lines = [
-        json.loads(line) for line in (tmp_path / "output/rec/completions.jsonl").read_text().splitlines()
-    ]
+    lines = [json.loads(line) for line in (tmp_path / "output/rec/completions.jsonl").read_text().splitlines()]
     assert len(lines) == 4 * 1 * 2, "processes x batch x accumulation: all four took part"
     assert set(lines[0]["rewards"]) == {"think_format", "box_iou"}
     facts = json.loads((tmp_path / "output/rec/run.json").read_text())

@@ -48,13 +48,9 @@ def test_the_loss_falls_and_grpo_starts_from_it(rows, tmp_path, monkeypatch, cap
 
 
 def test_a_language_model_learns_rows_of_text(tiny_text_checkpoint, tmp_path):
-    (tmp_path / "rows.json").write_text(
-        json.dumps([{"problem": f"Say {n}.", "solution": n} for n in range(8)])
-    )
+    (tmp_path / "rows.json").write_text(json.dumps([{"problem": f"Say {n}.", "solution": n} for n in range(8)]))
     few = dict(use_cpu=True, bf16=False, max_steps=2, save_strategy="no", output_dir=tmp_path / "run")
-    trainer = sft(
-        options(model_name_or_path=tiny_text_checkpoint, dataset_name=tmp_path / "rows.json", **few)
-    )
+    trainer = sft(options(model_name_or_path=tiny_text_checkpoint, dataset_name=tmp_path / "rows.json", **few))
     assert trainer.state.global_step == 2
     assert not list((tmp_path / "run").glob("*.jsonl")), "no held-out rows, no table"
     assert "labels" in trainer.train_dataset.column_names
@@ -81,7 +77,5 @@ def test_what_is_said(tmp_path):
         "<think>the first</think><answer>one</answer>",
     ]
     assert said(space="0-1000")[0].endswith("<answer>[250, 250, 750, 750]</answer>")
-    with pytest.raises(
-        DataError, match=r"rows.json:\d+: the response template names 'reason'.* it has prompt"
-    ):
+    with pytest.raises(DataError, match=r"rows.json:\d+: the response template names 'reason'.* it has prompt"):
         said(template="{reason} {solution}")

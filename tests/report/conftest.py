@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 
-HOSTILE = (
-    "</script><script>alert(1)</script><img src=x onerror=alert(2)> <!-- ]]> & \" ' \u202e \u2028 \x00 \ud83d"
-)
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> <!-- ]]> & \" ' \u202e \u2028 \x00 \ud83d"
 
 
 def held_out(number: int, image_files: list[str], completion: str, score: float) -> dict[str, Any]:

@@ -24,9 +24,7 @@ WATCHDOG_MS = 60_000
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 if not REQUIRED:
-    pytest.importorskip(
-        "playwright.sync_api", reason="pip install playwright, and a Chromium, to see the report"
-    )
+    pytest.importorskip("playwright.sync_api", reason="pip install playwright, and a Chromium, to see the report")
 from playwright.sync_api import Browser, Error, Page, sync_playwright  # noqa: E402
 
 
@@ -77,9 +75,7 @@ def opened(browser) -> Iterator[Callable[..., Page]]:
         page = contexts[-1].new_page()
         page.set_default_timeout(WATCHDOG_MS)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on(
-            "console", lambda message: complaints.append(message.text) if message.type == "error" else None
-        )
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on(
             "request",
             lambda asked: None if asked.url[:5] in ("file:", "data:") else complaints.append(asked.url),
@@ -185,8 +181,7 @@ def test_held_out_rows_are_filtered_and_ordered(run, opened):
     assert values == sorted(values)
     assert values[-1] < 0
     lines = {
-        name: {x["row_id"]: x["score"] for x in read_lines(run / f"{name}.jsonl")}
-        for name in ("before", "after")
+        name: {x["row_id"]: x["score"] for x in read_lines(run / f"{name}.jsonl")} for name in ("before", "after")
     }
     lost = sum(lines["after"][key] < lines["before"][key] for key in lines["before"])
     assert count(page, "rows")[1] == lost
@@ -313,9 +308,7 @@ def test_a_curve_tells_its_values(run, opened):
 def test_a_sample_has_a_link_that_leads_to_it(run, opened):
     page = opened(run / "completions.html")
     for section, many in (("rows", 60), ("training", 45)):
-        data = page.evaluate(
-            "([key, many]) => data[key][many]", ["rows" if section == "rows" else "groups", many]
-        )
+        data = page.evaluate("([key, many]) => data[key][many]", ["rows" if section == "rows" else "groups", many])
         assert page.locator(f"[id='{data['anchor']}']").count() == 0, "not drawn yet"
         page.evaluate("anchor => { location.hash = anchor; }", data["anchor"])
         card = page.locator(f"#{section} .linked")

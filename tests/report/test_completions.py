@@ -62,9 +62,7 @@ def test_page_is_one_file_that_asks_the_network_for_nothing(run_folder):
     linked = [value for _, attrs in page.elements for name, value in attrs.items() if name in ("src", "href")]
     assert all(value.startswith("#") for value in linked)
     html = path.read_text("utf-8")
-    assert re.findall(r"https?://[^\"\s]+", html) == [
-        "http://www.w3.org/2000/svg"
-    ]  # a name space, not an address
+    assert re.findall(r"https?://[^\"\s]+", html) == ["http://www.w3.org/2000/svg"]  # a name space, not an address
     assert "@import" not in html
     assert "url(" not in html
 
@@ -98,9 +96,7 @@ def test_rows_images_and_boxes(run_folder, image_files):
     row = data["rows"][2]
     assert (row["id"], row["task"], row["modality"]) == ("test.json:2", "boxes", "image")
     assert row["boxes"] == [[10, 10, 50, 40]]
-    assert row["after"]["boxes"] == [
-        [10, 10, 50, 40]
-    ]  # [20, 10, 100, 40] of the resized image, twice as wide
+    assert row["after"]["boxes"] == [[10, 10, 50, 40]]  # [20, 10, 100, 40] of the resized image, twice as wide
     assert row["before"]["boxes"] == []
     image = data["images"][row["images"][0]]
     assert (image["width"], image["height"]) == Image.open(image_files[2]).size

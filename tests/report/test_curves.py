@@ -70,9 +70,7 @@ def test_svg_draws_values_where_the_axis_says():
     assert float(label_of["4"].attrib["x"]) == pytest.approx(x1 + 0.4 * (x2 - x1), abs=0.11)
 
 
-@pytest.mark.parametrize(
-    "points", [((5, 0.3),), ((5, 0.3), (6, 0.3)), ((1, 1e-9), (2, 2e-9)), ((1, -1e6), (2, 1e6))]
-)
+@pytest.mark.parametrize("points", [((5, 0.3),), ((5, 0.3), (6, 0.3)), ((1, 1e-9), (2, 2e-9)), ((1, -1e6), (2, 1e6))])
 def test_svg_of_one_point_of_flat_lines_and_of_extremes(points):
     ElementTree.fromstring(panel_svg(Panel("<&>", "", (Series('"', points),))))
     ElementTree.fromstring(panel_svg(Panel("<&>", "", (Series('"', points),), is_reward=True)))

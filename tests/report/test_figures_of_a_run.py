@@ -39,9 +39,7 @@ def raw(folder: Path, *names: str) -> list[dict[str, Any]]:
 
 def score_of(line: dict[str, Any], weights: dict[str, float], without: tuple[str, ...] = ()) -> float | None:
     """The weighted mean of the rewards that judged; a penalty lowers it and does not count in its scale."""
-    judged = {
-        name: value for name, value in line["rewards"].items() if value is not None and name not in without
-    }
+    judged = {name: value for name, value in line["rewards"].items() if value is not None and name not in without}
     scale = sum(weights[name] for name in judged if weights[name] > 0)
     return sum(weights[name] * value for name, value in judged.items()) / scale if scale else None
 
@@ -60,9 +58,7 @@ def check_page(folder: Path) -> dict[str, Any]:
     before, after = raw(folder, "before.jsonl"), raw(folder, "after.jsonl")
     completions = raw(folder, "completions.1.jsonl", "completions.jsonl")
     metrics = raw(folder, "metrics.1.jsonl", "metrics.jsonl")
-    tiles = {
-        html.unescape(name): (value, re.sub(r"<[^>]+>", "", note)) for name, value, note in TILE.findall(page)
-    }
+    tiles = {html.unescape(name): (value, re.sub(r"<[^>]+>", "", note)) for name, value, note in TILE.findall(page)}
     check_changes(page, tiles, before, after)
     check_tiles(tiles, metrics, completions, bool(before and after))
     check_groups(folder, data, completions)

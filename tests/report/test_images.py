@@ -99,9 +99,7 @@ def test_answered_boxes_are_those_of_the_answer():
 
 
 def test_boxes_are_drawn_where_they_are():
-    drawn = np.asarray(draw_boxes(Image.new("RGB", (60, 40), "white"), [(10, 5, 30, 25)], width=1)).astype(
-        int
-    )
+    drawn = np.asarray(draw_boxes(Image.new("RGB", (60, 40), "white"), [(10, 5, 30, 25)], width=1)).astype(int)
     green = np.abs(drawn - [int(TRUE[k : k + 2], 16) for k in (1, 3, 5)]).sum(-1) == 0
     rows, columns = np.nonzero(green)
     assert (columns.min(), rows.min(), columns.max(), rows.max()) == (10, 5, 29, 24)  # exclusive ends

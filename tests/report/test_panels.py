@@ -25,9 +25,7 @@ def test_panels_follow_the_log(run_folder):
         1 / 40 + 0.2,
     )  # nothing tells how large it can be
     (exact,) = found["exact"].series
-    assert [step for step, _ in exact.points] == list(
-        range(1, 31, 2)
-    )  # steps without a judged row have no point
+    assert [step for step, _ in exact.points] == list(range(1, 31, 2))  # steps without a judged row have no point
     (length,) = found["Completion length"].series
     assert (length.low[0], length.high[0]) == (10, 30)
     assert [series.label for series in found["Where the time goes"].series] == ["rollout", "score"]

@@ -37,10 +37,7 @@ def test_whole_groups_from_first_to_last_step(tmp_path):
 
 
 def test_training_and_evaluation_at_one_step_stay_apart(tmp_path):
-    lines = [
-        {"step": 1, "phase": phase, "row_id": "r", "completion": phase}
-        for phase in ("train", "eval", "train")
-    ]
+    lines = [{"step": 1, "phase": phase, "row_id": "r", "completion": phase} for phase in ("train", "eval", "train")]
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     groups, _ = sample_groups(tmp_path / "c.jsonl", 10)
     assert [(group.phase, len(group.lines)) for group in groups] == [("train", 2), ("eval", 1)]

@@ -253,9 +253,7 @@ def test_number_reads_what_python_writes(value):
 def test_number_agrees_with_isclose(reference):
     for factor in (1.0, 1 + 1e-6, 0.98, 1.5, -1.0):
         written = repr(reference * factor)
-        expected = (
-            floats.isclose(float(written), reference, rel_tol=0.05) if reference else float(written) == 0
-        )
+        expected = floats.isclose(float(written), reference, rel_tol=0.05) if reference else float(written) == 0
         if abs(abs(factor) - 0.95) > 0.001:
             assert number(written, reference, relative_tolerance=0.05) == float(expected)
 
@@ -280,9 +278,7 @@ def test_number_agrees_with_isclose(reference):
     ],
 )
 def test_edit_similarity(prediction, solution, expected):
-    assert edit_similarity(prediction, solution) == (
-        expected if expected is None else pytest.approx(expected)
-    )
+    assert edit_similarity(prediction, solution) == (expected if expected is None else pytest.approx(expected))
 
 
 def test_edit_similarity_without_floor_is_rapidfuzz():

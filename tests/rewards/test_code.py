@@ -12,9 +12,7 @@ from omnirl_core.rewards.code.test_cases import read_exercise, same_text, same_v
 from omnirl_core.rewards.reward import Reward
 
 pytestmark = pytest.mark.timeout(120)  # the watchdog
-SUM = {
-    "tests": [{"stdin": f"{a} {b}\n", "stdout": f"{a + b}\n"} for a, b in ((1, 2), (5, 5), (-3, 3), (7, 0))]
-}
+SUM = {"tests": [{"stdin": f"{a} {b}\n", "stdout": f"{a + b}\n"} for a, b in ((1, 2), (5, 5), (-3, 3), (7, 0))]}
 DOUBLE = {"tests": [{"call": "double", "args": [n], "expected": 2 * n} for n in (0, 1, 2)]}
 RIGHT_SUM = "print(sum(map(int, input().split())))"
 
@@ -150,9 +148,7 @@ def test_nothing_runs_here_without_leave():
 
 
 def test_a_provider_takes_the_place_of_this_machine():
-    sandbox = Elsewhere(
-        [Outcome("ok", "3"), Outcome("ok", "10\n"), Outcome("timeout", "0"), Outcome("error", "7")]
-    )
+    sandbox = Elsewhere([Outcome("ok", "3"), Outcome("ok", "10\n"), Outcome("timeout", "0"), Outcome("error", "7")])
     assert code(RIGHT_SUM, SUM, provider=sandbox, timeout_s=0.5, memory_bytes=1 << 28) == 0.5
     source, language, stdins, limits = sandbox.asked[0]
     assert (source, language) == (RIGHT_SUM, "python")

@@ -78,9 +78,7 @@ class Tight:
 def test_answers_in_cpp(body):
     for level in levels():
         provider = Tight(LocalSandbox(True, at_most=level))
-        assert code(f"```cpp\n{MAIN.replace('BODY', body)}\n```", TESTS, provider=provider) == RUNS[body], (
-            level
-        )
+        assert code(f"```cpp\n{MAIN.replace('BODY', body)}\n```", TESTS, provider=provider) == RUNS[body], level
 
 
 def test_an_answer_with_the_whole_library():

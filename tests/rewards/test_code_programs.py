@@ -22,9 +22,7 @@ from .programs.hostile import HOSTILE, SETUP, STARVE
 
 pytestmark = [
     pytest.mark.timeout(200),  # the watchdog
-    pytest.mark.skipif(
-        os.uname().machine != "x86_64", reason="the programs name system calls by x86_64 numbers"
-    ),
+    pytest.mark.skipif(os.uname().machine != "x86_64", reason="the programs name system calls by x86_64 numbers"),
 ]
 TRY_EACH = """
 found = []
@@ -102,9 +100,7 @@ def test_hostile_programs_read_write_and_reach_nothing(level, goal):
     batches = [{name: quick[name] for name in names[at::8]} for at in range(8)]
     sandbox = LocalSandbox(True, at_most=level)
     for batch in batches:
-        (outcome,) = sandbox.run(
-            f"{SETUP}\nprograms = {batch!r}\n{TRY_EACH}", "python", [json.dumps(goal)], Limits()
-        )
+        (outcome,) = sandbox.run(f"{SETUP}\nprograms = {batch!r}\n{TRY_EACH}", "python", [json.dumps(goal)], Limits())
         assert (outcome.status, outcome.stdout.strip()) == ("ok", "[]"), (level, outcome)
 
 
@@ -119,9 +115,7 @@ def test_hostile_programs_starve_nothing(level, goal, monkeypatch, tmp_path):
     texts = [SETUP + text for text in STARVE.values()]
     solution = {"tests": [{"stdin": json.dumps(goal), "stdout": "owned"}]}
     provider = LocalSandbox(True, at_most=level)
-    reward = Reward(
-        "code", code, settings={"provider": provider, "workers": 8, "timeout_s": 3.0}, reads="completion"
-    )
+    reward = Reward("code", code, settings={"provider": provider, "workers": 8, "timeout_s": 3.0}, reads="completion")
     scores = dict(zip(STARVE, reward(completions=texts, solution=[solution] * len(texts)), strict=True))
     assert scores == dict.fromkeys(STARVE, 0.0)
     assert os.listdir(tmp_path) == []

@@ -93,13 +93,9 @@ def test_blind_answers_earn_little_under_every_config():
         for name in WHERE[kind][0]:
             right = total(configs[name], sample, sample.right)
             assert right > 0.9, (name, sample.problem)
-            earned = {
-                hack: total(configs[name], sample, BLIND[hack](sample)) / right for hack in QUESTION_HACKS
-            }
+            earned = {hack: total(configs[name], sample, BLIND[hack](sample)) / right for hack in QUESTION_HACKS}
             shares[name] += earned.values()
-            too_high += [
-                (name, sample.problem, hack, share) for hack, share in earned.items() if share > 0.25
-            ]
+            too_high += [(name, sample.problem, hack, share) for hack, share in earned.items() if share > 0.25]
     assert too_high == []
     means = {name: sum(found) / len(found) for name, found in shares.items()}
     every_share = [share for found in shares.values() for share in found]
@@ -168,9 +164,7 @@ def test_a_reference_of_question_words_falls_back():
     question = "Say: the sky is blue"
     assert overlap("the sky is blue", "the sky is blue", problem=question) == 1.0
     assert overlap("the sky", "the sky is blue", problem=question) > 0.3  # the question's words count again
-    assert overlap("it is", "it is so", problem="?") == overlap(
-        "it is", "it is so"
-    )  # function words: no weights
+    assert overlap("it is", "it is so", problem="?") == overlap("it is", "it is so")  # function words: no weights
 
 
 def test_alternatives_of_a_question_keep_their_weight():

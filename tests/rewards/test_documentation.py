@@ -48,9 +48,7 @@ def test_every_reward_is_in_the_table():
     assert set(re.findall(r"`(\w+)`", table)) >= set(SCORERS)
 
 
-@pytest.mark.parametrize(
-    "page", [DOCS, ROOT / "recipes" / "rewards" / "README.md"], ids=lambda page: page.name
-)
+@pytest.mark.parametrize("page", [DOCS, ROOT / "recipes" / "rewards" / "README.md"], ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)#]+)\)", prose):
@@ -58,7 +56,5 @@ def test_links_lead_somewhere(page):
 
 
 def test_every_config_is_in_the_list():
-    listed = re.findall(
-        r"\((\w+)\.yaml\)", (ROOT / "recipes" / "rewards" / "README.md").read_text(encoding="utf-8")
-    )
+    listed = re.findall(r"\((\w+)\.yaml\)", (ROOT / "recipes" / "rewards" / "README.md").read_text(encoding="utf-8"))
     assert sorted(listed) == sorted(path.stem for path in (ROOT / "recipes" / "rewards").glob("*.yaml"))

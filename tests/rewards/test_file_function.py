@@ -102,10 +102,7 @@ def test_an_asynchronous_function_is_refused_when_the_file_is_read(reward):
 )
 def test_the_evaluation_names_function_sample_and_value(reward, function, reported):
     found = reward(f"function: 'mine.py:{function}'")
-    rows = [
-        {"prompt": "p", "row_id": f"r:{k}", "solution": reference}
-        for k, reference in enumerate(REFERENCES, 1)
-    ]
+    rows = [{"prompt": "p", "row_id": f"r:{k}", "solution": reference} for k, reference in enumerate(REFERENCES, 1)]
     answers = [Generation(text, [1], False) for text in TEXTS]
     with pytest.raises(RewardError, match=rf"held-out samples: reward '{function}' {reported}"):
         score_rows(rows, answers, [found], guarded_scores)

@@ -20,9 +20,7 @@ SLOW = {"code": 1 / 30, "math": 1 / 4}
 
 # --- completions and solutions ---
 
-tags = st.sampled_from(
-    ["<think>", "</think>", "<answer>", "</answer>", "<THINK>", "<|im_end|>", "<", "```python\n"]
-)
+tags = st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "<THINK>", "<|im_end|>", "<", "```python\n"])
 marks = st.sampled_from(
     ["[", "]", "{", "}", "(", ")", '"bbox_2d":', ",", ":", "%", "$", "\\frac{1}{2}", "\\boxed{", "^"]
 )
@@ -57,18 +55,14 @@ messages = st.lists(
     st.fixed_dictionaries(
         {"role": st.sampled_from(["assistant", "tool", "user"])},
         optional={
-            "content": st.one_of(
-                st.none(), bodies, st.just([{"type": "text", "text": "x"}, {"type": "image"}])
-            )
+            "content": st.one_of(st.none(), bodies, st.just([{"type": "text", "text": "x"}, {"type": "image"}]))
         },
     ),
     max_size=3,
 )
 completions = st.one_of(st.none(), st.text(), bodies, formed, formed, messages)
 
-scalars = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=12), bodies, numbers, boxes
-)
+scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=12), bodies, numbers, boxes)
 solutions = st.recursive(
     st.one_of(
         scalars,
@@ -107,9 +101,7 @@ def test_any_completion_with_any_solution_is_scored_or_unjudgeable(name):
             "image_sizes": [[(640, 480)]],
             "resized_sizes": [[(644, 476)]],
         }
-        (score,) = reward(
-            prompts=["?"], completions=[completion], solution=[solution], task=[None], **columns
-        )
+        (score,) = reward(prompts=["?"], completions=[completion], solution=[solution], task=[None], **columns)
         assert score is None or (isinstance(score, float) and 0.0 <= score <= 1.0)
 
     check()
@@ -210,9 +202,7 @@ def test_work_grows_no_faster_than_the_text(name, unit):
     reward = reward_named(name)
 
     def text(n):
-        return (
-            "<think>x</think><answer>" + "".join(unit.replace("{}", str(i)) for i in range(n)) + "</answer>"
-        )
+        return "<think>x</think><answer>" + "".join(unit.replace("{}", str(i)) for i in range(n)) + "</answer>"
 
     reward.score(text(10), "word by word")  # whatever is loaded once
     small, large = (lines_run(lambda n=n: reward.score(text(n), "word by word")) for n in (500, 4000))
@@ -225,9 +215,7 @@ def test_threads_do_not_disturb_each_other():
     seen = {}
 
     def work(place):
-        seen[place] = [
-            [reward.score(text, "a red car by the sea") for text in LONG.values()] for reward in rewards
-        ]
+        seen[place] = [[reward.score(text, "a red car by the sea") for text in LONG.values()] for reward in rewards]
 
     threads = [threading.Thread(target=work, args=(place,)) for place in range(3)]
     for thread in threads:

@@ -102,9 +102,7 @@ def test_soft_iou_equals_torchvision_and_the_threshold_is_inclusive():
         answer = says([box])
         assert box_iou(answer, reference.tolist()) == pytest.approx(expected, abs=1e-12)
         assert box_iou(answer, reference.tolist(), threshold=0.3) == float(expected >= 0.3)
-        giou = torchvision.ops.generalized_box_iou(
-            torch.tensor(box)[None], torch.tensor(reference)[None]
-        ).item()
+        giou = torchvision.ops.generalized_box_iou(torch.tensor(box)[None], torch.tensor(reference)[None]).item()
         assert box_iou(answer, reference.tolist(), kind="giou") == pytest.approx((1 + giou) / 2, abs=1e-12)
     assert box_iou("<answer>[10, 20, 60, 220]</answer>", BOX, threshold=0.5) == 1.0
 
@@ -178,9 +176,7 @@ def brute_force_hits(overlaps, threshold, soft):
     worth = np.where((overlaps >= threshold) & (overlaps > 0), overlaps if soft else 1.0, 0.0)
     worth = worth if worth.shape[0] <= worth.shape[1] else worth.T
     rows = range(worth.shape[0])
-    return max(
-        worth[rows, columns].sum() for columns in itertools.permutations(range(worth.shape[1]), len(rows))
-    )
+    return max(worth[rows, columns].sum() for columns in itertools.permutations(range(worth.shape[1]), len(rows)))
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.2, 0.5])
@@ -270,9 +266,7 @@ def noisy_detections(rng):
     references = random_boxes(rng, rng.integers(1, 8))
     near = references[rng.integers(0, len(references), rng.integers(1, 12))]
     near = near + rng.normal(0, 4, near.shape)
-    near = np.concatenate(
-        [np.minimum(near[:, :2], near[:, 2:]), np.maximum(near[:, :2], near[:, 2:]) + 0.1], 1
-    )
+    near = np.concatenate([np.minimum(near[:, :2], near[:, 2:]), np.maximum(near[:, :2], near[:, 2:]) + 0.1], 1)
     found = np.concatenate([near, random_boxes(rng, rng.integers(0, 5))])
     return found, rng.uniform(0, 1, len(found)), references
 

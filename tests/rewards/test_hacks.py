@@ -64,7 +64,5 @@ def test_the_originals_scheme_pays_for_commas():
 
 def test_the_tables_in_the_docs_are_the_scripts():
     docs = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
-    made = (
-        hack_table.START + docs.partition(hack_table.START)[2].partition(hack_table.END)[0] + hack_table.END
-    )
+    made = hack_table.START + docs.partition(hack_table.START)[2].partition(hack_table.END)[0] + hack_table.END
     assert made == hack_table.render(), "run: python scripts/hack_table.py --write"

@@ -22,9 +22,7 @@ def test_a_band_with_soft_edges(n, score):
     assert length_band(words(n), low=10, high=20, completion_ids=list(range(n))) == score
 
 
-@pytest.mark.parametrize(
-    ("n", "score"), [(5, 0.0), (8, 0.5), (9, 0.75), (10, 1.0), (20, 1.0), (22, 0.5), (24, 0.0)]
-)
+@pytest.mark.parametrize(("n", "score"), [(5, 0.0), (8, 0.5), (9, 0.75), (10, 1.0), (20, 1.0), (22, 0.5), (24, 0.0)])
 def test_the_edge_is_a_setting(n, score):
     assert length_band(words(n), low=10, high=20, edge=4, unit="words") == score
 
@@ -38,15 +36,11 @@ def test_one_word_more_never_jumps(n, low, width, edge):
     assert abs(here - there) <= 1 / (edge or low) + 1e-9
 
 
-@pytest.mark.parametrize(
-    "flood", ["," * 300, ". " * 300, "!?" * 300, "\n" * 300, "<answer></answer>" * 60, "—" * 300]
-)
+@pytest.mark.parametrize("flood", ["," * 300, ". " * 300, "!?" * 300, "\n" * 300, "<answer></answer>" * 60, "—" * 300])
 def test_punctuation_and_tags_earn_nothing(flood):
     assert length_band(flood, low=10, high=1000, unit="words") == 0.0
     assert length_band(flood, low=10, high=1000, completion_ids=list(range(300))) == 0.0
-    assert (
-        length_band(words(3) + flood, low=12, high=1000, completion_ids=list(range(300))) == 1.0
-    )  # 4 per word
+    assert length_band(words(3) + flood, low=12, high=1000, completion_ids=list(range(300))) == 1.0  # 4 per word
     assert length_band(words(3) + flood, low=24, high=1000, completion_ids=list(range(300))) == 0.5
 
 
@@ -87,9 +81,7 @@ def test_a_gate_keeps_length_from_paying_for_a_wrong_answer():
 
 def original_length(text, limit=500, gamma=0.9):
     n, marks = len(text), sum(1 for char in text if char in ",.;!")
-    base = (
-        n * (1 + math.sin(math.pi * n / (2 * limit))) if n <= limit else 2 * limit + math.log(n - limit + 1)
-    )
+    base = n * (1 + math.sin(math.pi * n / (2 * limit))) if n <= limit else 2 * limit + math.log(n - limit + 1)
     return base * gamma ** (n // limit) * (0.5 + 0.5 * marks / (n + 1e-6)) / 500
 
 

@@ -29,9 +29,7 @@ def faults(folder, text):
 
 def test_every_key(tmp_path):
     (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "mine.py").write_text(
-        "def brief(text, *, most=3):\n    return float(len(text) <= most)\n"
-    )
+    (tmp_path / "own" / "mine.py").write_text("def brief(text, *, most=3):\n    return float(len(text) <= most)\n")
     path = write(
         tmp_path,
         """
@@ -237,9 +235,7 @@ def test_two_files_of_one_name_are_two_modules(tmp_path):
     for folder, value in (("a", 0.25), ("b", 0.75)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "mine.py").write_text(f"def score(text):\n    return {value}\n")
-    path = write(
-        tmp_path, "rewards:\n- {name: x, function: a/mine.py:score}\n- {name: y, function: b/mine.py:score}"
-    )
+    path = write(tmp_path, "rewards:\n- {name: x, function: a/mine.py:score}\n- {name: y, function: b/mine.py:score}")
     assert [reward.score("t") for reward in load_rewards(path)] == [0.25, 0.75]
 
 

@@ -62,9 +62,7 @@ def nltk_bleu(prediction, references, max_order=4):
 
 
 def nltk_meteor(prediction, references):
-    return meteor_score(
-        [tokens(reference) for reference in references], tokens(prediction), wordnet=NltkWordNet()
-    )
+    return meteor_score([tokens(reference) for reference in references], tokens(prediction), wordnet=NltkWordNet())
 
 
 def library_rouge(prediction, references, variant):
@@ -110,9 +108,7 @@ def test_compat_equals_the_libraries(prediction, references, max_order):
 
 
 @settings(max_examples=300, deadline=None)
-@given(
-    st.one_of(ascii_texts, st.text(max_size=40)), st.one_of(reference_texts, st.text(min_size=1, max_size=40))
-)
+@given(st.one_of(ascii_texts, st.text(max_size=40)), st.one_of(reference_texts, st.text(min_size=1, max_size=40)))
 def test_preset_seed_equals_the_original_formula(prediction, solution):
     solution = solution.replace("<", " ").strip()
     if solution:
@@ -145,9 +141,7 @@ def test_compat_equals_the_libraries_on_long_shuffled_texts(size):
 def test_rouge_on_ascii_is_the_librarys_without_asking(prediction, reference):
     if tokens(reference) and tokens(prediction) and not MARKS.search(reference + "\n" + prediction):
         for variant in ("rouge1", "rougeL"):
-            assert rouge(prediction, reference, variant) == rouge(
-                prediction, reference, variant, compat="rouge_score"
-            )
+            assert rouge(prediction, reference, variant) == rouge(prediction, reference, variant, compat="rouge_score")
 
 
 # --- our own definitions ---
@@ -172,9 +166,7 @@ def bleu_by_definition(prediction, reference):
 @given(st.lists(st.sampled_from("abcd"), min_size=1).map(" ".join), st.text("ab cd", min_size=1))
 def test_bleu_is_what_its_definition_says(prediction, reference):
     if tokens(reference):
-        assert bleu(prediction, reference) == pytest.approx(
-            bleu_by_definition(prediction, reference), abs=1e-12
-        )
+        assert bleu(prediction, reference) == pytest.approx(bleu_by_definition(prediction, reference), abs=1e-12)
 
 
 def longest_common(a, b):
@@ -221,9 +213,7 @@ def test_nothing_in_common_is_zero(metric, prediction, reference):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize(
-    "reference", [None, "", " ", [], [None], {}, {"box": [1]}, float("nan"), "<answer></answer>"]
-)
+@pytest.mark.parametrize("reference", [None, "", " ", [], [None], {}, {"box": [1]}, float("nan"), "<answer></answer>"])
 def test_a_missing_reference_is_unjudgeable(metric, reference):
     assert METRICS[metric]("a cat", reference) is None
 
@@ -294,9 +284,7 @@ def test_overlap_weighs_its_three_views():
     for name, part in parts.items():
         assert overlap(prediction, reference, weights={name: 2}) == part
     weights = {"bleu": 1, "meteor": 3}
-    assert overlap(prediction, reference, weights=weights) == pytest.approx(
-        (parts["bleu"] + 3 * parts["meteor"]) / 4
-    )
+    assert overlap(prediction, reference, weights=weights) == pytest.approx((parts["bleu"] + 3 * parts["meteor"]) / 4)
     assert overlap(prediction, reference, variant="rouge1", weights={"rouge": 1}) == rouge(
         prediction, reference, "rouge1"
     )
@@ -328,9 +316,7 @@ def test_settings_out_of_range_are_errors(call, message):
 
 def test_synonyms_are_looked_up_for_words_and_not_for_stems():
     assert meteor("a big dog ran fast", "a large dog ran quickly") > 0.75
-    assert meteor("a big dog ran fast", "a large dog ran quickly", compat="nltk") == pytest.approx(
-        0.5111, abs=1e-4
-    )
+    assert meteor("a big dog ran fast", "a large dog ran quickly", compat="nltk") == pytest.approx(0.5111, abs=1e-4)
 
 
 def test_the_first_text_of_a_run_has_its_synonyms_too():

@@ -56,9 +56,7 @@ def test_the_answer_or_the_whole_text():
     assert Reward("format", think_format).score(GOOD.format("x")) == 1.0
 
 
-@pytest.mark.parametrize(
-    "completion", [None, "", [], [{"role": "assistant", "content": None}], "<answer>", "no tags"]
-)
+@pytest.mark.parametrize("completion", [None, "", [], [{"role": "assistant", "content": None}], "<answer>", "no tags"])
 def test_no_answer_is_wrong_and_no_reference_is_unjudgeable(completion):
     assert Reward("overlap", overlap).score(completion, "a cat") == 0.0
     assert Reward("overlap", overlap).score(completion, None) is None
@@ -93,9 +91,7 @@ def test_unjudgeable_rows_are_counted_and_rows_of_other_tasks_are_not():
 def test_columns_that_a_scorer_names_are_passed_row_by_row():
     seen = []
 
-    def nosy(
-        completion, solution, *, image_sizes=None, prompt=None, task=None, completion_ids=None, factor=2
-    ):
+    def nosy(completion, solution, *, image_sizes=None, prompt=None, task=None, completion_ids=None, factor=2):
         seen.append((completion, solution, image_sizes, prompt, task, completion_ids, factor))
         return 0.5
 
@@ -125,9 +121,7 @@ def test_no_column_changes_a_scorer_that_does_not_declare_it():
                 columns[setting] = ["nonsense"]
     assert {"unit", "variant", "threshold", "power", "numbers", "low", "provider"} <= set(columns)
     for name in SCORERS:
-        reward = Reward(
-            name, scorer_named(name), settings={"allow_local_execution": True} if name == "code" else {}
-        )
+        reward = Reward(name, scorer_named(name), settings={"allow_local_execution": True} if name == "code" else {})
         solution = [""] if name == "code" else ["4"]
         plain = reward(completions=[GOOD.format("4")], solution=solution)
         assert reward(completions=[GOOD.format("4")], solution=solution, **columns) == plain, name

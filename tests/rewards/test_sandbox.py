@@ -53,9 +53,7 @@ def test_the_levels_promise_what_a_probe_measures():
 def test_a_program_knows_nothing_of_its_caller(monkeypatch):
     monkeypatch.setenv("OMNIRL_TEST_SECRET", "x")
     for level in available():
-        reported = run(
-            "import os, json; print(json.dumps([dict(os.environ), os.getcwd(), os.getuid()]))", level
-        )
+        reported = run("import os, json; print(json.dumps([dict(os.environ), os.getcwd(), os.getuid()]))", level)
         environment, folder, uid = json.loads(reported.stdout)
         assert set(environment) <= {
             "PATH",
@@ -213,9 +211,7 @@ def test_a_caller_that_stops_asking_leaves_nothing():
         outcomes = LocalSandbox(True, "limits", level).run("print(1)", "python", [""] * 100, LIMITS)
         assert next(outcomes).stdout == "1\n"
         outcomes.close()
-        assert threading.active_count() == 1 or not [
-            t for t in threading.enumerate() if "ThreadPool" in t.name
-        ]
+        assert threading.active_count() == 1 or not [t for t in threading.enumerate() if "ThreadPool" in t.name]
 
 
 def test_a_dead_caller_takes_its_programs_along():
@@ -265,11 +261,7 @@ def test_a_layer_that_fails_stops_the_program(tmp_path):
     layers = isolation_level().layers
     (tmp_path / "app").mkdir()
     sizes = {"cpu_s": 1, "wall_s": 5, "memory_bytes": 1 << 28, "stack_bytes": 1 << 23, "file_bytes": 1 << 20}
-    plan = (
-        layers.plan(tmp_path, [interpreter(), "-c", "print('ran')"])
-        | sizes
-        | {"open_files": 64, "threads": 9}
-    )
+    plan = layers.plan(tmp_path, [interpreter(), "-c", "print('ran')"]) | sizes | {"open_files": 64, "threads": 9}
     with pytest.raises(SandboxError, match="did not start"):
         module.run_jailed(plan, b"", 1000)
 
@@ -288,7 +280,5 @@ def test_the_system_call_table_is_the_kernel_headers_own():
     if header.exists():
         lines = [line.split() for line in header.read_text().splitlines() if line.startswith("#define __NR_")]
         numbers = {name.removeprefix("__NR_"): int(number) for _, name, number in lines}
-        assert {name: pair[0] for name, pair in kernel.NUMBERS.items()} == {
-            n: numbers.get(n) for n in kernel.NUMBERS
-        }
+        assert {name: pair[0] for name, pair in kernel.NUMBERS.items()} == {n: numbers.get(n) for n in kernel.NUMBERS}
     assert set(seccomp.ALWAYS.split()) | set(seccomp.WRITES.split()) <= set(kernel.NUMBERS)

@@ -142,9 +142,7 @@ def test_importing_the_rewards_imports_no_torch_and_no_nltk():
         "import sys, omnirl_core.rewards as r; r.think_format('<answer>4</answer>');"
         "print([m for m in ('torch', 'transformers', 'trl', 'nltk', 'rouge_score', 'scipy') if m in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", check], capture_output=True, text=True, timeout=120, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"
 
 

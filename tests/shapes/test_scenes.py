@@ -50,9 +50,7 @@ def test_answers_follow_from_the_scene():
     for example in examples("count", 100):
         (scene,) = example.scenes
         noun = example.key.split()[0]
-        counted = (
-            scene.shapes if noun == "shapes" else [s for s in scene.shapes if noun in (s.color, f"{s.kind}s")]
-        )
+        counted = scene.shapes if noun == "shapes" else [s for s in scene.shapes if noun in (s.color, f"{s.kind}s")]
         assert example.solution == len(counted)
     for example in examples("color", 100):
         assert [s.color for s in example.scenes[0].shapes if s.kind in example.problem] == [example.solution]

@@ -21,9 +21,7 @@ def lazily(rows: list[dict[str, Any]]) -> Dataset:
     """A data set whose rows are made when they are drawn, as omnirl_core.data makes them."""
     names = list(rows[0])
     index = Dataset.from_dict({"place": list(range(len(rows)))})
-    return index.with_transform(
-        lambda batch: {name: [rows[i][name] for i in batch["place"]] for name in names}
-    )
+    return index.with_transform(lambda batch: {name: [rows[i][name] for i in batch["place"]] for name in names})
 
 
 def letters(completions: list[Any], **columns: Any) -> list[float]:
@@ -35,9 +33,7 @@ def letters(completions: list[Any], **columns: Any) -> list[float]:
 class ScriptedTrainer(OmniGRPOTrainer):
     """Its completions follow from the prompt and the place in the group, not from a sampler."""
 
-    def _generate_single_turn(
-        self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False
-    ):
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
         seen: dict[tuple[int, ...], int] = {}
         completions = []
         for ids in prompt_ids:

@@ -81,9 +81,7 @@ class RolloutTrainer(ScriptedTrainer):
     """Generates as OmniGRPOTrainer does, remembers it, and goes on with fixed completions."""
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, *args, **kwargs):
-        made, _ = OmniGRPOTrainer._generate_single_turn(
-            self, prompt_ids, images, multimodal_fields, *args, **kwargs
-        )
+        made, _ = OmniGRPOTrainer._generate_single_turn(self, prompt_ids, images, multimodal_fields, *args, **kwargs)
         self.generated += [(row["row_id"], ids) for row, ids in zip(self._samples, made, strict=True)]
         return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args, **kwargs)
 
@@ -157,9 +155,7 @@ def weights(trainer: Any) -> dict[str, torch.Tensor]:
 
         gathered = deepspeed.zero.GatheredParameters(list(named.values()))
     with gathered, torch.no_grad():
-        return {
-            name: getattr(p, "full_tensor", lambda p=p: p)().detach().clone() for name, p in named.items()
-        }
+        return {name: getattr(p, "full_tensor", lambda p=p: p)().detach().clone() for name, p in named.items()}
 
 
 def dump(layouts: list[Layout]) -> str:

@@ -164,9 +164,7 @@ def reap(pids: set[int]) -> Iterator[tuple[int, int]]:
 def launch_environment(engine: str, processes: int) -> dict[str, str]:
     """What `accelerate launch` would put into the environment of the processes."""
     words = ["--config_file", str(CONFIGS / f"{engine}.yaml"), "--num_processes", str(processes)]
-    parsed = launch.launch_command_parser().parse_args(
-        [*words, "--main_process_port", str(free_port()), "x.py"]
-    )
+    parsed = launch.launch_command_parser().parse_args([*words, "--main_process_port", str(free_port()), "x.py"])
     args, defaults, from_config = launch._validate_launch_command(parsed)
     if args.use_deepspeed:
         fields = [*defaults.deepspeed_config, *["mixed_precision"] * from_config]

@@ -41,9 +41,7 @@ def main() -> None:
     torch.distributed.destroy_process_group()  # gloo aborts a process that ends while the other still talks to it
 
 
-def make_trainer(
-    strategy: str, shared: str, checkpoint: str, image_files: list[str], output: Path
-) -> OmniGRPOTrainer:
+def make_trainer(strategy: str, shared: str, checkpoint: str, image_files: list[str], output: Path) -> OmniGRPOTrainer:
     local_group = 2 if strategy == "ddp_split" else 4  # rows of a group on one process, of 4
     kinds = "TIMT" if local_group == 4 else "TM"
     images = {"T": [], "I": image_files[:1], "M": image_files[1:4]}

@@ -53,30 +53,20 @@ def test_refused_exactly_where_trl_refuses_and_advice_is_taken(monkeypatch):
     assert advised >= 200
 
 
-@pytest.mark.parametrize(
-    ("per_device", "processes", "generations"), [(6, 1, 4), (1, 2, 8), (5, 3, 2), (8, 2, 8)]
-)
+@pytest.mark.parametrize(("per_device", "processes", "generations"), [(6, 1, 4), (1, 2, 8), (5, 3, 2), (8, 2, 8)])
 def test_evaluation_batches(monkeypatch, per_device, processes, generations):
     monkeypatch.setattr(GRPOConfig, "world_size", property(lambda self: processes))
     whole = BatchSizes(8, processes, 8)
     evaluation = dict(eval_strategy="steps", eval_steps=1, do_eval=True)
-    theirs = trl_says(
-        whole, **evaluation, per_device_eval_batch_size=per_device, num_generations_eval=generations
-    )
+    theirs = trl_says(whole, **evaluation, per_device_eval_batch_size=per_device, num_generations_eval=generations)
     ours = evaluation_faults(per_device, processes, generations)
     assert bool(theirs) == bool(ours)
     if theirs:
         assert ours[0].startswith(theirs.rstrip("."))
         size = int(re.search(r"per_device_eval_batch_size (\d+)", ours[0])[1])
-        assert (
-            trl_says(whole, **evaluation, per_device_eval_batch_size=size, num_generations_eval=generations)
-            is None
-        )
+        assert trl_says(whole, **evaluation, per_device_eval_batch_size=size, num_generations_eval=generations) is None
         fewer = int(re.search(r"num_generations_eval (\d+)", ours[0])[1])
-        assert (
-            trl_says(whole, **evaluation, per_device_eval_batch_size=per_device, num_generations_eval=fewer)
-            is None
-        )
+        assert trl_says(whole, **evaluation, per_device_eval_batch_size=per_device, num_generations_eval=fewer) is None
 
 
 def test_the_config_says_both_kinds_at_once(monkeypatch):

@@ -21,9 +21,7 @@ def test_rounding_is_no_signal(normalize_first):
     sums = torch.tensor(group).sum(1)
     assert sums.std() > 1e-8  # what TRL looks at
     assert reported([group], [1.0, 1.0], normalize_first=normalize_first) == [True]
-    assert reported([[[0.1, 0.7]] * 7 + [[0.1, 0.7001]]], [0.3, 0.9], normalize_first=normalize_first) == [
-        False
-    ]
+    assert reported([[[0.1, 0.7]] * 7 + [[0.1, 0.7001]]], [0.3, 0.9], normalize_first=normalize_first) == [False]
 
 
 def test_the_sum_counts_and_not_its_parts():

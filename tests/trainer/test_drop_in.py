@@ -151,9 +151,7 @@ def test_eval_data(losses, same):
 def test_a_vision_language_model_on_text(same, tiny_checkpoint, content):
     rows = CHAT
     if content == "blocks":
-        rows = [
-            {**r, "prompt": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]} for r in CHAT
-        ]
+        rows = [{**r, "prompt": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]} for r in CHAT]
     same(Dataset.from_list(rows), model=tiny_checkpoint, generation_kwargs=never(tiny_checkpoint))
     same(Dataset.from_list(PLAIN), model=tiny_checkpoint, generation_kwargs=never(tiny_checkpoint))
 

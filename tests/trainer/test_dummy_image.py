@@ -116,9 +116,7 @@ def test_generation_and_evaluation_pay_nothing(trainer, rows, tower_calls):
 @pytest.mark.parametrize(("shared", "expected"), [("off", 0), ("on", 1)])
 def test_decoding_steps_do_not_run_the_tower_of_a_sharded_model(trainer, rows, tower_calls, shared, expected):
     """Of 20 tokens; a shared prefill is a forward as any other, which runs it once."""
-    worker = trainer(
-        rows, shared_prefix=shared, max_completion_length=20, generation_kwargs={"min_new_tokens": 20}
-    )
+    worker = trainer(rows, shared_prefix=shared, max_completion_length=20, generation_kwargs={"min_new_tokens": 20})
     backbone = worker.model.model
     backbone._dummy_image = dataclasses.replace(backbone._dummy_image, sharded=True, runs_tower=True)
     calls = tower_calls(worker)
@@ -207,9 +205,7 @@ def test_modules_and_gradients_come_in_the_order_of_a_forward_with_images(traine
         if next(module.parameters(recurse=False), None) is not None:
             module.register_forward_pre_hook(lambda module, args: came.append(names[module]))
     for name, parameter in worker.model.named_parameters():
-        parameter.register_post_accumulate_grad_hook(
-            lambda parameter, name=name: came.append(f"gradient of {name}")
-        )
+        parameter.register_post_accumulate_grad_hook(lambda parameter, name=name: came.append(f"gradient of {name}"))
     orders = []
     for batch in (_text(rows), [rows[1], rows[5]]):
         came.clear()
@@ -225,9 +221,7 @@ def test_ddp_need_not_look_for_unused_parameters(trainer, rows, asked):
     assert worker.args.ddp_find_unused_parameters is bool(asked)
     assert worker.accelerator.ddp_handler.find_unused_parameters is bool(asked)  # what DDP is made with
     text = Dataset.from_list(_text(rows))
-    assert trainer(text, ddp_find_unused_parameters=asked).args.ddp_find_unused_parameters is (
-        asked is not False
-    )
+    assert trainer(text, ddp_find_unused_parameters=asked).args.ddp_find_unused_parameters is (asked is not False)
 
 
 def test_every_parameter_takes_part_in_every_forward(trainer, rows):

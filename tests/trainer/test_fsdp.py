@@ -40,9 +40,7 @@ def test_fsdp_on_cpus_is_refused(asked, kind, refused, monkeypatch, tiny_checkpo
 def test_evaluation_before_training_is_refused(trainer, rows, monkeypatch, engine):
     worker = trainer(rows[:2], eval_data=rows[:2], scripted=True)
     monkeypatch.setattr(OmniGRPOTrainer, "engine", engine)
-    with pytest.raises(
-        ValueError, match=rf"evaluate\(\) before train\(\) .* under {engine}.*eval_on_start: true"
-    ):
+    with pytest.raises(ValueError, match=rf"evaluate\(\) before train\(\) .* under {engine}.*eval_on_start: true"):
         worker.evaluate()
 
 

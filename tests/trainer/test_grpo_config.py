@@ -21,10 +21,7 @@ def test_default_length_is_trls(config):
 def test_both_names_of_the_length(settings):
     made = OmniGRPOConfig("runs/x", use_cpu=True, bf16=False, **settings)
     assert made.max_completion_length == 100
-    assert (
-        dataclasses.replace(made, max_completion_length=7, generation_batch_size=None).max_completion_length
-        == 7
-    )
+    assert dataclasses.replace(made, max_completion_length=7, generation_batch_size=None).max_completion_length == 7
     assert pickle.loads(pickle.dumps(made)).max_completion_length == 100
     assert json.loads(made.to_json_string())["max_completion_length"] == 100
 
@@ -32,9 +29,7 @@ def test_both_names_of_the_length(settings):
 @pytest.mark.parametrize("given", [512, 64])
 def test_two_lengths_that_differ_are_an_error(given):
     with pytest.raises(ValueError, match=f"100 and max_completion_length {given} are two names"):
-        OmniGRPOConfig(
-            "x", use_cpu=True, bf16=False, max_output_token_length=100, max_completion_length=given
-        )
+        OmniGRPOConfig("x", use_cpu=True, bf16=False, max_output_token_length=100, max_completion_length=given)
 
 
 def test_all_faults_at_once():
@@ -60,16 +55,16 @@ def test_pixel_limits_in_the_wrong_order():
 
 
 def test_command_line_and_yaml(tmp_path):
-    words = "--output_dir x --use_cpu --bf16 false --max_output_token_length 64 --max_pixels 4096 --on_long_prompt drop"
+    words = (
+        "--output_dir x --use_cpu --bf16 false --max_output_token_length 64 --max_pixels 4096 --on_long_prompt drop"
+    )
     [made] = HfArgumentParser(OmniGRPOConfig).parse_args_into_dataclasses(words.split())
     assert (made.max_completion_length, made.max_pixels, made.on_long_prompt) == (64, 4096, "drop")
     path = tmp_path / "c.yaml"
     path.write_text(
         "output_dir: x\nuse_cpu: true\nbf16: false\nmax_completion_length: 32\nfreeze_vision_tower: true\n"
     )
-    [made] = TrlParser(OmniGRPOConfig).parse_args_and_config(
-        ["--config", str(path), "--max_prompt_length", "99"]
-    )
+    [made] = TrlParser(OmniGRPOConfig).parse_args_and_config(["--config", str(path), "--max_prompt_length", "99"])
     assert (made.max_completion_length, made.freeze_vision_tower, made.max_prompt_length) == (32, True, 99)
 
 

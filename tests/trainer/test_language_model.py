@@ -9,9 +9,7 @@ from transformers import AutoTokenizer
 from omnirl_core.data import load_dataset
 from omnirl_core.trainer import OmniGRPOTrainer
 
-STRICT = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' }}{% endfor %}"
-)
+STRICT = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' }}{% endfor %}"
 
 
 @pytest.fixture

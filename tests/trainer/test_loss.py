@@ -30,9 +30,7 @@ def _formula(loss_type, beta, policy, reference, processor, rows, prompts, compl
     rewards = torch.tensor(rewards, dtype=torch.double).view(-1, GROUP)
     advantages = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)
     sums, lengths = [], []
-    for row, prompt, completion, advantage in zip(
-        rows, prompts, completions, advantages.flatten(), strict=True
-    ):
+    for row, prompt, completion, advantage in zip(rows, prompts, completions, advantages.flatten(), strict=True):
         new = _log_probabilities(policy, processor, row, prompt, completion)
         ratio = (new - new.detach()).exp()
         objective = torch.min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)

@@ -30,9 +30,7 @@ class ScriptedTRL(GRPOTrainer):
 class Gradients(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
         trained = [p for p in model.parameters() if p.requires_grad]
-        self.values = torch.cat(
-            [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained]
-        )
+        self.values = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained])
 
 
 @pytest.fixture(scope="module")

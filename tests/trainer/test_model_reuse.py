@@ -119,9 +119,7 @@ def test_a_forward_of_the_user_stays(tiny_checkpoint):
     assert model.forward is own
 
 
-def test_settings_used_twice_search_for_unused_parameters_as_the_data_asks(
-    trainer, rows, config, tiny_checkpoint
-):
+def test_settings_used_twice_search_for_unused_parameters_as_the_data_asks(trainer, rows, config, tiny_checkpoint):
     args = config(**FOUR)
     searches = []
     for data in (lazily(rows), text_only(rows)):

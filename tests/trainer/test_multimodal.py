@@ -27,9 +27,7 @@ def test_absent_images_are_an_empty_list(absent):
 
 def test_a_path_is_opened_once(image_files, rows, monkeypatch):
     opened = []
-    monkeypatch.setattr(
-        multimodal, "open_image", lambda path, row_id: opened.append(path) or Pillow.open(path)
-    )
+    monkeypatch.setattr(multimodal, "open_image", lambda path, row_id: opened.append(path) or Pillow.open(path))
     made = mixed_samples([rows[1]] * 8 + [rows[5]] * 8 + [rows[2]] * 8)  # rows[2] and rows[5] share an image
     assert sorted(opened) == sorted({image_files[0], *image_files[1:4]})
     assert made[0]["images"][0] is made[7]["images"][0]
@@ -76,9 +74,7 @@ PIXELS = Pillow.fromarray(np.zeros((4, 4, 3), dtype=np.uint8))
         (Dataset.from_dict({"prompt": [PROMPT] * 2, "images": [[], ["a.png"]]}), True),
         (Dataset.from_dict({"prompt": [PROMPT], "image": [PIXELS]}).cast_column("image", Image()), True),
         (
-            Dataset.from_dict({"prompt": [PROMPT], "images": [[PIXELS]]}).cast_column(
-                "images", List(Image())
-            ),
+            Dataset.from_dict({"prompt": [PROMPT], "images": [[PIXELS]]}).cast_column("images", List(Image())),
             True,
         ),
         (Dataset.from_dict({"prompt": [BLOCKS]}), True),

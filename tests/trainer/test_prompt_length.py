@@ -76,14 +76,8 @@ def test_plain_string_and_text_only_prompts(tiny_text_checkpoint, tiny_checkpoin
     tokenizer = load_processor(tiny_text_checkpoint)
     assert PromptLength(tokenizer).count({"prompt": "abc"}) == 3
     chat = {"prompt": [{"role": "user", "content": "abc"}]}
-    ids = tokenizer.apply_chat_template(chat["prompt"], add_generation_prompt=True, return_dict=True)[
-        "input_ids"
-    ]
-    assert (
-        PromptLength(tokenizer).count(chat)
-        == PromptLength(load_processor(tiny_checkpoint)).count(chat)
-        == len(ids)
-    )
+    ids = tokenizer.apply_chat_template(chat["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert PromptLength(tokenizer).count(chat) == PromptLength(load_processor(tiny_checkpoint)).count(chat) == len(ids)
 
 
 def test_error_names_the_rows(rows, length):
@@ -98,9 +92,7 @@ def test_error_names_the_rows(rows, length):
 
 def test_many_long_rows_are_counted(length):
     data = Dataset.from_list([{"prompt": "x" * 50}] * 30 + [{"prompt": "x"}])
-    with pytest.raises(
-        ValueError, match=r"train row 9: prompt has 50 tokens.*\n... and 20 more\n30 of 31 prompts"
-    ):
+    with pytest.raises(ValueError, match=r"train row 9: prompt has 50 tokens.*\n... and 20 more\n30 of 31 prompts"):
         fit_prompts(data, length, 40, "error")
 
 

@@ -40,9 +40,7 @@ def name_of(path: Path) -> str:
 def rows(tmp_path):
     def write(solution="red", n=4, **more) -> str:
         path = tmp_path / "rows.json"
-        path.write_text(
-            json.dumps([{"problem": f"What is {k}?", "solution": solution, **more} for k in range(n)])
-        )
+        path.write_text(json.dumps([{"problem": f"What is {k}?", "solution": solution, **more} for k in range(n)]))
         return str(path)
 
     return write
@@ -72,9 +70,9 @@ def test_weights_by_the_python_api_are_those_by_the_recipe(path, rows, tiny_text
     recipe = by_recipe(data, path, tiny_text_checkpoint, tmp_path / "recipe")
     wanted = {reward.name: reward.weight for reward in load_rewards(path)}
     for trainer in (api, recipe):
-        assert dict(
-            zip(trainer.reward_func_names, trainer.reward_weights.tolist(), strict=True)
-        ) == pytest.approx(wanted)
+        assert dict(zip(trainer.reward_func_names, trainer.reward_weights.tolist(), strict=True)) == pytest.approx(
+            wanted
+        )
     assert recipe.args.reward_weights == list(wanted.values())
 
 
@@ -122,9 +120,7 @@ REFUSED = {
 @pytest.mark.parametrize("path", SHIPPED, ids=name_of)
 def test_the_rows_of_the_readme_are_judged_or_refused(path):
     """Box, code and letter judges cannot read them, and say so; every other shipped file judges each row."""
-    samples = [
-        Sample(f"train.json:{k}", row.get("task"), row["solution"]) for k, row in enumerate(OWN_ROWS, 1)
-    ]
+    samples = [Sample(f"train.json:{k}", row.get("task"), row["solution"]) for k, row in enumerate(OWN_ROWS, 1)]
     rewards = load_rewards(path)
     error = coverage_error(samples, rewards)
     unread = [one for one in samples if not any(
@@ -166,17 +162,13 @@ def test_samples_that_no_reward_judges_stop_the_run_before_a_model_is_loaded(row
 
 def test_a_reward_for_samples_without_a_task_goes_where_all_name_one(rows, tiny_text_checkpoint, tmp_path):
     """So that what the demos log and show stays as it is."""
-    trainer = by_recipe(
-        rows(task="color"), ROOT / "recipes/mixed/rewards.yaml", tiny_text_checkpoint, tmp_path
-    )
+    trainer = by_recipe(rows(task="color"), ROOT / "recipes/mixed/rewards.yaml", tiny_text_checkpoint, tmp_path)
     assert trainer.reward_func_names == ["think_format", "exact", "overlap", "box_iou"]
 
 
 def test_form_alone_is_reported_and_other_functions_are_left_alone(rows, caplog):
     form = [
-        reward
-        for reward in load_rewards(ROOT / "recipes/text_only/rewards.yaml")
-        if reward.name == "think_format"
+        reward for reward in load_rewards(ROOT / "recipes/text_only/rewards.yaml") if reward.name == "think_format"
     ]
     data = load_dataset(rows())
     assert fit_rewards(form, data) == form

@@ -86,9 +86,7 @@ def test_normalised_rewards_cannot_drown_each_other(diagnosed):
 def test_a_constant_reward(diagnosed):
     lines = [_line(0.3, 0.0)] * 4 + [_line(0.3, 0.3)] + [_line(0.3, 0.0)] * 6
     [message] = diagnosed(lines)
-    assert message.startswith(
-        "reward 'answer' gave all completions of a group the same value for 5 steps (mean 0.2)"
-    )
+    assert message.startswith("reward 'answer' gave all completions of a group the same value for 5 steps (mean 0.2)")
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.01])
@@ -105,9 +103,7 @@ def test_a_reward_on_a_scale_of_hundreds_is_not_taken_for_learned(diagnosed):
 def test_clipped_completions(diagnosed):
     lines = [_line(0.1, 0.1)] * 9 + [_line(0.1, 0.1, clipped=0.5)] * 11
     [message] = diagnosed(lines)
-    assert message.startswith(
-        "30% of the completions of the last 5 steps were cut at max_completion_length 64"
-    )
+    assert message.startswith("30% of the completions of the last 5 steps were cut at max_completion_length 64")
     assert "mask_truncated_completions" in message
 
 
@@ -139,9 +135,7 @@ def test_a_run_logs_spread_and_share(trainer, rows):
     def flat(completions, **columns):
         return [1.0 for _ in completions]
 
-    worker = trainer(
-        rows, [fine, flat], scripted=True, per_device_train_batch_size=12, reward_weights=[1.0, 2.0]
-    )
+    worker = trainer(rows, [fine, flat], scripted=True, per_device_train_batch_size=12, reward_weights=[1.0, 2.0])
     worker.train()
     line = worker.state.log_history[0]
     assert line["rewards/fine/spread"] > 0

@@ -38,8 +38,7 @@ def values(history, name) -> dict[str, list[float]]:
     """Of each modality, from the lines that have it."""
     lines = [line for line in history if "loss" in line]
     return {
-        kind: [v for line in lines if (v := line.get(f"sampling/{kind}/{name}")) is not None]
-        for kind in MODALITIES
+        kind: [v for line in lines if (v := line.get(f"sampling/{kind}/{name}")) is not None] for kind in MODALITIES
     }
 
 

@@ -97,9 +97,7 @@ def test_what_the_anchor_reads_of_a_backbone():
     parameters = inspect.signature(Qwen2_5_VLModel.forward).parameters
     assert {"input_ids", "inputs_embeds", "mm_encoder_outputs"} <= set(parameters)
     assert set(CACHE_NAMES) & set(parameters) == {CACHE_NAME}
-    assert {"pixel_values", "image_grid_thw"} <= set(
-        inspect.signature(Qwen2_5_VLModel.get_image_features).parameters
-    )
+    assert {"pixel_values", "image_grid_thw"} <= set(inspect.signature(Qwen2_5_VLModel.get_image_features).parameters)
 
 
 def test_versions_these_seams_were_read_in():

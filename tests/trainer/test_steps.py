@@ -60,9 +60,7 @@ def test_micro_batches_of_one_to_eight(gradient, micro_batch, accumulation):
     assert (split - whole).norm() <= 1e-5 * whole.norm()
 
 
-@pytest.mark.parametrize(
-    "settings", [{"num_generations": g, "per_device_train_batch_size": g} for g in range(2, 9)]
-)
+@pytest.mark.parametrize("settings", [{"num_generations": g, "per_device_train_batch_size": g} for g in range(2, 9)])
 def test_group_sizes(trainer, rows, settings):
     worker = trainer(rows, max_steps=2, **settings)
     worker.train()
@@ -124,9 +122,7 @@ def test_rewards_find_the_sizes_of_images(trainer, rows, shared_prefix):
     seen = []
 
     def reward(completions, images, image_sizes, resized_sizes, solution, row_id, **columns):
-        seen.extend(
-            zip(row_id, image_sizes, resized_sizes, [[i.size for i in row] for row in images], strict=True)
-        )
+        seen.extend(zip(row_id, image_sizes, resized_sizes, [[i.size for i in row] for row in images], strict=True))
         return [0.0] * len(completions)
 
     trainer(rows, reward, per_device_train_batch_size=12, shared_prefix=shared_prefix).train()
@@ -142,10 +138,7 @@ def test_images_decoded_by_datasets_train_too(trainer, rows, image_files):
     data = Dataset.from_list([{**row, "images": row["images"] or None} for row in rows])
     worker = trainer(data.cast_column("images", List(Image())), per_device_train_batch_size=12)
     worker.train()
-    lines = [
-        json.loads(line)
-        for line in Path(worker.args.output_dir, "completions.jsonl").read_text().splitlines()
-    ]
+    lines = [json.loads(line) for line in Path(worker.args.output_dir, "completions.jsonl").read_text().splitlines()]
     assert {line["row_id"]: line["images"] for line in lines}["r:2"] == image_files[:1]
 
 
@@ -155,9 +148,7 @@ def test_each_image_is_opened_once_a_generation_batch(trainer, rows, monkeypatch
 
     opened = []
     plain = Pillow.open
-    monkeypatch.setattr(
-        Pillow, "open", lambda path, *a, **k: opened.append(str(path)) or plain(path, *a, **k)
-    )
+    monkeypatch.setattr(Pillow, "open", lambda path, *a, **k: opened.append(str(path)) or plain(path, *a, **k))
     worker = trainer(
         [rows[1], rows[2]], num_generations=4, per_device_train_batch_size=2, gradient_accumulation_steps=4,
         num_iterations=2, max_steps=4, shared_prefix=shared_prefix,

@@ -40,9 +40,7 @@ class StandIn:
         return prompts, completions, [self._logprobs(*pair) for pair in pairs], None
 
     @torch.no_grad()
-    def _logprobs(
-        self, prompt: list[int], image_files: list[Any] | None, completion: list[int]
-    ) -> list[list[float]]:
+    def _logprobs(self, prompt: list[int], image_files: list[Any] | None, completion: list[int]) -> list[list[float]]:
         ids = torch.tensor([[*prompt, *completion]])
         image_token = self.model.config.image_token_id
         inputs = {"input_ids": ids, "mm_token_type_ids": (ids == image_token).int()}

@@ -35,9 +35,7 @@ class NotedServer:
     ],
     ids=["float32", "same", "autocast", "bfloat16"],
 )
-def test_a_server_of_another_dtype_is_reported_once(
-    trainer, rows, monkeypatch, caplog, served, settings, reported
-):
+def test_a_server_of_another_dtype_is_reported_once(trainer, rows, monkeypatch, caplog, served, settings, reported):
     monkeypatch.setattr(grpo_trainer, "VLLMGeneration", NotedServer)
     monkeypatch.setattr(NotedServer, "dtype", served)
     with caplog.at_level(logging.INFO, "omnirl_core"):

@@ -235,9 +235,7 @@ _SCORERS: dict[str, Scorer] = {
     "exact": exact,
     "edit_similarity": edit_similarity,
 }
-_WRITTEN_AS_MATHEMATICS = re.compile(
-    r"\\[A-Za-z]{2,}|\$[^$]+\$|\w\s*(?:\^|\*\*)\s*[\w({-]|[\w)]\s*=\s*[\w(-]"
-)
+_WRITTEN_AS_MATHEMATICS = re.compile(r"\\[A-Za-z]{2,}|\$[^$]+\$|\w\s*(?:\^|\*\*)\s*[\w({-]|[\w)]\s*=\s*[\w(-]")
 
 
 def _normal(text: str, case_sensitive: bool) -> str:
@@ -260,9 +258,7 @@ LONGEST_TOKENS = 12
 
 
 @on_answer
-def answer_or_overlap(
-    prediction: str, solution: object, *, most_words: int = 5, power: float = 2
-) -> float | None:
+def answer_or_overlap(prediction: str, solution: object, *, most_words: int = 5, power: float = 2) -> float | None:
     """`answer` for references of up to `most_words` words, `overlap` with `power` for longer ones, in [0, 1].
 
     None without a readable reference, and for a box: four numbers are no text. A formula or other word without

@@ -42,9 +42,7 @@ def read_choice(text: str, options: Options = None, reference: Iterable[str] = "
     text = _NOISE.sub("", half_width(text[-MAX_CHARACTERS:]))
     texts = option_texts(options)
     named = [letter for letter, option in texts.items() if plain(option) == plain(text)]
-    letters = (
-        frozenset(named[:1]) or _bare_letters(text) or _letters_put_forward(text) or _mentioned(text, texts)
-    )
+    letters = frozenset(named[:1]) or _bare_letters(text) or _letters_put_forward(text) or _mentioned(text, texts)
     n_letters = max([FEWEST, len(texts), *(LETTERS.find(letter) + 1 for letter in reference)])
     return letters & frozenset(LETTERS[:n_letters])
 

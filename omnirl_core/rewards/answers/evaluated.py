@@ -19,9 +19,7 @@ ARITHMETIC = re.compile(
     r"\d\s*(?:\*|×|÷|\\cdot|\\times|\\div)\s*\(?-?(?!10\s*\^)\d|\d\s*[+]\s*\d|\d\s*/\s*\d|\d\s*-\s*\d"
     r"|\d\s*\)\s*\(|\d\s*\^|\\sqrt\s*\{?\s*\d|\b0[xXbBoO][\dA-Fa-f]"
 )
-_FUNCTION_OF_A_NUMBER = re.compile(
-    r"\\(?:log|ln|lg|exp|a?r?c?(?:sin|cos|tan|cot|sec|csc)h?)(?![a-z])|\||\\[lr]?vert"
-)
+_FUNCTION_OF_A_NUMBER = re.compile(r"\\(?:log|ln|lg|exp|a?r?c?(?:sin|cos|tan|cot|sec|csc)h?)(?![a-z])|\||\\[lr]?vert")
 _DELIMITED = re.compile(r"\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _NOISE = re.compile(
     r"\\(?:boxed|displaystyle|left|right|[bB]igg?[lr]?|[,;:! ]|quad|qquad)(?![a-zA-Z])|\\\$|\$|\\[()\[\]](?!\d)"
@@ -97,9 +95,7 @@ def _parts(text: str) -> Iterator[str]:
         part = part.replace("\\{", "(").replace("\\}", ")")
         while part[:1] in ("(", "[") and not _closes(part):
             part = part[1:].strip()
-        while part[-1:] in (")", "]") and part.count("(") + part.count("[") < part.count(")") + part.count(
-            "]"
-        ):
+        while part[-1:] in (")", "]") and part.count("(") + part.count("[") < part.count(")") + part.count("]"):
             part = part[:-1].strip()
         if part:
             yield part
@@ -216,9 +212,7 @@ class _Reader:
 
     def is_mixed(self, numbers: list[str]) -> bool:
         """Whether the numbers of a term are `2 \\frac{1}{2}` or `3 * 10^5`."""
-        return len(numbers) == 2 and (
-            numbers[1] == "ten" or (numbers[0].isdigit() and numbers[1].startswith("frac"))
-        )
+        return len(numbers) == 2 and (numbers[1] == "ten" or (numbers[0].isdigit() and numbers[1].startswith("frac")))
 
     def factor(self, numbers: list[str]) -> str:
         """One factor: a kind, or "" and an entry in `numbers`."""

@@ -32,9 +32,7 @@ LATE_S = 0.5
 OVER = "over"
 """The reply for an answer that exceeded its limits."""
 
-_PLAIN_FUNCTION = re.compile(
-    r"(?<![\\A-Za-z])(sqrt|sin|cos|tan|log|ln|exp|pi|theta|alpha|beta|infty)(?![A-Za-z])"
-)
+_PLAIN_FUNCTION = re.compile(r"(?<![\\A-Za-z])(sqrt|sin|cos|tan|log|ln|exp|pi|theta|alpha|beta|infty)(?![A-Za-z])")
 _PLAIN_ROOT = re.compile(r"\\sqrt\s*\(([^()]{1,100})\)")
 _RADICAL = re.compile(r"√\s*(\d+|[A-Za-z])")
 _PLAIN_POWER = re.compile(r"(?:\^|\*\*)\s*(?:(-?\d+)|\(([^()]{1,100})\))")
@@ -69,9 +67,7 @@ def expression(text: str) -> str | None:
     text = text.replace("²", "^{2}").replace("³", "^{3}")
     if not text or _WORD.search(_TEXT.sub("", text)):
         return None
-    text = _PLAIN_POWER.sub(
-        lambda power: f"^{{{power[1] or power[2]}}}", _PLAIN_ROOT.sub(r"\\sqrt{\1}", text)
-    )
+    text = _PLAIN_POWER.sub(lambda power: f"^{{{power[1] or power[2]}}}", _PLAIN_ROOT.sub(r"\\sqrt{\1}", text))
     return f"${text}$"
 
 
@@ -149,9 +145,7 @@ class MathJudge:
     def _started(self) -> "subprocess.Popen[str]":
         if self._child is None or self._child.poll() is not None:
             if find_spec("math_verify") is None:
-                raise ImportError(
-                    "the `math` reward needs math-verify: pip install -e '.[math]' in the checkout"
-                )
+                raise ImportError("the `math` reward needs math-verify: pip install -e '.[math]' in the checkout")
             path = os.pathsep.join(entry for entry in sys.path if entry)
             self._child = subprocess.Popen(
                 [sys.executable, "-P", "-m", __name__],
@@ -165,9 +159,7 @@ class MathJudge:
             assert self._child.stdout is not None
             if not self._child.stdout.readline():
                 code = self._child.wait()
-                raise RuntimeError(
-                    f"the math judge did not start (exit {code}): run `{sys.executable} -m {__name__}`"
-                )
+                raise RuntimeError(f"the math judge did not start (exit {code}): run `{sys.executable} -m {__name__}`")
         return self._child
 
     def _end(self, child: "subprocess.Popen[str]") -> None:

@@ -53,9 +53,7 @@ _NUMBER = re.compile(
     r"(?![\d^_]|[.,:]\d|\s*+[*+/^×÷-]\s*+[\d(\\]|\s*+[*+^×]\s*+\w|-[A-Za-z]\b)"
 )
 _FRACTION = re.compile(r"\\[dt]?frac\s*+\{([-\d.]{1,30})\}\s*+\{([\d.]{1,30})\}")
-_LATEX_NOISE = re.compile(
-    r"\\(?:text|mathrm|mathbf|boxed|left|right)(?![a-zA-Z])|\\(?=[%$#&])|\\[,;:! ]|\{,\}|[{}]"
-)
+_LATEX_NOISE = re.compile(r"\\(?:text|mathrm|mathbf|boxed|left|right)(?![a-zA-Z])|\\(?=[%$#&])|\\[,;:! ]|\{,\}|[{}]")
 _DOLLARS = re.compile(r"\$([^$]*)\$")
 _PERCENT = re.compile(r"\s*+(?:%|percent\b|per cent\b)", re.IGNORECASE)
 _SCALE_OF = {

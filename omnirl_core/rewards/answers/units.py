@@ -43,9 +43,7 @@ _UNITS = {
 }
 _POWER_BEFORE = {"square": 2, "sq": 2, "cubic": 3, "平方": 2, "立方": 3}
 _POWER_AFTER = {"²": 2, "^2": 2, "^{2}": 2, "2": 2, "³": 3, "^3": 3, "^{3}": 3, "3": 3}
-_SYMBOLS = "|".join(
-    sorted((re.escape(name) for name in _UNITS if not name.isascii() or name == "$"), key=len)[::-1]
-)
+_SYMBOLS = "|".join(sorted((re.escape(name) for name in _UNITS if not name.isascii() or name == "$"), key=len)[::-1])
 _ATOM = re.compile(
     rf"(?:(?P<before>square|sq\.?|cubic)\s+|(?P<cjk_before>平方|立方))?"
     rf"(?:(?P<symbol>{_SYMBOLS})|(?P<latin>[A-Za-z]{{1,12}}+)(?![A-Za-z]))(?P<after>²|³|\^\{{?[23]\}}?|[23](?!\d))?"
@@ -94,9 +92,7 @@ def _forms(name: str) -> list[str]:
 
 
 MEASURES = "个只条头匹名位本辆台张把朵棵座件块杯瓶次岁人年天枚支双对层"
-_NOT_ONE = (
-    r"(?<!no )(?<!the )(?<!this )(?<!that )(?<!any )(?<!every )(?<!each )(?<!some)(?<!no-)(?<!any)(?<!every)"
-)
+_NOT_ONE = r"(?<!no )(?<!the )(?<!this )(?<!that )(?<!any )(?<!every )(?<!each )(?<!some)(?<!no-)(?<!any)(?<!every)"
 _IN_WORDS = re.compile(
     rf"{_NOT_ONE}\b(?P<english>{ENGLISH_PATTERN})\b(?!-)"
     rf"|\b(?P<other>{'|'.join(sorted(OF_OTHERS, key=len, reverse=True))})\b"

@@ -97,11 +97,7 @@ class Layers:
 
     def box(self, private: Path, uid: int | None) -> str | None:
         """An empty folder for what one run writes, where the level has no file system in memory for it."""
-        if (
-            self.level != "filters"
-            or walls.landlock_version() < walls.TRUNCATES_SINCE
-            or not counting.counts_writes()
-        ):
+        if self.level != "filters" or walls.landlock_version() < walls.TRUNCATES_SINCE or not counting.counts_writes():
             return None
         box = tempfile.mkdtemp(prefix="box-", dir=private)
         if uid is not None:

@@ -114,9 +114,7 @@ class LocalSandbox:
     def isolation(self) -> Isolation:
         """What is in force, or an error that says what is missing."""
         if sys.platform != "linux":
-            raise SandboxError(
-                "programs run locally on Linux only; name a `provider` that runs them elsewhere"
-            )
+            raise SandboxError("programs run locally on Linux only; name a `provider` that runs them elsewhere")
         if not self.allow_local_execution:
             raise PermissionError(
                 "the code reward would run programs written by a model on this machine. Set "
@@ -238,9 +236,7 @@ def check_compiler(isolation: Isolation) -> None:
     compiler = cpp_compiler()
     assert compiler is not None
     with private_folder() as private:
-        result = compiled(
-            isolation, private, compiler, "#include <iostream>\nint main() { std::cout << 1; }\n"
-        )
+        result = compiled(isolation, private, compiler, "#include <iostream>\nint main() { std::cout << 1; }\n")
     if isinstance(result, Outcome):
         raise SandboxError(f"g++ compiles nothing in the sandbox: {result.stderr.strip() or result.status}")
 

@@ -76,11 +76,7 @@ def read_test(row: object) -> Test | None:
     # Columns of one Arrow table share their keys, so a test may come with the other kind's keys set to None.
     call, stdin, stdout = row.get("call"), row.get("stdin"), row.get("stdout")
     if call is None:
-        return (
-            Test(stdin or "", stdout, False)
-            if isinstance(stdout, str) and isinstance(stdin, str | None)
-            else None
-        )
+        return Test(stdin or "", stdout, False) if isinstance(stdout, str) and isinstance(stdin, str | None) else None
     args, kwargs = row.get("args"), row.get("kwargs")
     args, kwargs = [] if args is None else args, {} if kwargs is None else kwargs
     if not isinstance(call, str) or not isinstance(args, list | tuple) or not isinstance(kwargs, Mapping):
@@ -118,11 +114,7 @@ def same_line(line: str, wanted: str, tolerance: float) -> bool:
 
 def same_decimal(word: str, wanted: str, tolerance: float) -> bool:
     """Whether two words are numbers within the tolerance; whole numbers must be written alike."""
-    if (
-        len(word) > LONGEST_NUMBER
-        or len(wanted) > LONGEST_NUMBER
-        or not any(mark in wanted for mark in ".eE")
-    ):
+    if len(word) > LONGEST_NUMBER or len(wanted) > LONGEST_NUMBER or not any(mark in wanted for mark in ".eE"):
         return False
     try:
         return close(float(word), float(wanted), tolerance)
@@ -168,9 +160,7 @@ def close(one: float, other: float, tolerance: float) -> bool:
         one, other = float(one), float(other)
     except OverflowError:  # a whole number beyond 1e308
         return one == other
-    return math.isclose(one, other, rel_tol=tolerance, abs_tol=tolerance) or (
-        math.isnan(one) and math.isnan(other)
-    )
+    return math.isclose(one, other, rel_tol=tolerance, abs_tol=tolerance) or (math.isnan(one) and math.isnan(other))
 
 
 def in_some_order(values: list[Any]) -> list[Any]:

@@ -29,9 +29,7 @@ from omnirl_core.text import TAG, tokens
 WORD_LISTS = tomllib.loads(
     files("omnirl_core.rewards.overlap").joinpath("word_lists.toml").read_text(encoding="utf-8")
 )
-FUNCTION_WORDS = {
-    language: frozenset(words.split()) for language, words in WORD_LISTS["function_words"].items()
-}
+FUNCTION_WORDS = {language: frozenset(words.split()) for language, words in WORD_LISTS["function_words"].items()}
 SCRIPTS = {
     language: re.compile(f"[{first}-{last}]")
     for language, first, last in (
@@ -85,9 +83,7 @@ def _shortened(text: str) -> str:
     text = text.replace("<image>", " ")
     tag = TAG.search(text)
     if tag is not None:
-        text = "".join(
-            match.group() for match in _SENTENCE.finditer(text[: tag.start()]) if match.end() < tag.start()
-        )
+        text = "".join(match.group() for match in _SENTENCE.finditer(text[: tag.start()]) if match.end() < tag.start())
     text = text.strip()
     if len(tokens(text)) <= LONGEST:
         return text
@@ -153,11 +149,7 @@ class Lexicon(dict[str, str]):
 
     def _learn(self, new: set[str]) -> None:
         asked, bases = self._asked, self._bases
-        stems = (
-            {word: self._uninflected(word) for word in new}
-            if self._endings
-            else dict(zip(new, new, strict=True))
-        )
+        stems = {word: self._uninflected(word) for word in new} if self._endings else dict(zip(new, new, strict=True))
         self.update(stems)
         self.update((word, CANONICAL[word]) for word in CANONICAL.keys() & new)
         known = new & self._light
@@ -249,9 +241,7 @@ def plain_pair(predicted: Words, reference: Words) -> Pair:
     return Pair(predicted, reference, len(predicted), len(reference))
 
 
-def pairs(
-    prediction: str, references: Iterable[str], cut: Cut, question: str, light: float
-) -> Iterator[Pair]:
+def pairs(prediction: str, references: Iterable[str], cut: Cut, question: str, light: float) -> Iterator[Pair]:
     """The prediction with each reference: weighed where the question is known and the reference has content."""
     for reference in references:
         weighed = weigh(prediction, reference, question, light) if question else None

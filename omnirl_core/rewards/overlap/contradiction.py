@@ -92,9 +92,7 @@ def facts_of(text: str, languages: tuple[str, ...]) -> Facts:
 
 
 def _numbers(text: str) -> frozenset[str]:
-    found = [
-        token for token in numbered(text) if token[-1:] in "0123456789%" or value_of_word(token) is not None
-    ]
+    found = [token for token in numbered(text) if token[-1:] in "0123456789%" or value_of_word(token) is not None]
     values = {token.rstrip("%") if (value := value_of_word(token)) is None else str(value) for token in found}
     counted = {str(CHINESE.get(char, 10)) for char in _COUNTED.findall(text)} - {"1"}
     return frozenset(values | counted) - {"1"}  # "one" is as often a pronoun

@@ -135,9 +135,7 @@ def meteor(
         return None
     check_choice("compat", compat, (None, "nltk"))
     if not (0 < alpha < 1 and beta >= 0 and 0 <= gamma <= 1):
-        raise ValueError(
-            f"alpha: {alpha}, beta: {beta}, gamma: {gamma} must lie in (0, 1), from 0 on, in [0, 1]"
-        )
+        raise ValueError(f"alpha: {alpha}, beta: {beta}, gamma: {gamma} must lie in (0, 1), from 0 on, in [0, 1]")
     table, shape = synonym_table(synonyms), (alpha, beta, gamma)
     cut = cut_by(numbers, compat)
     question = "" if compat else asked(prompt, problem, light)
@@ -229,9 +227,7 @@ def _say_once(message: str) -> None:
     logger.warning(message)
 
 
-def aligned_score(
-    pair: Pair, table: Synonyms | None, shape: Shape = USUAL_SHAPE, as_nltk: bool = False
-) -> float:
+def aligned_score(pair: Pair, table: Synonyms | None, shape: Shape = USUAL_SHAPE, as_nltk: bool = False) -> float:
     """METEOR of one pair; the alignment and its chunks are of the content words."""
     predicted, reference = pair.predicted, pair.reference
     if pair.is_wordless:

@@ -95,9 +95,7 @@ METRICS: dict[str, Callable[..., float]] = {
 def _total(weights: Mapping[str, float]) -> float:
     total = sum(weights.values())
     if not set(weights) <= set(EQUAL) or min(weights.values(), default=0) < 0 or total <= 0:
-        raise ValueError(
-            f"weights: {dict(weights)} must weigh bleu, rouge and meteor, none below 0, one above"
-        )
+        raise ValueError(f"weights: {dict(weights)} must weigh bleu, rouge and meteor, none below 0, one above")
     return total
 
 

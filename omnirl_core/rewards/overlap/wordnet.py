@@ -21,9 +21,7 @@ SUFFIX_RULES = {  # WordNet's morphy(7WN)
 }
 RULES_BY_LAST_LETTER = {
     part: {
-        last: [
-            (old, new) for old, _, new in (rule.partition(":") for rule in rules.split()) if old[-1] == last
-        ]
+        last: [(old, new) for old, _, new in (rule.partition(":") for rule in rules.split()) if old[-1] == last]
         for last in "sndgrt"
     }
     for part, rules in SUFFIX_RULES.items()

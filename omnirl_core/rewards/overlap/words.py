@@ -82,9 +82,7 @@ class Words:
         """The same with words of up to three letters left alone, as in rouge_score."""
         if self.text.isascii():
             return list(map(ROUGE_STEMS.__getitem__, self.words))
-        return [
-            stemmed if len(word) > 3 else word for word, stemmed in zip(self.words, self.stems, strict=True)
-        ]
+        return [stemmed if len(word) > 3 else word for word, stemmed in zip(self.words, self.stems, strict=True)]
 
     @cached_property
     def chains(self) -> Chains:
@@ -117,9 +115,7 @@ class Words:
     def _share(self, reference: "Words", order: int, stemmed: bool, found: dict) -> "Shared":
         if (order, stemmed) not in found:
             shorter = WORDS if order == 1 else self._share(reference, order - 1, stemmed, found)
-            found[order, stemmed] = _intersect(
-                self.ngrams(order, stemmed), reference.counts(order, stemmed), shorter
-            )
+            found[order, stemmed] = _intersect(self.ngrams(order, stemmed), reference.counts(order, stemmed), shorter)
         return found[order, stemmed]
 
     def same_text(self, other: "Words") -> bool:

@@ -198,9 +198,7 @@ def restore_reference(model: nn.Module, path: Path) -> None:
             with _whole(parameter, changes=True) as value, torch.no_grad():
                 saved = file.get_tensor(name)
                 if saved.shape != value.shape:
-                    raise ValueError(
-                        f"{path}: {name} has shape {(*saved.shape,)}, the model {(*value.shape,)}"
-                    )
+                    raise ValueError(f"{path}: {name} has shape {(*saved.shape,)}, the model {(*value.shape,)}")
                 if isinstance(parameter, DTensor):
                     saved = saved.to(parameter.device, parameter.dtype)
                     saved = distribute_tensor(saved, parameter.device_mesh, parameter.placements)

@@ -61,9 +61,7 @@ class ImageCounter:
         self.n_uncounted = 0
         """Calls whose number of images cannot be read."""
         self._towers = [tower for tower in map(vision_tower, models) if tower is not None]
-        self._handles = [
-            tower.register_forward_pre_hook(self._count, with_kwargs=True) for tower in self._towers
-        ]
+        self._handles = [tower.register_forward_pre_hook(self._count, with_kwargs=True) for tower in self._towers]
 
     @property
     def sees(self) -> bool:
@@ -90,9 +88,7 @@ class ImageCounter:
             return
         grid = kwargs.get("grid_thw")
         if grid is None:
-            grid = next(
-                (x for x in args[1:] if isinstance(x, Tensor) and x.ndim == 2 and x.shape[1] == 3), None
-            )
+            grid = next((x for x in args[1:] if isinstance(x, Tensor) and x.ndim == 2 and x.shape[1] == 3), None)
         if grid is None:
             self.n_uncounted += 1
         else:
@@ -203,15 +199,12 @@ class ImageGuard:
             found = gather_object(found)
         if found:
             raise ImageMismatchError(
-                "\n".join(map(str, found[:5]))
-                + "\nThe run stops before it learns from a policy that does not see "
+                "\n".join(map(str, found[:5])) + "\nThe run stops before it learns from a policy that does not see "
                 "its images; this is a defect of the data, the model or the trainer: please report it"
             )
 
 
-def samples_of(
-    samples: Sequence[Sample], images: Sequence[Sequence[object]] | None = None
-) -> list[tuple[str, int]]:
+def samples_of(samples: Sequence[Sample], images: Sequence[Sequence[object]] | None = None) -> list[tuple[str, int]]:
     """Name and number of images of each sample: its own, or `images` where they are known better."""
     if images is None:
         images = [prompt_images({"prompt": "", **sample}) for sample in samples]

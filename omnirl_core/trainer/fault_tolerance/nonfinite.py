@@ -101,9 +101,7 @@ class NonFiniteGuard:
             self._check(GRADIENT, torch.as_tensor(norm, dtype=torch.float32), self._step_samples)
         self._step_samples = []
 
-    def _check(
-        self, what: str, values: Tensor, samples: Sequence[dict[str, Any]], mask: Tensor | None = None
-    ) -> None:
+    def _check(self, what: str, values: Tensor, samples: Sequence[dict[str, Any]], mask: Tensor | None = None) -> None:
         is_bad = ~values.detach().isfinite()
         if mask is not None:
             is_bad &= mask.bool()

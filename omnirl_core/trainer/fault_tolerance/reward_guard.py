@@ -136,9 +136,7 @@ class GuardedReward:
         except (Exception, RewardTimeout) as error:  # noqa: BLE001  a user's function may raise anything
             return None, error
 
-    def _alone(
-        self, value: Any, error: BaseException | None, columns: dict[str, Any], i: int
-    ) -> list[float | None]:
+    def _alone(self, value: Any, error: BaseException | None, columns: dict[str, Any], i: int) -> list[float | None]:
         """The score of completion i, called alone, in a list of one."""
         if error is None:
             return self._checked(value, _row(columns, i))
@@ -239,9 +237,7 @@ class RewardGuard:
             faults = [RewardFault(all_names, "gave None for every completion", tuple(ids))]
         return faults
 
-    def _of_models(
-        self, models: Sequence[tuple[str, Tensor]], samples: Sequence[Sample]
-    ) -> Iterator[RewardFault]:
+    def _of_models(self, models: Sequence[tuple[str, Tensor]], samples: Sequence[Sample]) -> Iterator[RewardFault]:
         """Reward models cannot abstain: what each gives, (B*G,), has to be finite."""
         for name, values in models:
             bad = (~values.isfinite()).nonzero().flatten().tolist()

@@ -125,9 +125,7 @@ def _autocast(*states: Tensor) -> tuple[Tensor, ...]:
     return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in states)
 
 
-def _branch_attention(
-    query: Tensor, key: Tensor, value: Tensor, span: Span, settings: Mapping[str, Any]
-) -> Tensor:
+def _branch_attention(query: Tensor, key: Tensor, value: Tensor, span: Span, settings: Mapping[str, Any]) -> Tensor:
     """(1, heads, branch tokens, head size): every branch over its prompt and itself."""
     q, k, v = (_folded(states, span) for states in (query, key, value))  # (n, heads, longest, size)
     k, v = (

@@ -126,9 +126,7 @@ class Pack:
     def per_token(self, values: Tensor) -> Tensor:
         """Values of the scored tokens at their places in (B, C), 0 elsewhere."""
         values = values[: len(self.labels)]
-        zeros = (
-            values.new_zeros(self.scored.shape) + 0.0 * values.sum()
-        )  # a graph also where nothing is scored
+        zeros = values.new_zeros(self.scored.shape) + 0.0 * values.sum()  # a graph also where nothing is scored
         return zeros.masked_scatter(self.scored, values)
 
 
@@ -164,9 +162,7 @@ def pack(prompts: Sequence[Prompt], completion_ids: Tensor, completion_mask: Ten
         input_ids=torch.cat(tokens)[None],
         position_ids=torch.cat(positions, -1).unsqueeze(-2),
         spans=tuple(spans),
-        predictors=torch.tensor(
-            list(chain.from_iterable(predictors)), dtype=torch.long, device=completion_ids.device
-        ),
+        predictors=torch.tensor(list(chain.from_iterable(predictors)), dtype=torch.long, device=completion_ids.device),
         labels=completion_ids[completion_mask.bool()],
         scored=completion_mask.bool(),
     )

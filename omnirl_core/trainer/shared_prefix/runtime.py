@@ -59,8 +59,7 @@ class SharedBatch:
     def placeholder_samples(self) -> list[Sample]:
         """The samples without images; in their prompts, blocks that say where images go."""
         hidden = [
-            {key: value for key, value in sample.items() if key not in ("image", "images")}
-            for sample in self.samples
+            {key: value for key, value in sample.items() if key not in ("image", "images")} for sample in self.samples
         ]
         prompts = [p if isinstance(p, str) else convert_blocks(p, _placeholder) for p in self.prompts]
         return [sample | {"prompt": prompt} for sample, prompt in zip(hidden, prompts, strict=True)]
@@ -114,9 +113,7 @@ class SharedPrefix:
         in_rollout: the rollout shares prompts too, not only the log-probability passes.
     """
 
-    def __init__(
-        self, accelerator: Accelerator, policy: Any, reference: Any, args: OmniGRPOConfig, in_rollout: bool
-    ):
+    def __init__(self, accelerator: Accelerator, policy: Any, reference: Any, args: OmniGRPOConfig, in_rollout: bool):
         self.accelerator = accelerator
         self.policy, self.reference = policy, reference
         self.args = args

@@ -62,9 +62,7 @@ def test_the_newest_whole_checkpoint_is_taken_and_torn_ones_are_named(tmp_path, 
     (tmp_path / checkpoint_storage.UNFINISHED / "checkpoint-101").mkdir(parents=True)
     (tmp_path / "checkpoint-102.part").mkdir()
     assert newest_checkpoint(tmp_path) == whole
-    assert re.search(
-        r"checkpoint-10 is passed over: model.safetensors has 4 bytes in place of 7", caplog.text
-    )
+    assert re.search(r"checkpoint-10 is passed over: model.safetensors has 4 bytes in place of 7", caplog.text)
     assert re.search(r"checkpoint-11 is passed over: model.safetensors is missing", caplog.text)
     assert re.search(r"checkpoint-100 is passed over: its trainer_state.json is missing or torn", caplog.text)
 
@@ -75,12 +73,7 @@ def test_what_resume_from_checkpoint_means(tmp_path):
     with pytest.raises(ValueError, match="holds no whole checkpoint; `auto` would start anew"):
         resume_path("true", tmp_path)
     path = checkpoint(tmp_path, 3)
-    assert (
-        resume_path("auto", tmp_path)
-        == resume_path(True, tmp_path)
-        == resume_path(str(path), "x")
-        == str(path)
-    )
+    assert resume_path("auto", tmp_path) == resume_path(True, tmp_path) == resume_path(str(path), "x") == str(path)
     with pytest.raises(ValueError, match=r"checkpoint-4 cannot be resumed: it does not exist; give `auto`"):
         resume_path(str(tmp_path / "checkpoint-4"), tmp_path)
 
@@ -108,9 +101,7 @@ def test_no_name_before_it_is_whole_and_the_limit_holds(run, tmp_path, monkeypat
     plain = TrainerState.save_to_json
 
     def watch(state, path):
-        seen.append(
-            (str(Path(path).relative_to(tmp_path)), sorted(p.name for p in tmp_path.glob("run/check*")))
-        )
+        seen.append((str(Path(path).relative_to(tmp_path)), sorted(p.name for p in tmp_path.glob("run/check*"))))
         plain(state, path)
 
     monkeypatch.setattr(TrainerState, "save_to_json", watch)
@@ -142,10 +133,7 @@ def test_a_generation_cycle_of_other_ranks_is_drawn_anew(run, tmp_path, caplog):
     torch.save({**state, "processes": 2}, path)
     resumed = run("resumed", resume=str(path.parent), **cycle)
     assert resumed.state.global_step == resumed.args.max_steps
-    assert (
-        "checkpoint-3 was saved within a generation batch with processes 2 where this run has 1"
-        in caplog.text
-    )
+    assert "checkpoint-3 was saved within a generation batch with processes 2 where this run has 1" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -189,9 +177,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_names_path_and_space(run, 
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     size = (tmp_path / "run/checkpoint-1/model.safetensors").stat().st_size
     try:
-        resource.setrlimit(
-            resource.RLIMIT_FSIZE, (size // 2, limits[1])
-        )  # a write beyond it fails, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))  # a write beyond it fails, as on a full disk
         with pytest.raises(
             checkpoint_storage.SpaceError, match=r"could not write .*checkpoint-2: .* of .* are free there"
         ) as error:
@@ -239,9 +225,7 @@ def test_an_error_in_a_save_that_is_not_about_the_disk_stays_what_it_is(run, tmp
         run("run", max_steps=1)
     assert type(error.value) is RuntimeError
     assert str(error.value).startswith("CUDA error")
-    assert re.search(
-        r"While .*checkpoint-1 was written; checkpoints written before", error.value.__notes__[0]
-    )
+    assert re.search(r"While .*checkpoint-1 was written; checkpoints written before", error.value.__notes__[0])
     assert not (tmp_path / "run" / checkpoint_storage.UNFINISHED).exists()
 
 
@@ -260,9 +244,7 @@ class Send(TrainerCallback):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_at_the_next_step_with_a_checkpoint(trainer, rows, tmp_path, number):
     before = signal.getsignal(number)
-    worker = trainer(
-        rows, per_device_train_batch_size=4, max_steps=4, output_dir=str(tmp_path)
-    )  # saves no steps
+    worker = trainer(rows, per_device_train_batch_size=4, max_steps=4, output_dir=str(tmp_path))  # saves no steps
     shutdown = GracefulShutdown()
     worker.add_callback(Send(number, 1))
     worker.add_callback(shutdown)

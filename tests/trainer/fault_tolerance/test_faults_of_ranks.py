@@ -84,9 +84,7 @@ def test_a_rank_that_raises_in_its_reward_ends_all_with_the_row_and_the_tracebac
     assert (line["rank"], line["row_ids"]) == (1, [reported[1]])
     same = r"reward 'later' raised TimeoutError: the judge's server did not answer on row '.*, rank 1$"
     assert len(re.findall(same, printed, re.MULTILINE)) >= 2, "both ranks say so"
-    assert not re.search(r"[Cc]onnection (closed|reset|was)|[Bb]roken pipe", printed), (
-        "both have ended by themselves"
-    )
+    assert not re.search(r"[Cc]onnection (closed|reset|was)|[Bb]roken pipe", printed), "both have ended by themselves"
     assert len(re.findall(r"^rank [01]: ", printed, re.MULTILINE)) >= 2, "each rank's last stage"
     said = re.search(r"Runs your own code: (\S+scores\.py:score) \(SHA-256 (\w{12})\)", printed)
     files = json.loads((tmp_path / "run" / "run.json").read_text())["reward_files"]
@@ -125,9 +123,7 @@ def test_a_loss_that_is_none_on_one_rank_is_left_out_on_both(job, tmp_path):
 def test_a_rank_that_stalls_ends_all_and_is_named(job, tmp_path, fault):
     code, printed = job(fault, stall_timeout_s="15")
     assert code == 1
-    assert re.search(r"rank [01] has made no progress for \d+ s, above stall_timeout_s 15", printed), printed[
-        -4000:
-    ]
+    assert re.search(r"rank [01] has made no progress for \d+ s, above stall_timeout_s 15", printed), printed[-4000:]
     stalled = re.search(r"^rank 1: reward 'scored' of step 1, rows (.*), since", printed, re.MULTILINE)
     assert stalled, printed[-4000:]
     assert stalled[1]

@@ -139,9 +139,7 @@ def test_a_tokenizer_in_the_processors_place_is_refused(trainer, rows, tiny_chec
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
     data = Dataset.from_list(rows[1:2])
     worker = trainer(data, shared_prefix=setting, extra={"processing_class": tokenizer})
-    with pytest.raises(
-        ValueError, match=r"samples r:2 have images, and processing_class is a .*[Tt]okenizer"
-    ):
+    with pytest.raises(ValueError, match=r"samples r:2 have images, and processing_class is a .*[Tt]okenizer"):
         worker.train()
 
 
@@ -152,9 +150,7 @@ def test_the_error_of_one_rank_is_raised_on_all(trainer, rows, monkeypatch):
     monkeypatch.setattr(type(worker.accelerator), "num_processes", 2)
     monkeypatch.setattr(worker.accelerator, "gather", lambda values: torch.cat([values, values + 1]))
     monkeypatch.setattr(image_guard, "gather_object", lambda found: [*found, reported])
-    with pytest.raises(
-        ImageMismatchError, match=r"rollout: .* 0 images where the samples have 3 \(rank 1; .*r:9"
-    ):
+    with pytest.raises(ImageMismatchError, match=r"rollout: .* 0 images where the samples have 3 \(rank 1; .*r:9"):
         passes.agree()
 
 
@@ -168,9 +164,7 @@ def test_evaluation_of_a_checkpoint_stops(policy, rows, monkeypatch):
     assert len(generate(model, processor, [{**rows[1], "image": rows[1]["images"][0], "images": None}, rows[0]],
                         max_new_tokens=1)) == 2  # fmt: skip
     blind(monkeypatch, model, "generate")
-    with pytest.raises(
-        ImageMismatchError, match=r"evaluation: .* 0 images where the samples have 3 .*samples r:3\)"
-    ):
+    with pytest.raises(ImageMismatchError, match=r"evaluation: .* 0 images where the samples have 3 .*samples r:3\)"):
         generate(model, processor, [rows[0], rows[2]], max_new_tokens=1)
 
 
@@ -190,9 +184,7 @@ def test_the_warm_start_stops(policy, rows, tmp_path, monkeypatch):
     config = SFTConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_steps=1, disable_tqdm=True,
                        per_device_train_batch_size=2, gradient_checkpointing=False, save_strategy="no",
                        max_length=None)  # fmt: skip
-    worker = SeeingSFTTrainer(
-        model, config, train_dataset=Dataset.from_list(samples), processing_class=processor
-    )
+    worker = SeeingSFTTrainer(model, config, train_dataset=Dataset.from_list(samples), processing_class=processor)
     worker.count_images()
     assert worker.data_collator(samples)["n_images"].tolist() == [1, 3]
     assert isinstance(worker.data_collator, CountedImages)

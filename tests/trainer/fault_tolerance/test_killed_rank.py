@@ -21,9 +21,7 @@ def command(config: str, folder: Path, *more: str) -> list[str]:
 
 def processes_of_ranks(launcher: int) -> dict[int, psutil.Process]:
     children = psutil.Process(launcher).children(recursive=True)
-    return {
-        int(child.environ()["LOCAL_RANK"]): child for child in children if "LOCAL_RANK" in child.environ()
-    }
+    return {int(child.environ()["LOCAL_RANK"]): child for child in children if "LOCAL_RANK" in child.environ()}
 
 
 def wait_for_steps(metrics: Path, steps: int, limit_s: float = 240) -> None:

@@ -24,9 +24,7 @@ class Bomb:
 @pytest.fixture
 def checkpoint(trainer, rows, tmp_path) -> Path:
     """Within a generation batch, so that it is kept too."""
-    worker = trainer(
-        rows, save_strategy="steps", save_steps=1, num_iterations=2, output_dir=str(tmp_path / "run")
-    )
+    worker = trainer(rows, save_strategy="steps", save_steps=1, num_iterations=2, output_dir=str(tmp_path / "run"))
     worker.train()
     return tmp_path / "run" / "checkpoint-1"
 

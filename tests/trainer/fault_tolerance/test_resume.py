@@ -27,9 +27,7 @@ def _parameters(worker):
 @pytest.fixture
 def run(trainer, rows, tmp_path):
     def make(folder, resume=None, **settings):
-        extra = (
-            {"peft_config": LoraConfig(target_modules="all-linear")} if settings.pop("lora", False) else None
-        )
+        extra = {"peft_config": LoraConfig(target_modules="all-linear")} if settings.pop("lora", False) else None
         worker = trainer(
             rows,
             per_device_train_batch_size=4,
@@ -57,9 +55,7 @@ def run(trainer, rows, tmp_path):
 )  # fmt: skip
 def test_resumed_is_uninterrupted(run, settings, tmp_path):
     whole = run("whole", **settings)
-    assert torch.equal(
-        _parameters(run("again", **settings)), _parameters(whole)
-    )  # or equality would mean nothing
+    assert torch.equal(_parameters(run("again", **settings)), _parameters(whole))  # or equality would mean nothing
 
     halfway = str(tmp_path / "whole" / "checkpoint-3")
     resumed = run("resumed", halfway, **settings)

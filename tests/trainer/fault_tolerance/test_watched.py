@@ -39,9 +39,7 @@ def spoil(monkeypatch):
             if worker.state.global_step not in steps or not worker.model.training:
                 return plain(self, *args, **kwargs)
             if what == "gradient norm":
-                next(p for p in worker.model.parameters() if p.grad is not None).grad.view(-1)[0] = float(
-                    "inf"
-                )
+                next(p for p in worker.model.parameters() if p.grad is not None).grad.view(-1)[0] = float("inf")
             value = plain(self, *args, **kwargs)
             if what == "log-probability":
                 values, entropies = value
@@ -144,10 +142,7 @@ def lengths(completions, **columns):
 
 
 def picky(completions, row_id, **columns):
-    return [
-        float("nan") if row == "r:3" else score
-        for row, score in zip(row_id, lengths(completions), strict=True)
-    ]
+    return [float("nan") if row == "r:3" else score for row, score in zip(row_id, lengths(completions), strict=True)]
 
 
 def test_a_reward_that_fails_stops_the_run(trainer, rows, tmp_path):

@@ -96,15 +96,11 @@ def test_images_are_processed_once_and_buffered_once(trainer, rows):
 
 def test_no_image_goes_through_a_collective(trainer, rows, monkeypatch):
     gathered = []
-    monkeypatch.setattr(
-        "trl.trainer.grpo_trainer.gather_object", lambda values: gathered.extend(values) or values
-    )
+    monkeypatch.setattr("trl.trainer.grpo_trainer.gather_object", lambda values: gathered.extend(values) or values)
     worker = trainer([rows[2], rows[1]], shared_prefix="on", **EIGHT_ROWS)
     worker.train()
     prompts = [value for value in gathered if isinstance(value, list) and value and "content" in value[0]]
-    blocks = [
-        block for prompt in prompts for message in prompt for block in message["content"] if "type" in block
-    ]
+    blocks = [block for prompt in prompts for message in prompt for block in message["content"] if "type" in block]
     image_files = [block for block in blocks if block["type"] == "image"]
     assert len(image_files) == 16
     assert all(block == {"type": "image"} for block in image_files)

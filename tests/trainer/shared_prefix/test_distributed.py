@@ -99,6 +99,4 @@ def test_two_processes_equal_the_plain_path(left, strategy):
 def test_a_process_that_loses_its_images_stops_both(output, engine):
     reported = [(output(engine) / f"blind{rank}.txt").read_text() for rank in (0, 1)]
     assert reported[0] == reported[1]
-    assert re.search(
-        r"log-probabilities: .* 0 images where the samples have 4 \(rank 1; samples 1", reported[0]
-    )
+    assert re.search(r"log-probabilities: .* 0 images where the samples have 4 \(rank 1; samples 1", reported[0])

@@ -162,9 +162,7 @@ def plain(model: Any, prompts: list[Prompt], completion_ids: Tensor, completion_
 def gradient(model: Any, loss: Tensor) -> Tensor:
     model.zero_grad()
     loss.backward()
-    return torch.cat(
-        [(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in model.parameters()]
-    )
+    return torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in model.parameters()])
 
 
 def both(model: Any, case: Case) -> list[Any]:
@@ -244,8 +242,7 @@ def test_positions_continue_from_the_prompt_on_all_axes():
     packed = pack(prompts, ids, mask)
     after = int(prompts[0].position_ids.max()) + 1
     assert (
-        packed.position_ids[:, 0, len(prompts[0]) :].tolist()
-        == [[after, after + 1, after + 2, after, after + 1]] * 3
+        packed.position_ids[:, 0, len(prompts[0]) :].tolist() == [[after, after + 1, after + 2, after, after + 1]] * 3
     )
     assert after < len(prompts[0])  # M-RoPE: an image takes fewer positions than tokens
 

@@ -45,9 +45,7 @@ def test_log_probabilities_and_gradients_within_the_rounding(family, precision):
 
     def values(of):
         log_probs, entropy = of()
-        return log_probs.detach().float(), gradient(
-            model, (log_probs * weights + 0.1 * entropy).sum()
-        ).float()
+        return log_probs.detach().float(), gradient(model, (log_probs * weights + 0.1 * entropy).sum()).float()
 
     exact = values(lambda: plain(model, *rows))
     if precision == "bf16 weights":
@@ -83,9 +81,7 @@ def test_a_run_under_autocast_is_as_near_to_float32_as_the_plain_run(trainer, ro
     data = [rows[2], rows[0], rows[1], rows[3]]
     _, exact = scripted(trainer, data, shared_prefix="off", **settings)
     _, theirs = scripted(trainer, data, shared_prefix="off", bf16=True, **settings)
-    worker, ours = scripted(
-        trainer, data, shared_prefix="on", verify_shared_prefix=True, bf16=True, **settings
-    )
+    worker, ours = scripted(trainer, data, shared_prefix="on", verify_shared_prefix=True, bf16=True, **settings)
     assert worker.shared_prefix is not None
     assert not worker.shared_prefix.to_verify
     rounding = (theirs - exact).norm()

@@ -109,9 +109,7 @@ def test_truncated_sampling_and_penalties_draw_the_same(generate):
 def test_completions_that_end_at_once(generate, policy):
     """Every token ends a completion: one token a row, and nothing is decoded after it."""
     everything = list(range(len(policy[1].tokenizer)))
-    plain, shared = (
-        generate(ROWS["every kind"], is_shared, eos_token_id=everything) for is_shared in (False, True)
-    )
+    plain, shared = (generate(ROWS["every kind"], is_shared, eos_token_id=everything) for is_shared in (False, True))
     assert len(plain.logits) == len(shared.logits) == 1
     assert torch.equal(shared.sequences, plain.sequences)
 

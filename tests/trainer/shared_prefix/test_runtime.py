@@ -68,24 +68,18 @@ def test_a_run_equals_the_plain_run(run, rows, name):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
         assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
     assert plain_moved.norm() > 0
-    assert (
-        moved - plain_moved
-    ).norm() <= 1e-4 * plain_moved.norm()  # two steps: the second starts from the first
+    assert (moved - plain_moved).norm() <= 1e-4 * plain_moved.norm()  # two steps: the second starts from the first
 
 
 def test_the_first_gradient_equals_the_plain_one(run, rows):
     settings = {**TWO_MICRO_BATCHES, "max_steps": 1, "max_grad_norm": 0.0, "learning_rate": 1.0}
-    (_, moved, _), (_, plain, _) = (
-        run(chosen(rows, "mixed"), shared, **settings) for shared in ("on", "off")
-    )
+    (_, moved, _), (_, plain, _) = (run(chosen(rows, "mixed"), shared, **settings) for shared in ("on", "off"))
     assert (moved - plain).norm() <= 1e-5 * plain.norm()
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 def test_lora_with_its_adapter_off_for_the_reference(trainer, rows, beta):
-    peft_config = LoraConfig(
-        target_modules="all-linear", exclude_modules=["lm_head"], r=4, init_lora_weights=False
-    )
+    peft_config = LoraConfig(target_modules="all-linear", exclude_modules=["lm_head"], r=4, init_lora_weights=False)
     runs = {}
     for shared in ("on", "off"):
         torch.manual_seed(3)
@@ -98,9 +92,7 @@ def test_lora_with_its_adapter_off_for_the_reference(trainer, rows, beta):
         )
         worker.train()
         lines = [line for line in worker.state.log_history if "loss" in line]
-        runs[shared] = [
-            (line["loss"], line["grad_norm"], line["reward"], line.get("kl", 0.0)) for line in lines
-        ]
+        runs[shared] = [(line["loss"], line["grad_norm"], line["reward"], line.get("kl", 0.0)) for line in lines]
     assert runs["on"][0][3] > 0 or not beta
     for ours, theirs in zip(*runs.values(), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)

@@ -40,9 +40,7 @@ def test_auto_shares_and_says_so_once(trainer, rows, caplog):
 def test_a_plain_trl_config_leaves_trl_as_it_is(tiny_text_checkpoint, tmp_path):
     data = Dataset.from_dict({"prompt": ["a"] * 4})
     config = GRPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none", num_generations=2)
-    worker = OmniGRPOTrainer(
-        tiny_text_checkpoint, lambda completions, **_: [0.0] * len(completions), config, data
-    )
+    worker = OmniGRPOTrainer(tiny_text_checkpoint, lambda completions, **_: [0.0] * len(completions), config, data)
     assert worker.shared_prefix is None
 
 
@@ -71,16 +69,12 @@ def test_an_unverified_family_runs_plainly_under_auto_and_is_named_under_on(trai
 def test_a_rollout_that_falls_back_is_said(trainer, rows, caplog):
     worker = trainer(rows, shared_prefix="auto", generation_kwargs={"num_beams": 2}, **EIGHT_ROWS)
     assert not worker.shared_prefix.in_rollout
-    assert (
-        "rollout falls back to one prompt for each completion, because generation mode is beam" in caplog.text
-    )
+    assert "rollout falls back to one prompt for each completion, because generation mode is beam" in caplog.text
 
 
 def test_what_stands_in_the_way_is_said(trainer, tiny_checkpoint, rows):
     def refusal(model=None, **changes):
-        extra = {
-            name: changes.pop(name) for name in ("tools", "rollout_func", "peft_config") if name in changes
-        }
+        extra = {name: changes.pop(name) for name in ("tools", "rollout_func", "peft_config") if name in changes}
         with pytest.raises(ValueError, match="shared_prefix: on, but") as error:
             trainer(rows, model=model, shared_prefix="on", extra=extra, **EIGHT_ROWS, **changes)
         return str(error.value)
@@ -112,9 +106,7 @@ def test_what_is_not_known_to_work_of_an_adapter_takes_the_plain_path(trainer, r
 
 @pytest.mark.parametrize("lora", LORAS)
 def test_lora_that_is_known_to_work_equals_the_plain_path(trainer, rows, lora):
-    config = LoraConfig(
-        target_modules=["q_proj", "v_proj"], r=4, **({"init_lora_weights": False} | LORAS[lora])
-    )
+    config = LoraConfig(target_modules=["q_proj", "v_proj"], r=4, **({"init_lora_weights": False} | LORAS[lora]))
     runs = []
     for shared in ("on", "off"):
         torch.manual_seed(3)
@@ -126,9 +118,7 @@ def test_lora_that_is_known_to_work_equals_the_plain_path(trainer, rows, lora):
             **EIGHT_ROWS,
         )
         worker.train()
-        runs.append(
-            [(line["loss"], line["grad_norm"]) for line in worker.state.log_history if "loss" in line]
-        )
+        runs.append([(line["loss"], line["grad_norm"]) for line in worker.state.log_history if "loss" in line])
     assert runs[0] == [pytest.approx(line, rel=1e-4, abs=1e-5) for line in runs[1]]
     assert runs[0][0][1] > 0
 
@@ -145,9 +135,7 @@ def test_a_class_that_only_calls_itself_llama_takes_the_plain_path(trainer, tiny
 
 def test_verification_passes_under_lora_dropout_and_leaves_training_on(trainer, rows):
     lora = LoraConfig(target_modules=["q_proj", "v_proj"], lora_dropout=0.5, init_lora_weights=False)
-    worker = trainer(
-        rows, shared_prefix="on", verify_shared_prefix=True, extra={"peft_config": lora}, **EIGHT_ROWS
-    )
+    worker = trainer(rows, shared_prefix="on", verify_shared_prefix=True, extra={"peft_config": lora}, **EIGHT_ROWS)
     worker.train()
     assert not worker.shared_prefix.to_verify
     dropouts = [module for module in worker.model.modules() if isinstance(module, torch.nn.Dropout)]
@@ -192,16 +180,12 @@ def test_verification_refuses_a_path_that_is_wrong(trainer, rows, monkeypatch):
 
     def shifted(*args):
         return [
-            type(prompt)(
-                prompt.token_ids, prompt.position_ids * 2, prompt.images, prompt.n_images, prompt.token_types
-            )
+            type(prompt)(prompt.token_ids, prompt.position_ids * 2, prompt.images, prompt.n_images, prompt.token_types)
             for prompt in right(*args)
         ]
 
     monkeypatch.setattr(runtime, "encode_prompts", shifted)
-    with pytest.raises(
-        ValueError, match=r"from the plain path's in the mean, above 0\.0001; set shared_prefix: off"
-    ):
+    with pytest.raises(ValueError, match=r"from the plain path's in the mean, above 0\.0001; set shared_prefix: off"):
         trainer(rows, shared_prefix="on", verify_shared_prefix=True, **EIGHT_ROWS).train()
 
 

@@ -21,9 +21,7 @@ ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "TORCHDYNAMO_DISABLE": "1",  # the first answer would compile for a minute
     "VLLM_LOGGING_LEVEL": "ERROR",
-    "PYTHONPATH": str(
-        Path(__file__).parent / "site"
-    ),  # vLLM looks into a model's class in a process of its own
+    "PYTHONPATH": str(Path(__file__).parent / "site"),  # vLLM looks into a model's class in a process of its own
 }
 SET_BY_TRL = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 

@@ -29,9 +29,7 @@ def by_vllm(worker: Any, rows: Sequence[Any]) -> Answers:
         _, tokens, log_probs, _ = generation.generate(prompt_ids, images, 1)
     finally:
         generation.temperature, generation.max_completion_length = kept
-    return [
-        (list(ids), [value[0] for value in values]) for ids, values in zip(tokens, log_probs, strict=True)
-    ]
+    return [(list(ids), [value[0] for value in values]) for ids, values in zip(tokens, log_probs, strict=True)]
 
 
 @torch.no_grad()
@@ -56,9 +54,7 @@ def by_transformers(worker: Any, rows: Sequence[Any]) -> Answers:
 def largest_gap(one: Answers, other: Answers) -> float:
     """Of the log-probabilities of the same tokens."""
     assert [tokens for tokens, _ in one] == [tokens for tokens, _ in other]
-    return max(
-        abs(a - b) for (_, x), (_, y) in zip(one, other, strict=True) for a, b in zip(x, y, strict=True)
-    )
+    return max(abs(a - b) for (_, x), (_, y) in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
 
 
 def ratios(worker: Any) -> list[float]:

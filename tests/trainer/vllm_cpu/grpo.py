@@ -10,9 +10,7 @@ ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
-    "PYTHONPATH": str(
-        Path(__file__).parent / "site"
-    ),  # vLLM looks into a model's class in a process of its own
+    "PYTHONPATH": str(Path(__file__).parent / "site"),  # vLLM looks into a model's class in a process of its own
     "TORCHDYNAMO_DISABLE": "1",  # the first answer would compile for a minute
 }
 

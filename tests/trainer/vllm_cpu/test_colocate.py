@@ -21,9 +21,7 @@ def with_vllm(shared_engines, trainer):
     return make
 
 
-@pytest.mark.parametrize(
-    "places", [[0, 3], [1, 5], [2, 4], range(6)], ids=["text", "image", "images", "mixed"]
-)
+@pytest.mark.parametrize("places", [[0, 3], [1, 5], [2, 4], range(6)], ids=["text", "image", "images", "mixed"])
 def test_vllm_answers_the_trainers_prompts(with_vllm, rows, places):
     worker = with_vllm([rows[place] for place in places], shared_prefix="auto")
     worker.train()

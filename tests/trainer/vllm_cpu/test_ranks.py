@@ -23,9 +23,7 @@ def test_two_ranks(vllm_folder, tmp_path):
         "--config", "recipes/mixed/vllm_cpu.yaml", *SHORT, "--output_dir", str(tmp_path / "run"),
         "--dataset_name", str(data / "train.json"), "--eval_dataset_name", str(data / "test.json"),
     ]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=420
-    )
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=420)
     assert done.returncode == 0, done.stdout[-4000:]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     means = [line[name] for line in lines if (name := "sampling/importance_sampling_ratio/mean") in line]

@@ -100,7 +100,5 @@ def test_features_of_earlier_weights_are_seen(with_server, rows, monkeypatch):
 
 
 def test_another_pixel_budget_is_seen(with_server, rows):
-    with pytest.raises(
-        ImageMismatchError, match=r"sample r:\d has \d+ image tokens in the trainer and \d+ in vLLM"
-    ):
+    with pytest.raises(ImageMismatchError, match=r"sample r:\d has \d+ image tokens in the trainer and \d+ in vLLM"):
         with_server(rows, max_pixels=None).train()

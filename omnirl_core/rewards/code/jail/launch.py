@@ -77,9 +77,7 @@ def become_init(plan: dict, nproc: int, channel: _socket.socket) -> None:
     """Process 1 of the new pid namespace: builds the file system, runs the program, and all ends with it."""
     kernel.prctl(PDEATHSIG, signal.SIGKILL)
     owner = plan["uid"] if plan["uid"] is not None else os.getuid()
-    walls.build_root(
-        plan["root"], plan["readable"], plan["app"], plan["compiling"], plan["file_bytes"], owner
-    )
+    walls.build_root(plan["root"], plan["readable"], plan["app"], plan["compiling"], plan["file_bytes"], owner)
     program = os.fork()
     if program == 0:
         become_program(plan, nproc, channel)
@@ -172,9 +170,7 @@ def supervise(pid: int, wall_s: float, over: Callable[[], bool] | None = None) -
             status = os.waitpid(pid, 0)[1]
             return FILE_LIMIT if too_much else exit_code(status)
         left = deadline - time.monotonic()
-        event = (
-            signal.sigtimedwait(WATCHED, left if over is None else min(left, PATROL_S)) if left > 0 else None
-        )
+        event = signal.sigtimedwait(WATCHED, left if over is None else min(left, PATROL_S)) if left > 0 else None
         terminated = event is not None and event.si_signo == signal.SIGTERM
         too_much = over is not None and over()
         if left <= 0 or terminated or too_much:

@@ -79,17 +79,13 @@ def rule(name: str, *body: Instruction) -> list[Instruction]:
     return [] if call is None else [(EQUAL, 0, len(body), call), *body]
 
 
-def refuse_if(
-    name: str, index: int, code: int, values: tuple[int, ...], answer: int = REFUSE
-) -> list[Instruction]:
+def refuse_if(name: str, index: int, code: int, values: tuple[int, ...], answer: int = REFUSE) -> list[Instruction]:
     """Refuse one system call where an argument equals, or has a bit of, one of the values."""
     tests = [(code, len(values) - place, 0, value) for place, value in enumerate(values)]
     return rule(name, argument(index), *tests, (RETURN, 0, 0, ALLOW), (RETURN, 0, 0, answer))
 
 
-def allow_if(
-    name: str, index: int, code: int, values: tuple[int, ...], allow: int = ALLOW
-) -> list[Instruction]:
+def allow_if(name: str, index: int, code: int, values: tuple[int, ...], allow: int = ALLOW) -> list[Instruction]:
     """Allow one system call only where an argument equals, or has a bit of, one of the values."""
     tests = [(code, len(values) - place, 0, value) for place, value in enumerate(values)]
     return rule(name, argument(index), *tests, (RETURN, 0, 0, REFUSE), (RETURN, 0, 0, allow))

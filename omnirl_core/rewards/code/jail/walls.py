@@ -92,9 +92,7 @@ EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 READ = EXECUTE | READ_FILE | READ_DIR
 OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | 1 << 14 | 1 << 15  # the rights that a rule on a file may name
 # read, write, make and remove files, folders and links, move and truncate them; no devices, sockets, pipes
-PLAIN_FILES = (
-    WRITE_FILE | READ_FILE | READ_DIR | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 13 | 1 << 14
-)
+PLAIN_FILES = WRITE_FILE | READ_FILE | READ_DIR | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 13 | 1 << 14
 TRUNCATES_SINCE = 3  # the version that guards truncation: before it a program gets no folder to write in
 VERSION_ONLY = 1
 RULE_PATH_BENEATH = 1
