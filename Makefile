@@ -36,7 +36,7 @@ test: setup lint ops  ## lint, types, import rules, then every test and every no
 
 # vLLM changes the process that it is imported in: no other test runs there
 test-vllm: setup  ## rollouts on vLLM's own engine; skipped without `make setup-vllm`
-	$(PYTEST) -m vllm tests/trainer/vllm_cpu
+	$(PYTEST) -m 'vllm and not repeat' tests/trainer/vllm_cpu
 
 ops: setup  # DeepSpeed compiles these on the first launch, which takes minutes: not within a test that has a time limit
 	@PATH=$(CURDIR)/.venv/bin:$$PATH DS_ACCELERATOR=cpu TORCH_EXTENSIONS_DIR=$(CURDIR)/.venv/torch_extensions $(BIN)/python -c \
@@ -45,7 +45,8 @@ ops: setup  # DeepSpeed compiles these on the first launch, which takes minutes:
 test-all: test test-repeat  ## the same, then what repeats a check with other draws and engines
 
 test-repeat: setup
-	$(PYTEST) -m repeat
+	$(PYTEST) -m 'repeat and not vllm'
+	$(PYTEST) -m 'repeat and vllm' tests/trainer/vllm_cpu
 
 test-oldest: setup  ## the trainer's tests with the oldest versions allowed (constraints-oldest.txt), in .venv-oldest
 	scripts/oldest_venv.sh

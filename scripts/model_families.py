@@ -108,7 +108,8 @@ def qwen3_vl() -> Built:
         depth=3, hidden_size=32, intermediate_size=64, num_heads=2, out_hidden_size=32, patch_size=PATCH,
         num_position_embeddings=64, deepstack_visual_indexes=[0, 1],
     )  # fmt: skip
-    text = TEXT | dict(vocab_size=len(tokens), rope_parameters=ROPE, head_dim=HEAD, num_hidden_layers=3)
+    rope = ROPE | {"mrope_interleaved": True}  # transformers always interleaves; vLLM asks the config
+    text = TEXT | dict(vocab_size=len(tokens), rope_parameters=rope, head_dim=HEAD, num_hidden_layers=3)
     config = hf.Qwen3VLConfig(text_config=text, vision_config=vision, **qwen_ids(tokens))
     return processor, hf.Qwen3VLForConditionalGeneration(config)
 

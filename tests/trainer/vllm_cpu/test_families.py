@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 from greedy import by_transformers, by_vllm, largest_gap, shake
 from peft import LoraConfig
+from serving import serving
 
 from omnirl_core.trainer.vllm_families import FAMILIES, vllm_obstacle
+from scripts.ports import free_port
 
 pytestmark = pytest.mark.vllm
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "vllm.md").read_text(encoding="utf-8")
+SEEN = ("Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL")
 ADAPTER = dict(r=4, target_modules=["q_proj", "v_proj"])
 MOST = 32 * 32
 """Pixels of the budget: one of the images of 100 x 60 has a third of the tokens."""
@@ -21,7 +24,15 @@ def line(mode: str, family: str, cells: list[str]) -> str:
     return f"| {' | '.join([family, mode, *cells])} |"
 
 
-@pytest.mark.parametrize("family", ["Qwen2-VL", "Qwen2.5-VL"])
+def equality(worker, rows) -> str:
+    """Of the answers after every trained weight has changed."""
+    shake(worker.model)
+    worker.vllm_generation.sync_weights()
+    gap = largest_gap(by_vllm(worker, rows), by_transformers(worker, rows))
+    return "equal" if gap < 1e-4 else f"differs by {gap:.1g}"
+
+
+@pytest.mark.parametrize("family", SEEN)
 def test_a_family_in_colocate_mode(family, write_checkpoint, shared_engines, trainer, rows, tmp_path):
     checkpoint = write_checkpoint(family, tmp_path / "checkpoint")
     cells = []
@@ -30,11 +41,25 @@ def test_a_family_in_colocate_mode(family, write_checkpoint, shared_engines, tra
             worker = trainer(
                 rows, model=checkpoint, extra={"peft_config": adapter}, max_pixels=max_pixels, use_vllm=True
             )
-            shake(worker.model)
-            worker.vllm_generation.sync_weights()
-            gap = largest_gap(by_vllm(worker, rows), by_transformers(worker, rows))
-            cells.append("equal" if gap < 1e-4 else f"differs by {gap:.1g}")
+            cells.append(equality(worker, rows))
     assert line("colocate", family, cells) in PAGE
+
+
+@pytest.mark.repeat
+@pytest.mark.parametrize("family", SEEN)
+def test_a_family_in_server_mode(family, write_checkpoint, vllm_folder, backend, trainer, rows, tmp_path):
+    checkpoint = write_checkpoint(family, tmp_path / "checkpoint")
+    cells = []
+    for max_pixels in (None, MOST):
+        with serving(vllm_folder, checkpoint, tmp_path / "log", max_pixels) as port, backend.store_for_nccl():
+            for adapter in (None, LoraConfig(**ADAPTER)):
+                own = dict(vllm_mode="server", vllm_server_host="127.0.0.1", vllm_server_port=port)
+                worker = trainer(
+                    rows, model=checkpoint, extra={"peft_config": adapter}, max_pixels=max_pixels, use_vllm=True,
+                    vllm_group_port=free_port(), **own,
+                )  # fmt: skip
+                cells.append(equality(worker, rows))
+    assert line("server", family, cells) in PAGE
 
 
 def test_other_families_are_refused():

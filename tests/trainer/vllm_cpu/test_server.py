@@ -1,19 +1,12 @@
 """Rollouts by vLLM's API server, a process of its own; weights travel over a TCP store in the place of NCCL."""
 
-import os
-import socket
-import subprocess
-import sys
-import time
-from contextlib import suppress
-from pathlib import Path
-from urllib.request import urlopen
-
 import pytest
 from greedy import by_transformers, by_vllm, largest_gap, ratios
+from serving import serving
 
 from omnirl_core.trainer import vllm_images
 from omnirl_core.trainer.fault_tolerance.image_guard import ImageMismatchError
+from scripts.ports import free_port
 
 pytestmark = pytest.mark.vllm
 NEAR = 1e-2
@@ -25,45 +18,9 @@ REPEATED = dict(max_steps=3, learning_rate=1e-3)
 @pytest.fixture(scope="module")
 def server(vllm_folder, backend, tiny_checkpoint, tmp_path_factory):
     """Port of a server of the tiny checkpoint, at a pixel budget below its own."""
-    port = free_port()
     log = tmp_path_factory.mktemp("server") / "log"
-    command = [sys.executable, Path(__file__).parent / "serve.py", vllm_folder, tiny_checkpoint, str(port)]
-    own = {"VLLM_ENABLE_V1_MULTIPROCESSING", "RANK", "LOCAL_RANK", "WORLD_SIZE"}  # of colocate mode
-    environment = {name: value for name, value in os.environ.items() if name not in own}
-    environment["VLLM_SERVER_DEV_MODE"] = "1"
-    with (
-        log.open("w") as output,
-        subprocess.Popen(
-            list(map(str, command)),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        ) as process,
-    ):
-        try:
-            wait_until_up(process, port, log)
-            with backend.store_for_nccl():
-                yield port
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def wait_until_up(process, port, log, limit_s=400):
-    """What the server printed is the error where it does not come up."""
-    end = time.monotonic() + limit_s
-    while process.poll() is None and time.monotonic() < end:
-        with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-            return
-        time.sleep(1)
-    pytest.fail(log.read_text()[-4000:])
+    with serving(vllm_folder, tiny_checkpoint, log, max_pixels=2048) as port, backend.store_for_nccl():
+        yield port
 
 
 @pytest.fixture
