@@ -43,7 +43,7 @@ class LabelledBox:
     score: float | None = None
 
 
-def parse_boxes(source: Any) -> list[Box]:
+def parse_boxes(source: object) -> list[Box]:
     """Boxes in the order of the text, corners sorted; `source` is text or what JSON made of it.
 
     Reads `[x1, y1, x2, y2]`, `(x1, y1, x2, y2)`, two points `(x1, y1), (x2, y2)`, and those in dictionaries
@@ -58,7 +58,7 @@ def parse_boxes(source: Any) -> list[Box]:
     return [labelled.box for labelled in parse_labelled_boxes(source)]
 
 
-def parse_labelled_boxes(source: Any) -> list[LabelledBox]:
+def parse_labelled_boxes(source: object) -> list[LabelledBox]:
     """`parse_boxes` with the label and the score of the dictionary that holds each box.
 
     A list of five numbers whose last is in [0, 1] is a box and its score.

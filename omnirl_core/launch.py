@@ -54,7 +54,7 @@ def before_imports() -> None:
     sys.excepthook = in_one_line
 
 
-def start(main: Callable[[], Any]) -> None:
+def start(main: Callable[[], object]) -> None:
     """Run the `main` of a recipe; where it fails, end the process with a message that a person can act on."""
     take_debug(sys.argv)
     try:

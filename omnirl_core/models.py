@@ -40,7 +40,7 @@ def has_vision(path: str, trust_remote_code: bool = False) -> bool:
 
 
 def load_processor(
-    path: str, min_pixels: int | None = None, max_pixels: int | None = None, **kwargs: Any
+    path: str, min_pixels: int | None = None, max_pixels: int | None = None, **kwargs: object
 ) -> ProcessorMixin | PreTrainedTokenizerBase:
     """The checkpoint's processor (or tokenizer, for a text-only model), padding on the left as GRPO needs it.
 
@@ -52,7 +52,7 @@ def load_processor(
     return processor
 
 
-def set_pixel_budget(processor: Any, min_pixels: int | None, max_pixels: int | None) -> None:
+def set_pixel_budget(processor: object, min_pixels: int | None, max_pixels: int | None) -> None:
     """Bound width times height of resized images; saved with the processor, so evaluation sees the same.
 
     The attributes `min_pixels` and `max_pixels` of transformers 5.23 take effect but are not saved; `size` is.

@@ -96,7 +96,7 @@ def strip_tags(text: str) -> str:
     return TAG.sub(" ", text).strip() if answer is None else answer
 
 
-def reference_texts(solution: Any) -> list[str] | None:
+def reference_texts(solution: object) -> list[str] | None:
     """Reference texts of a solution, tags stripped; None when there is nothing to judge by.
 
     A number is read as its text, a list as several references, a dict by its `answer`, `text` or `value`.

@@ -48,7 +48,7 @@ def check_choice(setting: str, value: object, choices: Collection[object]) -> No
         raise ValueError(f"{setting}: {value!r} is not a choice{nearest(value, choices)}")
 
 
-def value_faults(name: str, value: Any, annotation: Any) -> list[str]:
+def value_faults(name: str, value: object, annotation: object) -> list[str]:
     """One message where a parameter with this annotation does not take the value.
 
     >>> value_faults("threshold", "high", float | None)
@@ -63,14 +63,14 @@ def value_faults(name: str, value: Any, annotation: Any) -> list[str]:
     return [f"{name}: {value!r} is not {' or '.join(_kind_name(kind) for kind in wanted)}"]
 
 
-def alternatives(annotation: Any) -> tuple[Any, ...]:
+def alternatives(annotation: object) -> tuple[Any, ...]:
     """Members of a union; () where the annotation says nothing that could be checked."""
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         return typing.get_args(annotation)
     return () if annotation in (None, Any) or isinstance(annotation, str) else (annotation,)
 
 
-def choices_of(annotation: Any) -> list[Any]:
+def choices_of(annotation: object) -> list[Any]:
     """The values that the literals and enumerations of an annotation name."""
     choices: list[Any] = []
     for kind in alternatives(annotation):

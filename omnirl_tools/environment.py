@@ -172,7 +172,7 @@ class Machine:
         return self.versions.get(package) is not None and not self.error(package)
 
 
-def look(settings: Mapping[str, Any] | None = None) -> Machine:
+def look(settings: Mapping[str, object] | None = None) -> Machine:
     """This machine, with the packages that `settings` asks for imported too."""
     settings = settings or {}
     names = [*required(), *OPTIONAL, *OTHERS]

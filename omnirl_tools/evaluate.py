@@ -281,7 +281,7 @@ def judged(
     return [line for _, line in sorted(gather_object(lines), key=lambda pair: pair[0])], {}
 
 
-def write(evaluation: Evaluation, lines: list[dict[str, Any]], results: dict[str, RecResult]) -> dict[str, Any]:
+def write(evaluation: Evaluation, lines: list[dict[str, object]], results: dict[str, RecResult]) -> dict[str, Any]:
     """Write predictions.jsonl and metrics.json, print the figures and name the files; return the metrics."""
     overlap = add_overlap(lines, evaluation.rewards)
     found = figures(lines)

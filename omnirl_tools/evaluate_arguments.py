@@ -135,7 +135,7 @@ def parse_evaluation(
     return parser.parse(argv)  # type: ignore[return-value]
 
 
-def file_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
+def file_faults(values: Mapping[str, object]) -> Iterator[Fault]:
     """What is wrong with the files that an evaluation reads or writes."""
     yield from shapes_faults(values.get("draw_shapes"))
     if not values.get("protocol"):

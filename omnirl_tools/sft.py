@@ -104,7 +104,7 @@ class SeeingSFTTrainer(SFTTrainer):
         return result
 
 
-def rows_to_say(data: DataArguments, training: OmniSFTConfig, processor: Any, sees: str | None) -> Dataset:
+def rows_to_say(data: DataArguments, training: OmniSFTConfig, processor: object, sees: str | None) -> Dataset:
     """Prompt and response of every row; images are opened as rows are drawn. `sees`: path of a model that can."""
     report = Path(str(training.output_dir)) / "bad_rows.txt"
     rows = read_rows(data, data.dataset_name, training.seed, report)

@@ -17,7 +17,7 @@ Fault = tuple[str | None, str]
 _SHAPES_KEYS = ("task", "train", "test", "seed")
 
 
-def data_file_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
+def data_file_faults(values: Mapping[str, object]) -> Iterator[Fault]:
     """`file_faults` of the rows only, for a check that needs neither rewards nor a model."""
     yield from shapes_faults(values.get("draw_shapes"))
     for name in ("dataset_name", "eval_dataset_name"):
@@ -25,13 +25,13 @@ def data_file_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
     yield from template_faults(values.get("templates"))
 
 
-def image_root_faults(root: Any) -> Iterator[Fault]:
+def image_root_faults(root: object) -> Iterator[Fault]:
     """The folder of the images has to be there."""
     if isinstance(root, str) and not os.path.isdir(os.path.expanduser(root)):
         yield "image_root", f"image_root: no folder {root}{nearest_file(root)}"
 
 
-def shapes_faults(shapes: Any) -> Iterator[Fault]:
+def shapes_faults(shapes: object) -> Iterator[Fault]:
     if not isinstance(shapes, dict):
         return
     for key in [key for key in shapes if key not in _SHAPES_KEYS]:
@@ -63,7 +63,7 @@ def data_faults(name: str, values: Mapping[str, Any]) -> Iterator[Fault]:
             yield name, f"{name}: {message}{hint}"
 
 
-def template_faults(templates: Any) -> Iterator[Fault]:
+def template_faults(templates: object) -> Iterator[Fault]:
     if not isinstance(templates, dict):
         return
     for task, template in templates.items():

@@ -180,7 +180,7 @@ class StrictParser:
         return faults
 
 
-def making_faults(kind: type, values: Mapping[str, Any]) -> list[str]:
+def making_faults(kind: type, values: Mapping[str, object]) -> list[str]:
     """All that making `kind` of these values raises, although it stops at the first.
 
     The settings that an error names are left out and the rest tried again; an error that names none of those left
@@ -251,7 +251,7 @@ def _field_names(kind: type) -> set[str]:
 
 
 def read_value(
-    name: str, value: Any, annotation: Any, field: dataclasses.Field | None = None
+    name: str, value: object, annotation: object, field: dataclasses.Field | None = None
 ) -> tuple[Any, str | None]:
     """(value, fault): text made what the field holds, and checked against its type and choices.
 

@@ -22,7 +22,7 @@ OF_A_RUN = (
 WRITTEN = (".json", ".jsonl", ".safetensors", ".bin", ".jinja", ".model", ".html", ".png")
 
 
-def file_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
+def file_faults(values: Mapping[str, object]) -> Iterator[Fault]:
     """What is wrong with the files that the settings name; files of own reward functions are run, as in training."""
     yield from reward_faults(values.get("rewards"))
     yield from data_file_faults(values)
@@ -30,7 +30,7 @@ def file_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
     yield from _model_faults(values.get("model_name_or_path"), bool(values.get("trust_remote_code")))
 
 
-def reward_faults(path: Any) -> Iterator[Fault]:
+def reward_faults(path: object) -> Iterator[Fault]:
     if not isinstance(path, str):
         return
     try:
@@ -43,7 +43,7 @@ def reward_faults(path: Any) -> Iterator[Fault]:
         yield "rewards", f"rewards: {path} cannot be read ({error.strerror})"
 
 
-def folder_faults(values: Mapping[str, Any]) -> Iterator[Fault]:
+def folder_faults(values: Mapping[str, object]) -> Iterator[Fault]:
     yield from image_root_faults(values.get("image_root"))
     output = values.get("output_dir")
     if isinstance(output, str) and os.path.exists(output) and not os.path.isdir(output):

@@ -58,7 +58,7 @@ def load_dataset(
     return store.dataset().with_transform(RowTransform(prompts, tuple(sorted(store.extras)), store.has_images))
 
 
-def is_of_rows(dataset: Any) -> bool:
+def is_of_rows(dataset: object) -> bool:
     """Whether `load_dataset` made it."""
     return isinstance(dataset, datasets.Dataset) and isinstance(_transform(dataset), RowTransform)
 

@@ -94,7 +94,7 @@ def modality(row: Record | Mapping[str, Any]) -> str:
     return ("text", "image")[n_images] if n_images < 2 else "multi-image"
 
 
-def record_from_row(row: Any, source: str, context: RowContext) -> Record:
+def record_from_row(row: object, source: str, context: RowContext) -> Record:
     """The Record of one parsed row, in the original's or in VLM-R1's format; DataError says what is wrong.
 
     >>> context = RowContext(root="/data", shown_root="data", exists=lambda path: True)
@@ -117,7 +117,7 @@ def record_from_row(row: Any, source: str, context: RowContext) -> Record:
     return Record(problem, solution, images, task, source, rest)
 
 
-def shown(value: Any, limit: int = 80) -> str:
+def shown(value: object, limit: int = 80) -> str:
     """A value for a message, cut when long.
 
     >>> shown([1, 2]), shown("x" * 1000, limit=8)

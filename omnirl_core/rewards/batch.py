@@ -66,7 +66,7 @@ class RecentScores:
         self._lock = threading.Lock()
         self._kept: deque[Kept] = deque(maxlen=KEPT)
 
-    def take(self, reward: object, used: Sequence[tuple[Any, ...]], as_gate: bool) -> list[float | None] | None:
+    def take(self, reward: object, used: Sequence[tuple[object, ...]], as_gate: bool) -> list[float | None] | None:
         """The scores of this batch, None where they have to be judged."""
         with self._lock:
             for kept in self._kept:
@@ -78,7 +78,7 @@ class RecentScores:
                     return list(kept.scores) if kept.as_gate else None
         return None
 
-    def keep(self, reward: object, used: Sequence[tuple[Any, ...]], as_gate: bool, scores: list[float | None]) -> None:
+    def keep(self, reward: object, used: Sequence[tuple[object, ...]], as_gate: bool, scores: list[float | None]) -> None:
         """Keep the scores of a batch in place of the reward's last ones."""
         with self._lock:
             for kept in [kept for kept in self._kept if kept.reward == reward]:

@@ -95,7 +95,7 @@ class FileFunction:
         parameters = self.__signature__.parameters
         return "completions" in parameters or all(p.kind == p.VAR_KEYWORD for p in parameters.values())
 
-    def batch(self, columns: Mapping[str, Any], n: int) -> list[Any]:
+    def batch(self, columns: Mapping[str, object], n: int) -> list[Any]:
         """What a function of batches gives for `n` completions; it is given the columns that it takes."""
         parameters = self.__signature__.parameters.values()
         takes_any = any(p.kind == p.VAR_KEYWORD for p in parameters)

@@ -92,7 +92,7 @@ def _is_ours(scorer: Scorer) -> bool:
     return str(getattr(scorer, "__module__", "")).startswith("omnirl_core.rewards") and inspect.isfunction(scorer)
 
 
-def setting_faults(scorer: Scorer, settings: Mapping[str, Any]) -> list[str]:
+def setting_faults(scorer: Scorer, settings: Mapping[str, object]) -> list[str]:
     """One message for each setting that the scorer does not have, or not with that value."""
     expects = signature_of(scorer)
     faults = []
@@ -148,7 +148,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 
-def range_faults(settings: Mapping[str, Any]) -> list[str]:
+def range_faults(settings: Mapping[str, object]) -> list[str]:
     """One message for each setting of this package's scorers that is out of its range.
 
     >>> range_faults({"relative_tolerance": 5}), range_faults({"space": "resize"})
@@ -324,7 +324,7 @@ class Reward:
     def applies_to(self, task: str | None) -> bool:
         return self.tasks is None or task in self.tasks
 
-    def score(self, completion: Completion | None, /, solution: object = None, **columns: Any) -> float | None:
+    def score(self, completion: Completion | None, /, solution: object = None, **columns: object) -> float | None:
         """Score of one completion; `columns` holds the row's other columns."""
         score = self._ungated(self._text(completion), solution, columns)
         if score is None or not self.gates:

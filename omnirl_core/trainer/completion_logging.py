@@ -152,7 +152,7 @@ def as_text(logged: Mapping[str, Any]) -> None:
 def details_of(
     samples: Sequence[Sample],
     completion_ids: Sequence[Sequence[int]],
-    reward_funcs: Sequence[Callable[..., Any]],
+    reward_funcs: Sequence[Callable[..., object]],
     rewards: Sequence[Sequence[float]],
     weights: Mapping[str, float],
     end_ids: Sequence[int | None],

@@ -232,7 +232,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
     def train(
         self,
         resume_from_checkpoint: str | bool | None = None,
-        trial: Any = None,
+        trial: object = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         """Train, watched where `on_nonfinite` is set: an error carries what each rank was doing."""

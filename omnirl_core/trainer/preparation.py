@@ -69,7 +69,7 @@ class Preparation:
         if faults:
             raise ValueError("\n".join(faults))
 
-    def fitted_rewards(self, reward_funcs: Any) -> Any:
+    def fitted_rewards(self, reward_funcs: object) -> Any:
         """The rewards that the samples need; `reward_weights` of the others are left out as well."""
         fitted = fit_rewards(reward_funcs, self.train_dataset, self.eval_dataset)
         self.args.reward_weights = kept_weights(reward_funcs, fitted, self.args.reward_weights)

@@ -96,7 +96,7 @@ class RewardScaleCallback(TrainerCallback):
 
     def on_log(
         self,
-        args: Any,
+        args: object,
         state: TrainerState,
         control: object,
         logs: dict | None = None,

@@ -152,7 +152,7 @@ def engine_settings(generation: Any) -> dict[str, Any]:
     return settings
 
 
-def pixel_budget(processor: Any) -> dict[str, int]:
+def pixel_budget(processor: object) -> dict[str, int]:
     """`min_pixels` and `max_pixels` of a processor as the run has set them; {} where a family has none."""
     size = getattr(getattr(processor, "image_processor", None), "size", None) or {}
     names = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}

@@ -17,7 +17,7 @@ MOST_ANSWERS = 8
 
 
 def reference_answers(
-    solution: Any, rewards: Iterable[Reward], image_sizes: Sequence[Size], resized_sizes: Sequence[Size]
+    solution: object, rewards: Iterable[Reward], image_sizes: Sequence[Size], resized_sizes: Sequence[Size]
 ) -> list[str]:
     """Texts that should be right: boxes in the space that a box reward reads, else the reference's own references.
 
@@ -54,7 +54,7 @@ def box_setting(reward: Reward, name: str) -> Any:
 
 
 def reference_boxes_in_pixels(
-    solution: Any, reward: Reward, image_sizes: Sequence[Size], resized_sizes: Sequence[Size]
+    solution: object, reward: Reward, image_sizes: Sequence[Size], resized_sizes: Sequence[Size]
 ) -> list[LabelledBox]:
     """The reference's boxes with an area, in pixels of the original image; ValueError where a size is missing."""
     text = strip_tags(solution) if isinstance(solution, str) else solution

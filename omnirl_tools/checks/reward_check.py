@@ -58,7 +58,7 @@ class PixelGrid:
     max_pixels: int
 
     @classmethod
-    def of(cls, processor: Any) -> "PixelGrid | None":
+    def of(cls, processor: object) -> "PixelGrid | None":
         images: Any = getattr(processor, "image_processor", None)
         if not hasattr(images, "merge_size") or not hasattr(images, "patch_size"):
             return None

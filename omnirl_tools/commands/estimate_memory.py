@@ -115,7 +115,7 @@ def _gpu_memory(gib: float | None) -> int | None:
     return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
 
 
-def recipe_uses_cpu(settings: Mapping[str, Any]) -> bool:
+def recipe_uses_cpu(settings: Mapping[str, object]) -> bool:
     return _truth(settings.get("use_cpu", False))
 
 

@@ -18,7 +18,7 @@ WHOLE, RANK, SETTINGS = "generations.jsonl", "generations.rank{}.jsonl", "settin
 UNKNOWN_TOKEN = -1
 
 
-def row_keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def row_keys(rows: Sequence[Mapping[str, object]]) -> list[str]:
     """Return a key of each row: which row it is and everything the policy is shown of it.
 
     Rows that are asked twice are counted, so that each has its own completion.
@@ -26,7 +26,7 @@ def row_keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [_digest([repr(identity), row["prompt"]]) for identity, row in by_row(rows).items()]
 
 
-def prompt_hash(rows: Iterable[Mapping[str, Any]]) -> str:
+def prompt_hash(rows: Iterable[Mapping[str, object]]) -> str:
     """Return a hash of all prompts in order; the same wherever the data lies and whichever model is asked."""
     return _digest([row["prompt"] for row in rows])
 
@@ -56,7 +56,7 @@ class GenerationLog:
             for key, generation in zip(keys, generations, strict=True):
                 file.write(json.dumps(_line(key, generation), ensure_ascii=False) + "\n")
 
-    def begin(self, settings: dict[str, Any]) -> list[str]:
+    def begin(self, settings: dict[str, object]) -> list[str]:
         """Take up the folder for these settings; return the names of those under which it was filled before.
 
         Completions made under other settings are put aside (`generations.old.jsonl`), never mixed in.

@@ -49,7 +49,7 @@ def line_at(path: str | Path, offsets: Iterable[int]) -> Iterator[dict[str, Any]
                 yield line
 
 
-def write_lines(path: str | Path, lines: Iterable[dict[str, Any]]) -> Path:
+def write_lines(path: str | Path, lines: Iterable[dict[str, object]]) -> Path:
     """Write a JSON-lines file; who reads it while it is written sees the old one or the new one, never half.
 
     NaN and infinities become null: they are no JSON, and browsers refuse the whole file for one of them.
@@ -64,7 +64,7 @@ def write_lines(path: str | Path, lines: Iterable[dict[str, Any]]) -> Path:
     return path
 
 
-def finite(value: Any) -> Any:
+def finite(value: object) -> Any:
     """Return the value with every number that JSON does not know replaced by None.
 
     >>> finite({"kl": float("nan"), "loss": 0.5, "sizes": (float("inf"), 2)})
@@ -79,7 +79,7 @@ def finite(value: Any) -> Any:
     return value
 
 
-def by_row(lines: Iterable[Mapping[str, Any]]) -> dict[Hashable, Any]:
+def by_row(lines: Iterable[Mapping[str, object]]) -> dict[Hashable, Any]:
     """Key each line by what tells its row from others; samples of one row are counted in their order.
 
     `row_id` alone does not: it is `file:line`, and a JSON file may stand on a single line.

@@ -20,7 +20,7 @@ Resize = Callable[[Size], Size]
 
 
 def ready_generations(
-    path: str | Path, rows: Sequence[Mapping[str, Any]], resize: Resize | None = None
+    path: str | Path, rows: Sequence[Mapping[str, object]], resize: Resize | None = None
 ) -> list[Generation]:
     """Return the completion of each row, from a JSON or JSON-lines file of objects with a `completion`.
 
@@ -32,7 +32,7 @@ def ready_generations(
     return [_with_sizes(generation_of(line), row, resize) for line, row in zip(lines, rows, strict=True)]
 
 
-def qwen_resize(processor: Any) -> Resize | None:
+def qwen_resize(processor: object) -> Resize | None:
     """Return how this processor sizes images, None where it is not of Qwen's family."""
     images: Any = getattr(processor, "image_processor", None)
     size: Any = getattr(images, "size", None)

@@ -28,7 +28,7 @@ def guarded_scores(
     timeout_s: float | None = None,
     on_error: str = "stop",
     rank: int = 0,
-    **columns: Any,
+    **columns: object,
 ) -> list[float | None]:
     """What the reward gives, held to the contract that it has in training.
 
@@ -79,7 +79,7 @@ def evaluate(
 
 
 def score_rows(
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[dict[str, object]],
     generations: Sequence[Generation],
     rewards: Sequence[Reward],
     call: Callable[..., list[float | None]] = plain_scores,

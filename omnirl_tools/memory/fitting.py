@@ -50,10 +50,10 @@ class Plan:
         vllm = int(training.vllm_gpu_memory_utilization * gpu) if beside else 0
         return self.estimate().peak + CONTEXT + vllm
 
-    def training_with(self, **settings: Any) -> "Plan":
+    def training_with(self, **settings: object) -> "Plan":
         return replace(self, training=_with(self.training, settings))
 
-    def model_with(self, **settings: Any) -> "Plan":
+    def model_with(self, **settings: object) -> "Plan":
         return replace(self, model=_with(self.model, settings))
 
 

@@ -20,7 +20,7 @@ from omnirl_core.trainer.shared_prefix.attention import PackMask, Span
 PUBLISHED = Path(__file__).with_name("published.json")
 
 
-def model_config(path: str, **kwargs: Any) -> Any:
+def model_config(path: str, **kwargs: object) -> Any:
     """The model's config from its folder or the hub; Qwen2.5-VL-3B and -7B come with this package."""
     shipped = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     if path in shipped:
@@ -30,7 +30,7 @@ def model_config(path: str, **kwargs: Any) -> Any:
 
 
 def meta_model(
-    config: Any,
+    config: object,
     dtype: torch.dtype,
     attention: str | None,
     peft_config: PeftConfig | None,

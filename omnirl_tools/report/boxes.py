@@ -13,7 +13,7 @@ MOST_BOXES = 50
 TRUE, PREDICTED = "#1a9850", "#f46d43"
 
 
-def true_boxes(solution: Any) -> list[Box]:
+def true_boxes(solution: object) -> list[Box]:
     """Return the boxes that a solution holds, [] where it is no box.
 
     >>> true_boxes([10, 20, 30, 40]), true_boxes("<answer>[1, 2, 3, 4]</answer>"), true_boxes("a red circle")

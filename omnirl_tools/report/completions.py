@@ -98,7 +98,7 @@ def page_data(
     names: Sequence[str],
     max_image_bytes: int,
     box_space: str | None,
-    run: Mapping[str, Any] = MappingProxyType({}),
+    run: Mapping[str, object] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """What the page's script shows; with one name, only the second line of each pair.
 

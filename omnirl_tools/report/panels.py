@@ -83,7 +83,7 @@ def read_metrics(run_folder: str | Path) -> list[dict[str, Any]]:
     return [steps[step] for step in sorted(steps)]
 
 
-def panels(metrics: Sequence[dict[str, Any]], judging: Sequence[Mapping[str, float]] = ()) -> list[Panel]:
+def panels(metrics: Sequence[dict[str, object]], judging: Sequence[Mapping[str, float]] = ()) -> list[Panel]:
     """Gather the panels for which the log has numbers: the rewards first, then the health of the training.
 
     `judging` (`judging_weights`) tells how large the weighted sum can be; bands of rewards end there.
@@ -116,7 +116,7 @@ def panels(metrics: Sequence[dict[str, Any]], judging: Sequence[Mapping[str, flo
     return [panel for panel in found if panel.series]
 
 
-def training_seconds(metrics: Sequence[dict[str, Any]]) -> float:
+def training_seconds(metrics: Sequence[dict[str, object]]) -> float:
     """Seconds from the start of training to its last log line; the time that a resumed run stood still is left out."""
     lines = list(_having(metrics, "time"))
     seconds = [new["time"] - _begun(old, new)[1] for old, new in pairwise(lines)]

@@ -31,7 +31,7 @@ def read_run_file(folder: str | Path) -> dict[str, Any]:
     return _without_secrets(facts) if isinstance(facts, dict) else {}
 
 
-def run_weights(run: Mapping[str, Any], names: Iterable[str]) -> dict[str, float]:
+def run_weights(run: Mapping[str, object], names: Iterable[str]) -> dict[str, float]:
     """Weights of the rewards `names`, in the trainer's order, from run.json; {} where they do not fit.
 
     >>> run_weights({"config": {"reward_weights": [0.1, 1.0]}}, ["think_format", "box_iou"])

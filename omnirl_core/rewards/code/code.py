@@ -82,7 +82,7 @@ def code(
         return sum(judged) / len(exercise.tests)
 
 
-def answers_at_a_time(*, provider: Sandbox | str | None = None, workers: int = 0, **others: Any) -> int:
+def answers_at_a_time(*, provider: Sandbox | str | None = None, workers: int = 0, **others: object) -> int:
     """How many answers of a batch are judged at once.
 
     Locally that is all of a usual batch: what they run is limited by `workers` over all answers. A provider

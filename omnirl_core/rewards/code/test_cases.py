@@ -163,6 +163,6 @@ def close(one: float, other: float, tolerance: float) -> bool:
     return math.isclose(one, other, rel_tol=tolerance, abs_tol=tolerance) or (math.isnan(one) and math.isnan(other))
 
 
-def in_some_order(values: list[Any]) -> list[Any]:
+def in_some_order(values: list[object]) -> list[Any]:
     """A list's elements in an order that depends on nothing but themselves."""
     return sorted(values, key=lambda value: json.dumps(value, sort_keys=True))

@@ -195,7 +195,7 @@ class RewardGuard:
         self._found: list[RewardFault] = []
 
     def wrap(
-        self, functions: Sequence[Callable[..., Any]], names: Sequence[str], begins: Callable[[str], None]
+        self, functions: Sequence[Callable[..., object]], names: Sequence[str], begins: Callable[[str], None]
     ) -> list[Callable[..., Any]]:
         """What to give TRL in place of the functions for one batch; `begins` is called with a name before each."""
         self._found = []
@@ -209,7 +209,7 @@ class RewardGuard:
     def errors(
         self,
         rewards: Tensor,
-        functions: Sequence[Callable[..., Any]],
+        functions: Sequence[Callable[..., object]],
         names: Sequence[str],
         samples: Sequence[Sample],
         needs_one: bool,
@@ -271,7 +271,7 @@ def written_to(args: OmniGRPOConfig) -> str:
     return f"Written to {args.output_dir}/faults.jsonl"
 
 
-def in_time(function: Callable[[], Any], seconds: float | None) -> Any:
+def in_time(function: Callable[[], object], seconds: float | None) -> Any:
     """The function's value; RewardTimeout where it takes longer than `seconds`.
 
     Interrupted by an alarm in the main thread, where TRL calls rewards; elsewhere, or in C code that looks for no
@@ -287,7 +287,7 @@ def in_time(function: Callable[[], Any], seconds: float | None) -> Any:
     return value
 
 
-async def in_time_later(awaitable: Awaitable[Any], seconds: float | None) -> tuple[Any, BaseException | None]:
+async def in_time_later(awaitable: Awaitable[object], seconds: float | None) -> tuple[Any, BaseException | None]:
     """The value of an asynchronous call, or what it raised; RewardTimeout where it takes longer than `seconds`.
 
     A TimeoutError or CancelledError of the function's own (a client that gave up) is what it raised.

@@ -149,7 +149,7 @@ class PrefixLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing is left to do."""
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Any, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Any, Tensor]:
         end = self.n_own + key_states.shape[2]
         if end > self.own_keys.shape[1]:  # twice the room, so that a token is copied once on average
             self.own_keys = torch.cat([self.own_keys, torch.empty_like(self.own_keys)], 1)

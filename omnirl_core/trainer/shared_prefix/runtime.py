@@ -68,7 +68,7 @@ class SharedBatch:
     def distinct_prompts(self) -> list[Any]:
         return self.first_of_each(self.prompts)
 
-    def first_of_each(self, values: Sequence[Any]) -> list[Any]:
+    def first_of_each(self, values: Sequence[object]) -> list[Any]:
         """Values of samples, of the first sample of each distinct prompt."""
         first = [self.prompt_of_sample.index(i) for i in range(self.prompt_of_sample[-1] + 1)]
         return [values[sample] for sample in first]
@@ -163,7 +163,7 @@ class SharedPrefix:
             {"image_grid_thw": torch.cat(grids)} if grids else {},
         )
 
-    def prefill(self, model: Any) -> AbstractContextManager[None]:
+    def prefill(self, model: object) -> AbstractContextManager[None]:
         """While it lasts, `model.generate` runs each distinct prompt of the batch once."""
         assert self.batch is not None
         return shared_prefill(model, self.batch.prompt_of_sample)
