@@ -4,6 +4,7 @@ Shapes, written as a comment on the line where a tensor changes: `B` prompts in 
 prompt (one group), `P` prompt tokens, `C` completion tokens, `V` vocabulary, `N` patches of all images of a batch.
 """
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 Message: TypeAlias = dict[str, Any]
@@ -14,6 +15,15 @@ Sample: TypeAlias = dict[str, Any]
 
 Line: TypeAlias = dict[str, Any]
 """One line of a JSON Lines file."""
+
+JsonObject: TypeAlias = dict[str, Any]
+"""A mapping as JSON and YAML have it: settings, facts of a run, what a page shows."""
+
+ModelInputs: TypeAlias = dict[str, Any]
+"""What a processor makes and a model takes, by name: tensors, and lists that follow the samples."""
+
+Settings: TypeAlias = Mapping[str, Any]
+"""Settings, columns or facts by name, to be read only."""
 
 Completion: TypeAlias = str | list[Message]
 """What a model answered: plain text, or (conversational data sets) a list of assistant messages."""

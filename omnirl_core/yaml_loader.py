@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from omnirl_core.type_checks import nearest
+from omnirl_core.types import JsonObject
 
 INCLUDE = "include"
 """A key of earlier versions, which is refused."""
@@ -145,7 +146,7 @@ class Given(NamedTuple):
     place: str
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
+def read_config(path: str | Path) -> JsonObject:
     """Every setting that the file gives.
 
     Raises:

@@ -23,6 +23,8 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from omnirl_core.types import JsonObject, Settings
+
 DISTRIBUTION = "omnirl-core"
 ROOT = Path(__file__).parents[1]
 OPTIONAL = {
@@ -86,7 +88,7 @@ TIMEOUT_S = 120
 _MARK = "omnirl-probe:"
 
 
-def probe(name: str, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
+def probe(name: str, timeout_s: float = TIMEOUT_S) -> JsonObject:
     """What `name` (torch, or any module) says of itself; `error` is there when it cannot be imported."""
     command = [sys.executable, "-m", "omnirl_tools.environment", name]
     try:
@@ -101,7 +103,7 @@ def probe(name: str, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
     return {"error": f"{died}: {last[0]}" if last else died}
 
 
-def torch_facts() -> dict[str, Any]:
+def torch_facts() -> JsonObject:
     """The build, the devices and the attention implementations that can run on them."""
     import torch
     from transformers.utils import import_utils
@@ -158,11 +160,11 @@ class Machine:
     """What the installed vLLM requires: package -> specifier."""
 
     @property
-    def torch(self) -> Mapping[str, Any]:
+    def torch(self) -> Settings:
         return self.imports.get("torch", {})
 
     @property
-    def devices(self) -> list[dict[str, Any]]:
+    def devices(self) -> list[JsonObject]:
         return self.torch.get("devices", [])
 
     def error(self, package: str) -> str:

@@ -29,6 +29,7 @@ from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.shapes import tiny_policy
 from omnirl_core.shapes.drawing import draw_missing
 from omnirl_core.trainer.completion_logging import prompt_text
+from omnirl_core.types import JsonObject, Line
 from omnirl_tools.evaluate_arguments import EvaluationArguments
 from omnirl_tools.evaluation.generate import Generation, generate_batches, longest_first
 from omnirl_tools.evaluation.generations import GenerationLog, prompt_hash, row_keys
@@ -259,9 +260,7 @@ def _short_name(name: str) -> str:
 # -- judging -----------------------------------------------------------------------------------------------------
 
 
-def judged(
-    evaluation: Evaluation, generations: Sequence[Generation]
-) -> tuple[list[dict[str, Any]], dict[str, RecResult]]:
+def judged(evaluation: Evaluation, generations: Sequence[Generation]) -> tuple[list[Line], dict[str, RecResult]]:
     """A line for each row, and REC's results under a protocol. Rewards are shared out over the processes."""
     rows, state = evaluation.rows, evaluation.state
     if evaluation.rules:
@@ -281,7 +280,7 @@ def judged(
     return [line for _, line in sorted(gather_object(lines), key=lambda pair: pair[0])], {}
 
 
-def write(evaluation: Evaluation, lines: list[dict[str, object]], results: dict[str, RecResult]) -> dict[str, Any]:
+def write(evaluation: Evaluation, lines: list[dict[str, object]], results: dict[str, RecResult]) -> JsonObject:
     """Write predictions.jsonl and metrics.json, print the figures and name the files; return the metrics."""
     overlap = add_overlap(lines, evaluation.rewards)
     found = figures(lines)

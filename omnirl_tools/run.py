@@ -31,6 +31,7 @@ from omnirl_core.rewards.coverage import Sample, coverage_error, used_rewards
 from omnirl_core.rewards.registry import FileFunction
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_core.trainer.fault_tolerance.graceful_shutdown import GracefulShutdown
+from omnirl_core.types import Line
 from omnirl_tools.evaluation.compare import Change, table
 from omnirl_tools.evaluation.lines import read_lines, write_lines
 from omnirl_tools.evaluation.score import evaluate, guarded_scores
@@ -107,7 +108,7 @@ def fitted(rewards: list[Reward], dataset: Dataset, held_out: Dataset | None) ->
     return used_rewards(rewards, [one.task for one in (*samples, *tested)])
 
 
-def grade(trainer: Trainer, rewards: list[Reward], rows: Dataset | None, name: str) -> list[dict[str, Any]]:
+def grade(trainer: Trainer, rewards: list[Reward], rows: Dataset | None, name: str) -> list[Line]:
     """Answer the held-out rows greedily, each process its share; write `<name>.jsonl`; return every line everywhere."""
     if rows is None:
         return []
@@ -136,7 +137,7 @@ def grade(trainer: Trainer, rewards: list[Reward], rows: Dataset | None, name: s
     return lines
 
 
-def graded_before(folder: Path) -> list[dict[str, Any]]:
+def graded_before(folder: Path) -> list[Line]:
     """The held-out lines that the run wrote before it was stopped, as the first rank reads them, everywhere."""
     lines = [read_lines(folder / "before.jsonl") if PartialState().is_main_process else []]
     return broadcast_object_list(lines)[0]

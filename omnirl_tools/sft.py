@@ -23,6 +23,7 @@ from omnirl_core.trainer.callbacks import RewardLines, RewardProgress, replace_p
 from omnirl_core.trainer.dummy_image import add_dummy_image
 from omnirl_core.trainer.fault_tolerance.image_guard import ImageCounter, ImageMismatchError
 from omnirl_core.trainer.prompt_length import prompt_images
+from omnirl_core.types import JsonObject, Sample
 from omnirl_tools.evaluation.ready import qwen_resize
 
 
@@ -43,7 +44,7 @@ class CountedImages:
 
     collator: Any
 
-    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+    def __call__(self, samples: list[Sample]) -> JsonObject:
         counts = [len(prompt_images({"prompt": "", **sample})) for sample in samples]
         return {**self.collator(samples), N_IMAGES: torch.tensor(counts)}
 
@@ -86,7 +87,7 @@ class SeeingSFTTrainer(SFTTrainer):
         model: Any = self.model
         self._counter = ImageCounter(model)
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def compute_loss(self, model: Any, inputs: JsonObject, *args: Any, **kwargs: Any) -> Any:
         """Counts what the tower encodes."""
         counts = inputs.pop(N_IMAGES, None)
         if self._counter is None or counts is None:

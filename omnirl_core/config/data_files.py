@@ -3,13 +3,13 @@
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from omnirl_core.data import DataError, PromptFormat
 from omnirl_core.data.sources import find_sources
 from omnirl_core.shapes import GROUPS, TASKS
 from omnirl_core.shapes.drawing import SPLITS, drawing_fault
 from omnirl_core.type_checks import nearest, nearest_file
+from omnirl_core.types import Settings
 
 Fault = tuple[str | None, str]
 """(the setting, or None where the message names its own file, what is wrong)."""
@@ -46,7 +46,7 @@ def shapes_faults(shapes: object) -> Iterator[Fault]:
             yield "draw_shapes", f"draw_shapes: task {task!r} is not known{nearest(task, [*GROUPS, *TASKS])}"
 
 
-def data_faults(name: str, values: Mapping[str, Any]) -> Iterator[Fault]:
+def data_faults(name: str, values: Settings) -> Iterator[Fault]:
     path = values.get(name)
     if not isinstance(path, str):
         return

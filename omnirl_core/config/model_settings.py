@@ -1,7 +1,6 @@
 """Which policy a run's settings mean, and how it is loaded: path, dtype, attention, quantization."""
 
 import logging
-from typing import Any
 
 from transformers import BitsAndBytesConfig
 from transformers.utils import is_flash_attn_2_available
@@ -9,6 +8,7 @@ from trl import ModelConfig, get_quantization_config
 
 from omnirl_core.models import TOWER_NAMES
 from omnirl_core.shapes import tiny_policy
+from omnirl_core.types import JsonObject
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ def policy_path(config: ModelConfig) -> str:
     return tiny_policy() if name == "tiny_policy" else str(name)
 
 
-def model_settings(config: ModelConfig) -> dict[str, Any]:
+def model_settings(config: ModelConfig) -> JsonObject:
     """How the policy, and the reference of beta > 0, are loaded."""
     settings = {
         "revision": config.model_revision,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from omnirl_core.data.prompts import PLACEHOLDER
+from omnirl_core.types import Settings
 
 SHOWN = 10
 """Problems that are named; the rest are counted."""
@@ -81,7 +82,7 @@ class RowContext:
     """Where a file really is, if that is not under the root nor allowed."""
 
 
-def modality(row: Record | Mapping[str, Any]) -> str:
+def modality(row: Record | Settings) -> str:
     """`"text"`, `"image"` or `"multi-image"`, by the number of images of a Record or of a data-set row.
 
     >>> modality({"images": ["a.png", "b.png"]}), modality({"images": None}), modality(Record("Hi", "Hello"))

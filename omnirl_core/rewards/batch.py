@@ -78,7 +78,9 @@ class RecentScores:
                     return list(kept.scores) if kept.as_gate else None
         return None
 
-    def keep(self, reward: object, used: Sequence[tuple[object, ...]], as_gate: bool, scores: list[float | None]) -> None:
+    def keep(
+        self, reward: object, used: Sequence[tuple[object, ...]], as_gate: bool, scores: list[float | None]
+    ) -> None:
         """Keep the scores of a batch in place of the reward's last ones."""
         with self._lock:
             for kept in [kept for kept in self._kept if kept.reward == reward]:

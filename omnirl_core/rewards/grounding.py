@@ -6,7 +6,7 @@ and the answer in the model's own space; both can be set. docs/boxes.md says whi
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from omnirl_core.boxes import (
     to_pixels,
 )
 from omnirl_core.text import answer_text, strip_tags
-from omnirl_core.types import Box, Completion
+from omnirl_core.types import Box, Completion, JsonObject
 
 Converter = Callable[[Box], Box]
 
@@ -37,7 +37,7 @@ NONE_SAID = {
 BOX_SETTINGS = ("space", "solution_space", "image_index")
 
 
-def box_reading(reward: object) -> dict[str, Any]:
+def box_reading(reward: object) -> JsonObject:
     """How a reward reads boxes, set or by default, for images of what it saw; {} for one that reads none.
 
     >>> from omnirl_core.rewards import Reward

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from accelerate.utils import gather_object
@@ -24,7 +24,11 @@ from omnirl_core.data.images import open_image
 from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.text import completion_text
 from omnirl_core.trainer.multimodal import images_of
-from omnirl_core.types import Completion, Line, Message, Sample
+from omnirl_core.types import Completion, Line, Message, Sample, Settings
+
+if TYPE_CHECKING:
+    from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
+
 
 MOST_COMPLETIONS = 8
 """A page of them; the report has them all."""
@@ -104,7 +108,7 @@ def _image_path(image: Any) -> str | None:
     return getattr(image, "filename", None) or None  # a PIL image knows its file if it was opened from one
 
 
-def batch_lines(trainer: Any, samples: Sequence[Sample], advantages: Tensor) -> list[Line]:
+def batch_lines(trainer: "OmniGRPOTrainer", samples: Sequence[Sample], advantages: Tensor) -> list[Line]:
     """The lines of a trainer's generation batch on this rank: `samples` as they came, `advantages` (B*G,)."""
     first = trainer.accelerator.process_index * len(samples)
     own = trainer._rewards[first : first + len(samples)].tolist()  # (B*G, K)
@@ -125,7 +129,7 @@ def batch_lines(trainer: Any, samples: Sequence[Sample], advantages: Tensor) -> 
 
 
 @contextmanager
-def no_images_gathered(trainer: Any) -> Iterator[None]:
+def no_images_gathered(trainer: "OmniGRPOTrainer") -> Iterator[None]:
     """TRL 1.16 gathers images on ranks that have some, which hangs when another has none; see `log_images`."""
     given, trainer.log_multimodal = trainer.log_multimodal, trainer.log_multimodal and not trainer._is_vlm
     try:
@@ -134,14 +138,14 @@ def no_images_gathered(trainer: Any) -> Iterator[None]:
         trainer.log_multimodal = given
 
 
-def log_images(trainer: Any) -> None:
+def log_images(trainer: "OmniGRPOTrainer") -> None:
     """The images of a mixed batch, for TRL's table."""
     if trainer._is_mixed and trainer.log_multimodal and trainer.log_completions:
         images = trainer._images or [images_of(sample) for sample in trainer._samples]
         trainer._logs["images"].extend(gather_object(images))
 
 
-def as_text(logged: Mapping[str, Any]) -> None:
+def as_text(logged: Settings) -> None:
     """Prompts and completions of TRL's table, in place."""
     for name, read in (("prompt", prompt_text), ("completion", completion_text)):
         texts = [read(item) for item in logged[name]]
@@ -179,7 +183,7 @@ def details_of(
     return details
 
 
-def show_completions(callbacks: Iterable[TrainerCallback], logged: Mapping[str, Any], step: int) -> None:
+def show_completions(callbacks: Iterable[TrainerCallback], logged: Settings, step: int) -> None:
     """The first completions of a log, with images and rewards, on the trackers that the run reports to.
 
     `logged` is what the trainer keeps for its own table: prompt, completion, rewards by name, advantages, images.

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -27,6 +27,10 @@ from trl import GRPOConfig
 from omnirl_core.models import base_model, freeze_vision_tower, keep_4bit_trainable, vision_tower_name
 from omnirl_core.trainer.fault_tolerance.image_guard import not_counted
 from omnirl_core.trainer.multimodal import suppress_vision_tokens
+
+if TYPE_CHECKING:
+    from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
+
 
 _DDP_SEARCH_IS_OURS = "_is_ddp_search_ours"
 CACHE_NAMES = ("cache", "past_key_values")
@@ -122,7 +126,7 @@ def takes_part_whole(model: nn.Module) -> bool:
     return config.model_type in WHOLE_FAMILIES
 
 
-def add_dummy_images(trainer: Any) -> DummyImage | None:
+def add_dummy_images(trainer: "OmniGRPOTrainer") -> DummyImage | None:
     """To a trainer's policy and reference model; that of the policy."""
     sharded = trainer.is_fsdp_enabled or trainer.engine.startswith("zero3")
     ordered = sharded or trainer.args.deepspeed_plugin is not None
@@ -132,7 +136,7 @@ def add_dummy_images(trainer: Any) -> DummyImage | None:
     return add_dummy_image(trainer.model, *how)
 
 
-def set_up_vision(trainer: Any, ddp_search: bool | None) -> None:
+def set_up_vision(trainer: "OmniGRPOTrainer", ddp_search: bool | None) -> None:
     """Freeze the tower, keep it in every forward, and keep its tokens out of completions, as the run needs it.
 
     Args:
@@ -158,13 +162,13 @@ def ddp_search_of(args: GRPOConfig) -> bool | None:
     return args.ddp_find_unused_parameters
 
 
-def stop_ddp_search(trainer: Any) -> None:
+def stop_ddp_search(trainer: "OmniGRPOTrainer") -> None:
     """TRL 1.16 has DDP search for what a text-only batch leaves out; where nothing is left out, DDP would warn so."""
     trainer.args.ddp_find_unused_parameters = trainer.accelerator.ddp_handler.find_unused_parameters = False
     setattr(trainer.args, _DDP_SEARCH_IS_OURS, True)
 
 
-def encode_before_rollout(trainer: Any, fields: Mapping[str, object]) -> None:
+def encode_before_rollout(trainer: "OmniGRPOTrainer", fields: Mapping[str, object]) -> None:
     """Where `generate` gathers parameters module by module, ranks without images must encode one too."""
     if trainer.dummy_image is None or "pixel_values" in fields:
         return

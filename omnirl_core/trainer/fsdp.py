@@ -2,16 +2,20 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
+if TYPE_CHECKING:
+    from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
+
+
 _GATHER = "_gather_for_generation"
 
 
-def engine_of(trainer: Any) -> str:
+def engine_of(trainer: "OmniGRPOTrainer") -> str:
     """`cpu` for one process, `ddp`, `zero2`, `zero3`, `zero3_offload`, `fsdp1` or `fsdp2`."""
     plugin = trainer.args.deepspeed_plugin
     if plugin is not None:
@@ -22,7 +26,7 @@ def engine_of(trainer: Any) -> str:
     return "ddp" if trainer.accelerator.num_processes > 1 else "cpu"
 
 
-def refuse_early_evaluation(trainer: Any, trains: bool = False) -> None:
+def refuse_early_evaluation(trainer: "OmniGRPOTrainer", trains: bool = False) -> None:
     """ValueError where an engine does not take `evaluate()` before `train()`; it says what to do instead.
 
     FSDP2 and ZeRO-2 cannot evaluate before. ZeRO-3 can, and cannot train after it, which is told when `trains`.

@@ -5,7 +5,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import pyarrow as pa
@@ -20,7 +20,11 @@ from omnirl_core.data import DataError, open_image
 from omnirl_core.models import vision_token_ids
 from omnirl_core.rewards import Reward
 from omnirl_core.rewards.reward import signature_of
-from omnirl_core.types import Message, Sample
+from omnirl_core.types import Message, ModelInputs, Sample, Settings
+
+if TYPE_CHECKING:
+    from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
+
 
 URL_TIMEOUT_S = 60.0
 ADDED = ("images", "image_sizes", "resized_sizes")
@@ -110,7 +114,7 @@ def is_no_path(image: str | os.PathLike[str]) -> bool:
     )
 
 
-def counted_by_sample(fields: Mapping[str, Any]) -> dict[str, Any]:
+def counted_by_sample(fields: Settings) -> ModelInputs:
     """The fields of a batch such that TRL 1.16 slices padded images by sample, as they are laid out.
 
     Idefics and SmolVLM pad the images of every sample to one number, (samples, images, ...), with a mask. TRL takes
@@ -121,7 +125,7 @@ def counted_by_sample(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {**fields, "num_images": [0] * len(fields["num_images"])} if padded else dict(fields)
 
 
-def note_resized_sizes(samples: Sequence[Sample], fields: Mapping[str, Any], processor: Any) -> None:
+def note_resized_sizes(samples: Sequence[Sample], fields: Settings, processor: Any) -> None:
     """Tell rewards the size at which the policy sees each image, from the processor's grid of patches."""
     grid = fields.get("image_grid_thw")
     if grid is None or len(grid) != sum(len(images_of(sample)) for sample in samples):
@@ -134,7 +138,7 @@ def note_resized_sizes(samples: Sequence[Sample], fields: Mapping[str, Any], pro
             sample["resized_sizes"] = resized
 
 
-def suppress_vision_tokens(trainer: Any) -> None:
+def suppress_vision_tokens(trainer: "OmniGRPOTrainer") -> None:
     """TRL 1.16 keeps one image token from being sampled, and only where transformers generates."""
     ids = vision_token_ids(trainer.model.config, trainer._tokenizer)
     if trainer.use_vllm:

@@ -4,11 +4,15 @@ import logging
 import math
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerState
+
+if TYPE_CHECKING:
+    from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
+
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +202,7 @@ def constant_groups(rewards: Tensor, weights: Sequence[float], normalize_first: 
     return _is_constant(terms.nansum(-1), terms.abs().nansum(-1), judged)
 
 
-def zero_constant_groups(trainer: Any, output: dict[str, Tensor], rewards: Tensor) -> None:
+def zero_constant_groups(trainer: "OmniGRPOTrainer", output: dict[str, Tensor], rewards: Tensor) -> None:
     """Count the groups without signal from all ranks' rewards, `(ranks*B*G, K)`, and set their advantages to 0.
 
     In `output`, which the step learns from, and in the log of completions. With a plain GRPOConfig, TRL 1.16's numbers
@@ -208,7 +212,7 @@ def zero_constant_groups(trainer: Any, output: dict[str, Tensor], rewards: Tenso
     if sets_zero is None:
         return
     training = trainer.model.training
-    size = trainer.num_generations if training else trainer.num_generations_eval
+    size = cast(int, trainer.num_generations if training else trainer.num_generations_eval)
     is_constant = constant_groups(
         rewards.view(-1, size, rewards.shape[-1]),
         trainer.reward_weights.tolist(),

@@ -3,11 +3,17 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from trl import GRPOConfig
+
+from omnirl_core.types import Settings
+
+if TYPE_CHECKING:
+    from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
+
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +34,11 @@ class RolloutMetrics:
         trainer: OmniGRPOTrainer, once TRL has made it; None logs nothing.
     """
 
-    def __init__(self, trainer: Any):
+    def __init__(self, trainer: "OmniGRPOTrainer | None"):
         self._trainer = trainer
         self._is_warned = False
 
-    def log_gap(self, output: Mapping[str, Any], n_images: Sequence[int]) -> None:
+    def log_gap(self, output: Settings, n_images: Sequence[int]) -> None:
         """Log the gap between the rollout's and the trainer's log-probabilities; nothing where one of them is missing.
 
         `sampling/MODALITY/logp_difference/mean` and `/max` are of the absolute difference a completion token, and
@@ -85,16 +91,20 @@ class RolloutMetrics:
         self._append("rollout/tokens_per_second", (of_ranks[:, 0].sum() / of_ranks[:, 1].max()).item())
 
     def _append(self, name: str, value: float) -> None:
-        metrics = self._trainer._metrics["train" if self._trainer.model.training else "eval"]
+        trainer = self._trainer
+        assert trainer is not None
+        metrics = trainer._metrics["train" if trainer.model.training else "eval"]
         metrics[name].append(value)
 
     def _warn_of(self, means: Mapping[str, float]) -> None:
         found = {name: mean for name, mean in means.items() if mean > BOUND}
-        if not found or self._is_warned or not self._trainer.use_vllm:  # a rollout_func may have its own
+        trainer = self._trainer
+        assert trainer is not None
+        if not found or self._is_warned or not trainer.use_vllm:  # a rollout_func may have its own
             return
         self._is_warned = True
-        if self._trainer.accelerator.is_main_process:
-            logger.warning(gap_warning(found, means, self._trainer.args))
+        if trainer.accelerator.is_main_process:
+            logger.warning(gap_warning(found, means, trainer.args))
 
 
 def gap_sums(own: Tensor, sampled: Tensor, mask: Tensor, kinds: Tensor) -> Tensor:

@@ -1,19 +1,23 @@
 """vLLM's dtype beside the policy's: said once, with a warning where they differ."""
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
+
 
 logger = logging.getLogger(__name__)
 
 _AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
 
 
-def compute_dtype(trainer: Any) -> str:
+def compute_dtype(trainer: "OmniGRPOTrainer") -> str:
     """The dtype that the trainer's own pass computes in: the autocast's where there is one, else the weights'."""
     return _AUTOCAST.get(trainer.accelerator.mixed_precision) or _name(trainer.model.dtype)
 
 
-def note_vllm_dtype(trainer: Any) -> None:
+def note_vllm_dtype(trainer: "OmniGRPOTrainer") -> None:
     """Log both dtypes of a trainer that TRL has made; nothing without vLLM, or where it does not tell its own.
 
     A colocated engine is made in the policy's. A server has been started in one, by default the checkpoint's; in

@@ -7,7 +7,7 @@ nothing of the run's pixel budget, and does not look at the prompts that come ba
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import gather_object
 from torch import nn
@@ -19,12 +19,17 @@ from omnirl_core.models import base_model
 from omnirl_core.trainer.fault_tolerance.image_guard import ImageMismatchError, samples_of
 from omnirl_core.trainer.vllm_dtype import compute_dtype
 from omnirl_core.trainer.vllm_families import collapsed, image_runs
+from omnirl_core.types import ModelInputs
+
+if TYPE_CHECKING:
+    from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
+
 
 _LANGUAGE = ("language_model.", "lm_head.", "embed_tokens.")
 
 
 @contextmanager
-def engine_for_images(trainer: Any) -> Iterator[None]:
+def engine_for_images(trainer: "OmniGRPOTrainer") -> Iterator[None]:
     """While it lasts, TRL makes its vLLM engine as an `ImageVLLM`; a class that is not TRL's own stays."""
     module: Any = grpo_trainer
     given = module.VLLMGeneration
@@ -140,7 +145,7 @@ class ImageVLLM(VLLMGeneration):
         return [f"{i} of the batch" for i in range(n_prompts)]  # a later turn of some samples
 
 
-def engine_settings(generation: Any) -> dict[str, Any]:
+def engine_settings(generation: Any) -> ModelInputs:
     """Arguments of `vllm.LLM` that TRL 1.16 leaves to their defaults.
 
     The policy's dtype: by default vLLM takes bfloat16 for a checkpoint in float32. The pixel budget, where there is

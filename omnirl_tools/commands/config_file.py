@@ -5,17 +5,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from omnirl_core.data import DataError
 from omnirl_core.shapes.drawing import SPLITS, Draws, draw, drawing_fault, missing_files
+from omnirl_core.types import JsonObject
 from omnirl_core.yaml_loader import ConfigError, read_config
 from omnirl_tools.commands import CannotRun, note
 
 Data = TypeVar("Data", bound=Draws)
 
 
-def read_settings(path: str) -> dict[str, Any]:
+def read_settings(path: str) -> JsonObject:
     """The YAML's keys and values; CannotRun says what is wrong with the file."""
     try:
         return read_config(path)

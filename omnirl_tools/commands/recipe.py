@@ -11,6 +11,7 @@ from omnirl_core.config.model_settings import policy_path
 from omnirl_core.config.parser import Check
 from omnirl_core.models import load_processor
 from omnirl_core.trainer import OmniGRPOConfig
+from omnirl_core.types import JsonObject
 from omnirl_core.yaml_loader import ConfigError
 from omnirl_tools.commands import CannotRun
 
@@ -31,7 +32,7 @@ class Recipe:
         return policy_path(self.model)
 
     @property
-    def template_kwargs(self) -> dict[str, Any]:
+    def template_kwargs(self) -> JsonObject:
         kwargs = self.training.chat_template_kwargs
         return kwargs if isinstance(kwargs, dict) else {}
 

@@ -15,6 +15,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from omnirl_core.data.images import open_image
 from omnirl_core.models import vision_token_ids
 from omnirl_core.trainer.fault_tolerance.image_guard import ImageCounter, ImageMismatchError, Mismatch
+from omnirl_core.types import Sample, Settings
 from omnirl_tools.evaluation.lines import stream_keys
 
 Size = tuple[int, int]
@@ -41,7 +42,7 @@ class Generation:
         return len(self.token_ids)
 
 
-def generate(model: Any, processor: Any, rows: Sequence[dict[str, Any]], **settings: Any) -> list[Generation]:
+def generate(model: Any, processor: Any, rows: Sequence[Sample], **settings: Any) -> list[Generation]:
     """Return one completion per row, in the order of the rows; `settings` are those of `generate_batches`."""
     rows = list(rows)
     done: dict[int, Generation] = {}
@@ -53,7 +54,7 @@ def generate(model: Any, processor: Any, rows: Sequence[dict[str, Any]], **setti
 def generate_batches(
     model: Any,
     processor: Any,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Sample],
     *,
     max_new_tokens: int,
     batch_size: int = 16,
@@ -61,7 +62,7 @@ def generate_batches(
     seed: int = 0,
     keys: Sequence[Hashable] | None = None,
     checkpoint_settings: bool = False,
-    template_kwargs: Mapping[str, Any] | None = None,
+    template_kwargs: Settings | None = None,
     progress: str | None = None,
 ) -> Iterator[tuple[list[int], list[Generation]]]:
     """Yield the places of each batch's rows and their completions, as they come.

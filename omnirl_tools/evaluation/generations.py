@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omnirl_core.types import Settings
 from omnirl_tools.evaluation.generate import Generation
 from omnirl_tools.evaluation.lines import by_row, read_lines, write_lines
 
@@ -78,7 +79,7 @@ class GenerationLog:
         return {line["key"]: line for path in paths for line in read_lines(path)}.values()
 
 
-def generation_of(line: Mapping[str, Any]) -> Generation:
+def generation_of(line: Settings) -> Generation:
     """Return the completion that a line tells of: one of `GenerationLog`, or any with a `completion`.
 
     A line that tells only how many tokens it took gets as many unknown ones: rewards count them, none reads them.

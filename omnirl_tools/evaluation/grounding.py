@@ -15,7 +15,7 @@ from omnirl_core.boxes import area, default_space, parse_boxes, to_pixels
 from omnirl_core.data import load_dataset
 from omnirl_core.rewards.grounding import box_iou
 from omnirl_core.text import answer_text
-from omnirl_core.types import Box
+from omnirl_core.types import Box, JsonObject, Sample
 from omnirl_tools.evaluation.generate import Generation, generate
 from omnirl_tools.evaluation.intervals import wilson_interval
 from omnirl_tools.evaluation.layout import aligned
@@ -95,7 +95,7 @@ class RecResult:
         """Wilson's interval of `accuracy`."""
         return wilson_interval(self.hits[threshold], self.n, level)
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> JsonObject:
         """What a metrics file holds."""
         low, high = self.interval()
         shares = {f"acc@{threshold:g}": self.accuracy(threshold) for threshold in THRESHOLDS}
@@ -116,7 +116,7 @@ def load_rec(
     annotations: Sequence[str | PathLike[str]],
     image_root: str | PathLike[str] | None = None,
     template: str = "rec_r1",
-) -> dict[str, Any]:
+) -> Sample:
     """Read annotation files as VLM-R1 distributes them (RefCOCO, RefCOCO+, RefCOCOg, RefGTA, LISA).
 
     Each becomes a data set of rows for `evaluate_rec`, under its file's name. Images are under `image_root`,
@@ -146,7 +146,7 @@ def choose_rows(protocol: Protocol, datasets: Mapping[str, Sequence[dict]]) -> d
 def evaluate_rec(
     model: Any,
     processor: Any,
-    datasets: Mapping[str, Sequence[dict[str, Any]]],
+    datasets: Mapping[str, Sequence[JsonObject]],
     protocol: str | Protocol = "robust",
     *,
     space: str | None = None,

@@ -9,15 +9,17 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from omnirl_core.types import Line, Settings
+
 logger = logging.getLogger(__name__)
 
 
-def read_lines(path: str | Path) -> list[dict[str, Any]]:
+def read_lines(path: str | Path) -> list[Line]:
     """Return the objects of a JSON-lines file, [] where there is no file; see `iter_lines`."""
     return [line for _, line in iter_lines(path)]
 
 
-def iter_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def iter_lines(path: str | Path) -> Iterator[tuple[int, Line]]:
     """Yield `(byte offset, object)` for each whole line.
 
     The last line of a killed run may be cut anywhere: it is left out. A broken line before the last, which a
@@ -39,7 +41,7 @@ def iter_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
             offset += len(raw)
 
 
-def line_at(path: str | Path, offsets: Iterable[int]) -> Iterator[dict[str, Any]]:
+def line_at(path: str | Path, offsets: Iterable[int]) -> Iterator[Line]:
     """Yield the objects that start at these byte offsets (of `iter_lines`), reading no other line."""
     with Path(path).open("rb") as file:
         for offset in offsets:
@@ -96,13 +98,13 @@ def by_row(lines: Iterable[Mapping[str, object]]) -> dict[Hashable, Any]:
     return keyed
 
 
-def row_key(line: Mapping[str, Any]) -> tuple[Hashable, ...]:
+def row_key(line: Settings) -> tuple[Hashable, ...]:
     """What tells a row from others: where it stands, what it asks, and about which images."""
     images = line.get("images") or ()
     return line.get("row_id"), line.get("problem"), tuple(image for image in images if isinstance(image, str))
 
 
-def stream_keys(rows: Iterable[Mapping[str, Any]]) -> list[Hashable]:
+def stream_keys(rows: Iterable[Settings]) -> list[Hashable]:
     """What tells the random streams of rows apart: the same wherever the files lie, so that a seed is one everywhere.
 
     >>> stream_keys([{"problem": "?", "images": ["/a/1.png"]}, {"problem": "?", "images": ["/b/1.png"]}])

@@ -1,6 +1,6 @@
 """What an evaluation comes to: each measure with its interval, by modality and task; overlap; what went wrong."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from omnirl_core.rewards import Reward
 from omnirl_core.text import answer_text
+from omnirl_core.types import JsonObject, Settings
 from omnirl_tools.evaluation.intervals import bootstrap_interval, wilson_interval
 from omnirl_tools.evaluation.layout import aligned
 from omnirl_tools.evaluation.measures import FORMAT_REWARDS, Line, groups, measures
@@ -50,7 +51,7 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
     return bootstrap_interval(values)
 
 
-def metrics(lines: Sequence[Line], found: Sequence[Figure]) -> dict[str, Any]:
+def metrics(lines: Sequence[Line], found: Sequence[Figure]) -> JsonObject:
     """Return what metrics.json holds about the lines of an evaluation and their figures."""
     tokens = [line["n_tokens"] for line in lines if line["n_tokens"]]
     scores: dict[str, Any] = {}
@@ -67,7 +68,7 @@ def metrics(lines: Sequence[Line], found: Sequence[Figure]) -> dict[str, Any]:
     }
 
 
-def add_overlap(lines: Sequence[Line], rewards: Sequence[Reward]) -> dict[str, Any] | None:
+def add_overlap(lines: Sequence[Line], rewards: Sequence[Reward]) -> JsonObject | None:
     """Measure overlap on the lines that an overlap reward judges, write it into them, and return the means.
 
     None where no reward is about overlap. Corpus BLEU is sacrebleu's.
@@ -111,7 +112,7 @@ def figure_table(found: Sequence[Figure], detailed: Sequence[str] = ("score", "a
     return aligned(lines)
 
 
-def overlap_row(facts: Mapping[str, Any]) -> str:
+def overlap_row(facts: Settings) -> str:
     """One line about overlap for a terminal.
 
     >>> overlap_row({"n": 4, "means": {"bleu": 0.5, "rougeL": 0.25}, "corpus_bleu": 31.4})

@@ -6,13 +6,13 @@ sacrebleu's, for figures to be set beside published ones.
 
 import importlib.util
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
 
 from omnirl_core.rewards import bleu, meteor, overlap, rouge
 from omnirl_core.text import answer_text, reference_texts
+from omnirl_core.types import Settings
 
 METRICS = {
     "bleu": bleu,
@@ -44,7 +44,7 @@ class OverlapFigures:
     """How sacrebleu counted, to be cited with the figure."""
 
 
-def overlap_figures(lines: Sequence[Mapping[str, Any]], tokenize: str = "auto") -> OverlapFigures:
+def overlap_figures(lines: Sequence[Settings], tokenize: str = "auto") -> OverlapFigures:
     """Measure the lines of an evaluation whose solutions are texts; the answer is the body of `<answer>`.
 
     `tokenize` is sacrebleu's (`13a`, `zh`, `char`, ...); `auto` takes `zh` where kana and ideographs prevail in

@@ -9,6 +9,7 @@ from omnirl_core.data.record import modality
 from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.rewards.reward import Reward, signature_of
 from omnirl_core.trainer.fault_tolerance.reward_guard import GuardedReward, RewardError, RewardFault, listed
+from omnirl_core.types import Line, Sample
 from omnirl_tools.evaluation.generate import Generation, generate
 from omnirl_tools.evaluation.lines import weighted_mean
 
@@ -49,7 +50,7 @@ def guarded_scores(
 def evaluate(
     model: Any,
     processor: Any,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Sample],
     rewards: Sequence[Reward],
     *,
     max_new_tokens: int,
@@ -58,7 +59,7 @@ def evaluate(
     seed: int = 0,
     progress: str | None = None,
     call: Callable[..., list[float | None]] = plain_scores,
-) -> list[dict[str, Any]]:
+) -> list[Line]:
     """Answer each row and grade the answer; return the lines of `before.jsonl` and `after.jsonl`.
 
     Rows are what `omnirl_core.data.load_dataset` draws. See `generate` for the settings of generation and
@@ -83,7 +84,7 @@ def score_rows(
     generations: Sequence[Generation],
     rewards: Sequence[Reward],
     call: Callable[..., list[float | None]] = plain_scores,
-) -> list[dict[str, Any]]:
+) -> list[Line]:
     """Grade completions that are already there; one line per row.
 
     `rewards` holds each reward's value, null where it does not judge the row; `score` is their mean under
@@ -139,7 +140,7 @@ def _call(
     )
 
 
-def describe_row(row: dict, generation: Generation, place: int) -> dict[str, Any]:
+def describe_row(row: dict, generation: Generation, place: int) -> Line:
     """Return a line without its grades: the row, the completion, and the sizes of its images."""
     images = row.get("images") or []
     return {

@@ -16,7 +16,9 @@ MIN_PIXELS, MAX_PIXELS = 56 * 56, 1280 * 28 * 28
 """Of an image whose size no setting bounds: what Qwen2-VL's model card advises."""
 
 
-def longest_prompt(data: DataArguments, config: object, min_pixels: int | None, max_pixels: int | None) -> Prompt | None:
+def longest_prompt(
+    data: DataArguments, config: object, min_pixels: int | None, max_pixels: int | None
+) -> Prompt | None:
     """Of up to `MOST_SAMPLES` samples, spread over the data set; None where it is not on this machine.
 
     Image tokens follow from the sizes in the files' headers; text is taken at three characters a token, with 40 for

@@ -1,7 +1,6 @@
 """The boxes of a row, true and predicted, and its image with them drawn on it."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from PIL import Image, ImageDraw
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from omnirl_core.types import JsonObject
 from omnirl_tools.evaluation.compare import Change, compare, pair_lines
 from omnirl_tools.evaluation.lines import by_row, read_lines
 from omnirl_tools.evaluation.measures import FORMAT_REWARDS
@@ -99,7 +100,7 @@ def page_data(
     max_image_bytes: int,
     box_space: str | None,
     run: Mapping[str, object] = MappingProxyType({}),
-) -> dict[str, Any]:
+) -> JsonObject:
     """What the page's script shows; with one name, only the second line of each pair.
 
     Lines say how they are weighted and how their boxes are read; where they do not, others of the run do, and `run`,

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from omnirl_core.types import JsonObject
 from omnirl_tools.evaluation.compare import Change
 from omnirl_tools.evaluation.metrics import Figure
 from omnirl_tools.report.panels import Panel
@@ -34,7 +35,7 @@ TRAINING = (
 )
 
 
-def write_page(path: Path, name: str, data: dict[str, Any], **facts: Any) -> Path:
+def write_page(path: Path, name: str, data: JsonObject, **facts: Any) -> Path:
     """Fill the template and write the page.
 
     The template escapes all text; `data` goes in as JSON that no HTML parser can end early, for the script to

@@ -7,6 +7,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+from omnirl_core.types import Line
 from omnirl_tools.evaluation.lines import read_lines
 from omnirl_tools.report.run_file import parts
 
@@ -73,7 +74,7 @@ GAPS = (
 MODALITIES = ("text", "image", "multi-image")
 
 
-def read_metrics(run_folder: str | Path) -> list[dict[str, Any]]:
+def read_metrics(run_folder: str | Path) -> list[Line]:
     """Return the training log by step, in order; of a number logged twice (a resumed run) the last one."""
     steps: dict[int, dict[str, Any]] = {}
     for part in parts(Path(run_folder) / "metrics.jsonl"):

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from omnirl_core.types import JsonObject
 from omnirl_tools.evaluation.compare import Change
 
 
@@ -34,7 +35,7 @@ def write_result(folder: str | Path, changes: Sequence[Change], seconds: float) 
     return path
 
 
-def read_changes(result: dict[str, Any]) -> list[Change]:
+def read_changes(result: JsonObject) -> list[Change]:
     """The changes that a result.json holds."""
     return [Change(**change) for change in result["changes"]]
 

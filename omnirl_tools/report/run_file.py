@@ -6,6 +6,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from omnirl_core.types import JsonObject
 from omnirl_tools.evaluation.lines import iter_lines
 
 SECRETS = ("hub_token", "api_key", "secret", "password")
@@ -22,7 +23,7 @@ def parts(path: Path) -> list[Path]:
     return [path.with_suffix(".1.jsonl"), path]
 
 
-def read_run_file(folder: str | Path) -> dict[str, Any]:
+def read_run_file(folder: str | Path) -> JsonObject:
     """What run.json says, {} where it is not there or half written; what looks like a secret is hidden."""
     try:
         facts = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))

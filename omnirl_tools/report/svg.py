@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any
 
+from omnirl_core.types import JsonObject
 from omnirl_tools.report.panels import Panel, Point, Series, smoothed, thinned
 
 WIDTH, HEIGHT = 340, 168
@@ -29,7 +29,7 @@ def panel_svg(panel: Panel) -> str:
     )
 
 
-def curve_data(panels: Sequence[Panel]) -> dict[str, Any]:
+def curve_data(panels: Sequence[Panel]) -> JsonObject:
     """What the page's script needs to tell the value under the pointer: each panel's axes and its points as drawn."""
     curves = []
     for panel in panels:

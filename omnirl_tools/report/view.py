@@ -7,7 +7,7 @@ from typing import Any
 from omnirl_core.boxes import SPACES, to_pixels
 from omnirl_core.data.record import modality
 from omnirl_core.text import answer_text
-from omnirl_core.types import Box
+from omnirl_core.types import Box, JsonObject
 from omnirl_tools.evaluation.lines import finite, weighted_mean
 from omnirl_tools.report.boxes import answered_boxes, true_boxes
 from omnirl_tools.report.images import EmbeddedImage
@@ -37,12 +37,12 @@ class View:
     readings: Mapping[str, Reading] = field(default_factory=dict)
     box_space: str | None = None
 
-    def row(self, before: Line | None, after: Line | None) -> dict[str, Any]:
+    def row(self, before: Line | None, after: Line | None) -> JsonObject:
         """One held-out row with its answers before and after training; either may not be there yet."""
         answers = {"before": before and self._answer(before), "after": after and self._answer(after)}
         return self._question(before or after or {}) | answers
 
-    def group(self, group: Group) -> dict[str, Any]:
+    def group(self, group: Group) -> JsonObject:
         """One prompt at one step with its completions."""
         answers = [self._answer(line) for line in group.lines]
         shown = {"step": group.step, "phase": group.phase, "answers": answers}

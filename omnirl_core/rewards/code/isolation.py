@@ -20,7 +20,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from omnirl_core.types import JsonObject
 
 from .jail import counting, walls
 from .jail.start import SandboxError, interpreter, run_jailed
@@ -66,7 +67,7 @@ class Layers:
     def __str__(self) -> str:
         return f"{self.level!r}{' with a user of its own' if self.change_user else ''}"
 
-    def plan(self, private: Path, argv: list[str], compiling: bool = False) -> dict[str, Any]:
+    def plan(self, private: Path, argv: list[str], compiling: bool = False) -> JsonObject:
         """The part of a launch plan that the layers decide; `private` is the run's own folder."""
         uid, own_uid = spare_uid() if self.change_user else (None, False)
         app = private / "app"

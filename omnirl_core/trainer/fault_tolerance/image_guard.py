@@ -7,7 +7,7 @@ evaluation and warm start is counted: the tower has to be given as many images a
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -19,6 +19,10 @@ from omnirl_core.trainer.prompt_length import prompt_images
 from omnirl_core.trainer.shared_prefix.runtime import SharedBatch, SharedPrefix
 from omnirl_core.trainer.vllm_families import vllm_obstacle
 from omnirl_core.types import Sample
+
+if TYPE_CHECKING:
+    from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
+
 
 MOST_NAMED = 8
 
@@ -225,7 +229,7 @@ def images_of_pass(n_images: Sequence[int], prompts: Sequence[object] | None, ba
     return sum(sum({id(prompts[i]): n_images[i] for i in pack}.values()) for pack in packs)
 
 
-def images_turn_up(trainer: Any, inputs: Sequence[Sample]) -> bool:
+def images_turn_up(trainer: "OmniGRPOTrainer", inputs: Sequence[Sample]) -> bool:
     """Whether a batch of any rank has images, the same on each; no data set may have announced them.
 
     Raises:
@@ -240,7 +244,7 @@ def images_turn_up(trainer: Any, inputs: Sequence[Sample]) -> bool:
     return has_images
 
 
-def _refuse_blind(trainer: Any, inputs: Sequence[Sample]) -> None:
+def _refuse_blind(trainer: "OmniGRPOTrainer", inputs: Sequence[Sample]) -> None:
     names = ", ".join(dict.fromkeys(name for name, n in samples_of(inputs) if n)) or "of another rank"
     if not trainer._is_vlm:
         kind = type(trainer.processing_class).__name__

@@ -1,7 +1,7 @@
 """Non-finite losses, gradients and log-probabilities: a run stops before they reach the weights, or skips the step."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from omnirl_core.trainer.fault_tolerance.reward_guard import listed, written_to
 from omnirl_core.trainer.grpo_config import OmniGRPOConfig
-from omnirl_core.types import Line
+from omnirl_core.types import Line, ModelInputs, Settings
 
 GRADIENT = "gradient norm"
 LINES = "rows_as_json"
@@ -77,7 +77,7 @@ class NonFiniteGuard:
         self._step_samples: list[dict[str, Any]] = []
         self._found: list[NonFinite] = []
 
-    def remember(self, output: dict[str, Any], lines: Sequence[Line]) -> None:
+    def remember(self, output: ModelInputs, lines: Sequence[Line]) -> None:
         """Send each sample along with its completion, through TRL's shuffle, to the step that learns from it."""
         output[LINES] = [json.dumps(line, default=str) for line in lines]
         self.micro_batch = [dict(line) for line in lines]
@@ -85,7 +85,7 @@ class NonFiniteGuard:
             if key in output:
                 self.check("log-probability", output[key], output["completion_mask"])
 
-    def begin(self, inputs: Mapping[str, Any]) -> None:
+    def begin(self, inputs: Settings) -> None:
         """A micro-batch of the step at hand."""
         self.micro_batch = [json.loads(line) for line in inputs.get(LINES, ())]
         self._step_samples += self.micro_batch

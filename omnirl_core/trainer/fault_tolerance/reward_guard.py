@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -23,6 +23,8 @@ from trl.trainer.utils import is_async_callable
 from omnirl_core.text import completion_text
 from omnirl_core.trainer.grpo_config import OmniGRPOConfig
 from omnirl_core.types import Line, Sample
+
+T = TypeVar("T")
 
 MOST_SHOWN = 5
 """Most breaches in a message."""
@@ -271,7 +273,7 @@ def written_to(args: OmniGRPOConfig) -> str:
     return f"Written to {args.output_dir}/faults.jsonl"
 
 
-def in_time(function: Callable[[], object], seconds: float | None) -> Any:
+def in_time(function: Callable[[], T], seconds: float | None) -> T:
     """The function's value; RewardTimeout where it takes longer than `seconds`.
 
     Interrupted by an alarm in the main thread, where TRL calls rewards; elsewhere, or in C code that looks for no
@@ -287,7 +289,7 @@ def in_time(function: Callable[[], object], seconds: float | None) -> Any:
     return value
 
 
-async def in_time_later(awaitable: Awaitable[object], seconds: float | None) -> tuple[Any, BaseException | None]:
+async def in_time_later(awaitable: Awaitable[T], seconds: float | None) -> tuple[T | None, BaseException | None]:
     """The value of an asynchronous call, or what it raised; RewardTimeout where it takes longer than `seconds`.
 
     A TimeoutError or CancelledError of the function's own (a client that gave up) is what it raised.
@@ -304,7 +306,7 @@ async def in_time_later(awaitable: Awaitable[object], seconds: float | None) -> 
     return (None, error) if error is not None else (task.result(), None)
 
 
-def _interrupted(function: Callable[[], Any], seconds: float) -> Any:
+def _interrupted(function: Callable[[], T], seconds: float) -> T:
     def expire(number: int, frame: Any) -> None:
         raise RewardTimeout(f"took longer than its timeout_s {seconds:g}")
 

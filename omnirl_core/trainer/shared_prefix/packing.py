@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from omnirl_core.trainer.shared_prefix.attention import PackMask, Span
+from omnirl_core.types import ModelInputs, Settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ def image_tensors(prompts: Sequence[Prompt]) -> dict[str, Tensor]:
 def encode_prompts(
     backbone: nn.Module,
     token_ids: Sequence[Sequence[int]],
-    fields: Mapping[str, Any],
+    fields: Settings,
     n_images: Sequence[int],
     device: torch.device | str = "cpu",
 ) -> list[Prompt]:
@@ -114,7 +115,7 @@ class Pack:
     """(B, C): which entries of the completions they are."""
 
     @cached_property
-    def model_inputs(self) -> dict[str, Any]:
+    def model_inputs(self) -> ModelInputs:
         """Keyword arguments of the model's forward."""
         return {
             "input_ids": self.input_ids,

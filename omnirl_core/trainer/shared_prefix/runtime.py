@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -24,7 +24,13 @@ from omnirl_core.trainer.shared_prefix.packing import (
 )
 from omnirl_core.trainer.shared_prefix.rollout import shared_prefill
 from omnirl_core.trainer.shared_prefix.support import rollout_obstacle, training_obstacle
-from omnirl_core.types import Sample
+from omnirl_core.types import ModelInputs, Sample, Settings
+
+if TYPE_CHECKING:
+    from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
+
+T = TypeVar("T")
+
 
 logger = logging.getLogger(__name__)
 
@@ -68,16 +74,16 @@ class SharedBatch:
     def distinct_prompts(self) -> list[Any]:
         return self.first_of_each(self.prompts)
 
-    def first_of_each(self, values: Sequence[object]) -> list[Any]:
+    def first_of_each(self, values: Sequence[T]) -> list[T]:
         """Values of samples, of the first sample of each distinct prompt."""
         first = [self.prompt_of_sample.index(i) for i in range(self.prompt_of_sample[-1] + 1)]
         return [values[sample] for sample in first]
 
-    def of_samples(self, values: Sequence[Any]) -> list[Any]:
+    def of_samples(self, values: Sequence[T]) -> list[T]:
         """Values of the distinct prompts, for every sample."""
         return [values[i] for i in self.prompt_of_sample]
 
-    def sample_fields(self) -> dict[str, Any]:
+    def sample_fields(self) -> ModelInputs:
         """`fields` as the processor would give them for all samples."""
         fields: dict[str, Any] = {**image_tensors(self.of_samples(self.encoded))}
         if self.fields.get("mm_token_type_ids") is not None:
@@ -229,7 +235,7 @@ class SharedPrefix:
         return self._reference_backbone
 
 
-def shared_prefix_of(trainer: Any) -> SharedPrefix | None:
+def shared_prefix_of(trainer: "OmniGRPOTrainer") -> SharedPrefix | None:
     """None where `shared_prefix` is off, or `auto` and the run is not one that was verified; says so once.
 
     Raises:
@@ -253,7 +259,7 @@ def shared_prefix_of(trainer: Any) -> SharedPrefix | None:
     return SharedPrefix(trainer.accelerator, trainer.model, trainer.ref_model, settings, rollout is None)
 
 
-def _say_fallback(trainer: Any, what: str, obstacle: str) -> None:
+def _say_fallback(trainer: "OmniGRPOTrainer", what: str, obstacle: str) -> None:
     if trainer.accelerator.is_main_process:
         logger.warning("shared_prefix: %s back to one prompt for each completion, because %s", what, obstacle)
 
@@ -271,7 +277,7 @@ def without_dropout(model: Any) -> Iterator[None]:
             module.training = True
 
 
-def plain_fields(prompts: Sequence[Prompt], n_tokens: int, n_completion_tokens: int) -> dict[str, Any]:
+def plain_fields(prompts: Sequence[Prompt], n_tokens: int, n_completion_tokens: int) -> ModelInputs:
     """The images of samples as TRL's own pass takes them."""
     if not any(prompt.images for prompt in prompts):
         return {}
@@ -284,7 +290,7 @@ def plain_fields(prompts: Sequence[Prompt], n_tokens: int, n_completion_tokens: 
     return {**image_tensors(prompts), "num_images": n_images, "mm_token_type_ids": types}
 
 
-def regrouped(batches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def regrouped(batches: Sequence[Settings]) -> list[ModelInputs]:
     """The micro-batches of a generation batch with the samples of each prompt side by side.
 
     TRL has shuffled the samples; the groups follow in the order of their first samples, which is as random. It is the

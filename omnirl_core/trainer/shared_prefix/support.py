@@ -1,7 +1,7 @@
 """Which runs share prefixes: what was verified does, everything else takes the plain path."""
 
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import transformers
 from accelerate.utils import DistributedType
@@ -10,6 +10,10 @@ from torch import nn
 from transformers.generation.configuration_utils import GenerationMode
 
 from omnirl_core.models import base_model
+
+if TYPE_CHECKING:
+    from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
+
 
 VERIFIED_CLASSES = {
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
@@ -73,7 +77,7 @@ def _changed(config: LoraConfig) -> set[str]:
     return {name for name, default in defaults.items() if getattr(config, name) != default}
 
 
-def training_obstacle(trainer: Any) -> str | None:
+def training_obstacle(trainer: "OmniGRPOTrainer") -> str | None:
     """Why a trainer's log-probability passes cannot be packed; None if they can."""
     args, model = trainer.args, trainer.model
     config: Any = base_model(model).config
@@ -94,7 +98,7 @@ def training_obstacle(trainer: Any) -> str | None:
     return family_obstacle(model) or adapter_obstacle(model) or found
 
 
-def rollout_obstacle(trainer: Any) -> str | None:
+def rollout_obstacle(trainer: "OmniGRPOTrainer") -> str | None:
     """Why a run that packs its passes cannot prefill prompts once itself; None if it can."""
     if trainer.use_vllm:
         return "vLLM generates, with its own prefix cache"

@@ -7,10 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from omnirl_core.types import JsonObject, Settings
 
 GRACE_S = 10.0  # past the wall time, for the launcher to start and to clean up; then it is killed from here
 CHUNK = 1 << 16
@@ -38,7 +38,7 @@ def interpreter() -> str:
     return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
 
 
-def run_jailed(plan: Mapping[str, Any], stdin: bytes, output_bytes: int) -> Ended:
+def run_jailed(plan: Settings, stdin: bytes, output_bytes: int) -> Ended:
     """Run a plan's program to its end. SandboxError where a layer of the jail could not be set up."""
     status_read, status_write = os.pipe()
     try:
@@ -69,7 +69,7 @@ def run_jailed(plan: Mapping[str, Any], stdin: bytes, output_bytes: int) -> Ende
     return Ended(exit_code, bytes(exchange.stdout), stderr[:STDERR_KEPT], exchange.overflowed, cpu_s)
 
 
-def start_launcher(plan: dict[str, Any]) -> subprocess.Popen:
+def start_launcher(plan: JsonObject) -> subprocess.Popen:
     """Start the process that shuts itself in and becomes the program.
 
     No preexec_fn: the caller has threads and perhaps a GPU, and nothing of ours may run between fork and exec
