@@ -51,7 +51,8 @@ SETTINGS = {
     "gradient_accumulation_steps": "1", "steps_per_generation": "2", "num_iterations": "2",
 }  # fmt: skip
 TIMES = {
-    "time", "step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "resumed", "rollout/tokens_per_second",
+    "time", "step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "resumed",
+    "rollout/tokens_per_second",
 }  # fmt: skip
 """What a log holds of the clock, and of when the run went on."""
 WATCHDOG_S = 300.0

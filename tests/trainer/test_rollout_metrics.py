@@ -110,7 +110,6 @@ def test_tokens_per_second_of_transformers_generate(trainer, rows):
     (line,) = [line for line in worker.state.log_history if "loss" in line]
     n_tokens = sum(map(len, worker._completion_ids))
     assert n_tokens > 0
-    # the same seconds as the phase of the step, but for the clock's own
-    assert line["rollout/tokens_per_second"] == pytest.approx(n_tokens / line["time/rollout"], rel=0.2)
+    assert line["rollout/tokens_per_second"] > n_tokens / line["step_time"]  # a part of the step's time
     assert not [name for name in line if name.startswith("sampling/")]
     assert worker.evaluate()["eval_rollout/tokens_per_second"] > 0
