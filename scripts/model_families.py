@@ -34,7 +34,7 @@ TEXT: dict[str, Any] = dict(
 )  # fmt: skip
 VISION: dict[str, Any] = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
 ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10_000.0}
-PATCH, HEAD = 8, 8
+PATCH, HEAD_DIM = 8, 8
 TEMPLATE = (
     "{{% for message in messages %}}<|im_start|>{{{{ message['role'] }}}}\n"
     "{{% if message['content'] is string %}}{{{{ message['content'] }}}}"
@@ -109,7 +109,7 @@ def qwen3_vl() -> Built:
         num_position_embeddings=64, deepstack_visual_indexes=[0, 1],
     )  # fmt: skip
     rope = ROPE | {"mrope_interleaved": True}  # transformers always interleaves; vLLM asks the config
-    text = TEXT | dict(vocab_size=len(tokens), rope_parameters=rope, head_dim=HEAD, num_hidden_layers=3)
+    text = TEXT | dict(vocab_size=len(tokens), rope_parameters=rope, head_dim=HEAD_DIM, num_hidden_layers=3)
     config = hf.Qwen3VLConfig(text_config=text, vision_config=vision, **qwen_ids(tokens))
     return processor, hf.Qwen3VLForConditionalGeneration(config)
 
@@ -138,7 +138,9 @@ def gemma3() -> Built:
     images = hf.Gemma3ImageProcessor(size={"height": 32, "width": 32})
     processor = hf.Gemma3Processor(images, tokens, image_seq_length=4, chat_template=tokens.chat_template)
     layers = ["sliding_attention", "full_attention"]
-    text = dict(vocab_size=len(tokens), head_dim=HEAD, query_pre_attn_scalar=8, sliding_window=16, layer_types=layers)
+    text = dict(
+        vocab_size=len(tokens), head_dim=HEAD_DIM, query_pre_attn_scalar=8, sliding_window=16, layer_types=layers
+    )
     config = hf.Gemma3Config(
         text_config=TEXT | text, vision_config=VISION | {"image_size": 32, "patch_size": PATCH},
         mm_tokens_per_image=4, boi_token_index=tokens.boi_token_id, eoi_token_index=tokens.eoi_token_id,

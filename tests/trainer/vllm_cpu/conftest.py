@@ -32,7 +32,7 @@ def write_checkpoint() -> Iterator[Callable[[str, Path], str]]:
     families = importlib.import_module("scripts.model_families")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(families, "TEXT", {**families.TEXT, "num_attention_heads": 1, "num_key_value_heads": 1})
-        patch.setattr(families, "HEAD", families.TEXT["hidden_size"])
+        patch.setattr(families, "HEAD_DIM", families.TEXT["hidden_size"])
         patch.setattr(families, "ROPE", {**families.ROPE, "mrope_section": [4, 6, 6]})
         yield families.write_checkpoint
 
