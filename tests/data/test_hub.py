@@ -73,8 +73,8 @@ def test_hub_rows_with_images_inside(hub, tmp_path, photographs):
 
 
 def test_hub_rows_with_paths_splits_and_samples(hub, tmp_path):
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "a.png").write_bytes(b"")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"")
     columns = {"problem": [f"Q{i}" for i in range(5)], "solution": [*"abcde"], "image": ["a.png"] * 5}
     hub(columns)
     hub(columns, split="test")
@@ -88,7 +88,7 @@ def test_hub_rows_with_paths_splits_and_samples(hub, tmp_path):
         ("e", "org/name:5"),
         ("a", "org/name:1"),
     ]
-    assert load_records(path)[0].images == (f"{tmp_path}/pictures/a.png",)
+    assert load_records(path)[0].images == (f"{tmp_path}/images/a.png",)
 
 
 def test_bad_hub_rows_are_named(hub, tmp_path):

@@ -57,7 +57,7 @@ def test_failures_stay_in_the_table(kept):
         "| 2.0 | 1.3 GiB, 20.0 GiB gpu |"
     )
     assert second.startswith("| b_demo | | stopped before its end |")
-    assert (learning_table.IMAGES / "a_demo_curves.png").exists()
+    assert (learning_table.FIGURES / "a_demo_curves.png").exists()
 
 
 def test_every_demo_holds_what_the_recipes_promise():
