@@ -139,8 +139,8 @@ def default_space(model_type: str) -> str:
         return SPACE_OF_MODEL_TYPE[model_type]
     hint = nearest(model_type, SPACE_OF_MODEL_TYPE, only_close=True)
     raise ValueError(
-        f"no default box space for model type {model_type!r}{hint}; "
-        f"set `space` to one of {', '.join(SPACES)}: the one its model card answers in"
+        f"no default box space for model type {model_type!r}; "
+        f"set `space` to one of {', '.join(SPACES)}: the one its model card answers in{hint}"
     )
 
 

@@ -140,7 +140,7 @@ SAID = [
      lambda: setting("01_first_run.ipynb", "num_generations")),
     ("notebooks/01_first_run.ipynb", r"for 8 questions, (\d+) completions",
      lambda: setting("01_first_run.ipynb", "per_device_train_batch_size")),
-    ("notebooks/01_first_run.ipynb", r"`n=(\d+)` rows", lambda: setting("01_first_run.ipynb", "n")),
+    ("notebooks/01_first_run.ipynb", r"`n=(\d+)` samples", lambda: setting("01_first_run.ipynb", "n")),
     ("notebooks/01_first_run.ipynb", r"`max_steps=(\d+)`", lambda: setting("01_first_run.ipynb", "max_steps")),
     ("notebooks/01_first_run.ipynb", r"with (\d+) steps of 128", lambda: config(MIXED)["max_steps"]),
     ("notebooks/01_first_run.ipynb", r"steps of (\d+) completions",
