@@ -11,7 +11,7 @@ import torch
 from accelerate.utils import DistributedType, parse_flag_from_env
 from peft import PeftConfig
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 from trl.trainer.utils import get_config_model_id
 
 from omnirl_core.data import DataError
@@ -110,7 +110,7 @@ class Preparation:
     def _apply_vllm(self) -> None:
         if not (self.args.use_vllm and self._sees and self.may_have_images):
             return
-        if obstacle := vllm_obstacle(self._model_type):
+        if obstacle := vllm_obstacle(self._config):
             raise ValueError(obstacle)
         settings = self._settings
         budget = {name: value for name in ("min_pixels", "max_pixels") if (value := getattr(settings, name))}
@@ -122,12 +122,10 @@ class Preparation:
             )
 
     @property
-    def _model_type(self) -> str:
+    def _config(self) -> PretrainedConfig:
         if isinstance(self.model, str):
-            config = AutoConfig.from_pretrained(self.model, trust_remote_code=self.args.trust_remote_code)
-        else:
-            config = base_model(self.model).config
-        return config.model_type
+            return AutoConfig.from_pretrained(self.model, trust_remote_code=self.args.trust_remote_code)
+        return base_model(self.model).config
 
     def _apply_processor(self) -> None:
         low, high = self._settings.min_pixels, self._settings.max_pixels

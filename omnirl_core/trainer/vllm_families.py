@@ -3,16 +3,26 @@
 from collections.abc import Sequence
 from itertools import groupby
 
+from transformers import PretrainedConfig
+
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Values of `model_type` whose images vLLM 0.31 was seen to answer as transformers does."""
 
 
-def vllm_obstacle(model_type: str) -> str | None:
-    """Why images of this family cannot go to vLLM; None where they can.
+def vllm_obstacle(config: PretrainedConfig) -> str | None:
+    """Why images of a model with this configuration cannot go to vLLM; None where they can.
 
-    >>> vllm_obstacle("qwen2_5_vl"), vllm_obstacle("gemma3")[:31]
+    >>> from transformers import Gemma3Config, Qwen2_5_VLConfig
+    >>> vllm_obstacle(Qwen2_5_VLConfig()), vllm_obstacle(Gemma3Config())[:31]
     (None, 'use_vllm: true with images of g')
     """
+    model_type = config.model_type
+    if model_type == "qwen3_vl" and not config.text_config.rope_parameters.get("mrope_interleaved"):
+        # transformers 5.24 interleaves whatever the configuration says, vLLM 0.31 where it says so
+        return (
+            "use_vllm: true with images: vLLM would place them otherwise than transformers; set mrope_interleaved: true "
+            "in rope_parameters of the model's text configuration, as Qwen's checkpoints have it, or use_vllm: false"
+        )
     if model_type in FAMILIES:
         return None
     return (

@@ -252,6 +252,6 @@ def _refuse_blind(trainer: "OmniGRPOTrainer", inputs: Sequence[Sample]) -> None:
             f"samples {names:.200} have images, and processing_class is a {kind}, which takes none; pass the processor "
             "of a vision-language model, or leave these samples out"
         )
-    obstacle = vllm_obstacle(trainer.model.config.model_type) if trainer.use_vllm else None
+    obstacle = vllm_obstacle(trainer.model.config) if trainer.use_vllm else None
     if obstacle:
         raise ValueError(f"samples {names:.200} have images. {obstacle}")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from omnirl_core.shapes import tiny_policy
+from scripts.ports import free_port
 
 collect_ignore = ["cpu_backend.py", "grpo.py", "serve.py", "site", "store_transfer.py"]  # they import vLLM
 FOLDER = Path(__file__).parents[3] / ".vllm"
@@ -62,7 +63,8 @@ def vllm_folder() -> Path:
 def backend(vllm_folder: Path) -> Iterator[Any]:
     """TRL's modules with vLLM at hand, and its CPU backend fit for changing weights; the environment as before."""
     kept = {name: os.environ.get(name) for name in (*ENVIRONMENT, *SET_BY_TRL)}
-    os.environ.update(ENVIRONMENT)
+    # a port of this worker's own: accelerate leaves 29500 in the environment, and TRL keeps what it finds
+    os.environ.update(ENVIRONMENT | {"MASTER_PORT": str(free_port())})
     sys.path.append(str(vllm_folder))  # last: the project's own packages come first
     for name in ("vllm_client", "vllm_generation"):  # imported before without vLLM
         importlib.reload(importlib.import_module(f"trl.generation.{name}"))
