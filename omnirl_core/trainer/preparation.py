@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import DistributedType, parse_flag_from_env
@@ -125,7 +125,7 @@ class Preparation:
     def _config(self) -> PretrainedConfig:
         if isinstance(self.model, str):
             return AutoConfig.from_pretrained(self.model, trust_remote_code=self.args.trust_remote_code)
-        return base_model(self.model).config
+        return cast(PretrainedConfig, base_model(self.model).config)
 
     def _apply_processor(self) -> None:
         low, high = self._settings.min_pixels, self._settings.max_pixels
