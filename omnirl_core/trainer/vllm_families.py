@@ -20,8 +20,8 @@ def vllm_obstacle(config: PretrainedConfig) -> str | None:
     if model_type == "qwen3_vl" and not config.text_config.rope_parameters.get("mrope_interleaved"):
         # transformers 5.24 interleaves whatever the configuration says, vLLM 0.31 where it says so
         return (
-            "use_vllm: true with images: vLLM would place them otherwise than transformers; set "
-            "mrope_interleaved: true in rope_parameters of the model's text configuration, as Qwen's checkpoints have it, or use_vllm: false"
+            "use_vllm: true with images: vLLM would place them otherwise than transformers; set use_vllm: false, or "
+            "mrope_interleaved: true in rope_parameters of the model's text configuration, as Qwen's checkpoints have it"
         )
     if model_type in FAMILIES:
         return None

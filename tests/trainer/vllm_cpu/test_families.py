@@ -76,4 +76,4 @@ def test_qwen3_vl_that_does_not_say_that_it_interleaves_is_refused():
     config = importlib.import_module("scripts.model_families").FAMILIES["Qwen3-VL"]()[1].config
     assert vllm_obstacle(config) is None
     del config.text_config.rope_parameters["mrope_interleaved"]
-    assert "set mrope_interleaved: true" in vllm_obstacle(config)
+    assert "mrope_interleaved: true in rope_parameters" in vllm_obstacle(config)
