@@ -21,7 +21,7 @@ def vllm_obstacle(config: PretrainedConfig) -> str | None:
         # transformers 5.24 interleaves whatever the configuration says, vLLM 0.31 where it says so
         return (
             "use_vllm: true with images: vLLM would place them otherwise than transformers; set use_vllm: false, or "
-            "mrope_interleaved: true in rope_parameters of the model's text configuration, as Qwen's checkpoints have it"
+            "mrope_interleaved: true in rope_parameters of its text configuration, as Qwen's checkpoints have it"
         )
     if model_type in FAMILIES:
         return None
