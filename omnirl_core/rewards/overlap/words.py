@@ -7,42 +7,14 @@ a text is kept with it, in a cache that holds one group.
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache, cached_property, lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
+from omnirl_core.rewards.overlap.stems import StemTable, porter
 from omnirl_core.text import tokens
 
-
-@cache
-def _stemmer() -> Any:
-    from nltk.stem.porter import PorterStemmer  # nltk takes seconds to import; only these rewards need it
-
-    return PorterStemmer()
-
-
-class StemTable(dict[str, str]):
-    """Lower-case word -> its Porter stem by nltk, filled on demand; emptied when full.
-
-    A dictionary and not an `lru_cache`, whose calls would take most of the time that a score takes.
-
-    >>> [STEMS[word] for word in ("ponies", "hopping", "relational", "enjoy", "dying")]
-    ['poni', 'hop', 'relat', 'enjoy', 'die']
-    """
-
-    def __init__(self, shortest: int = 0, most_words: int = 200_000) -> None:
-        self.shortest = shortest  # letters of a word that has a stem other than itself
-        self.most_words = most_words
-
-    def __missing__(self, word: str) -> str:
-        if len(self) >= self.most_words:
-            self.clear()
-        stem = word if len(word) < self.shortest else _stemmer().stem(word, to_lowercase=False)
-        self[word] = stem
-        return stem
-
-
 STEMS = StemTable()
-ROUGE_STEMS = StemTable(shortest=4)  # as rouge_score has it
+ROUGE_STEMS = StemTable(lambda word: word if len(word) < 4 else porter(word))  # as rouge_score has it
 
 
 class Chains(NamedTuple):
