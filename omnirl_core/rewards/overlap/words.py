@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
-from omnirl_core.rewards.overlap.stems import StemTable, porter
+from omnirl_core.rewards.overlap.stems import StemTable
 from omnirl_core.text import tokens
 
 STEMS = StemTable()
-ROUGE_STEMS = StemTable(lambda word: word if len(word) < 4 else porter(word))  # as rouge_score has it
+ROUGE_STEMS = StemTable(lambda word: word if len(word) < 4 else STEMS[word])  # as rouge_score has it
 
 
 class Chains(NamedTuple):
