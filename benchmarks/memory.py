@@ -30,9 +30,9 @@ from datasets import Dataset
 from grpo_step_cells import IMAGES, PRESETS, Cell, reward, rows, write_checkpoint
 from trl import ModelConfig, get_peft_config
 
-from omnirl_core.config.model_settings import quantization_settings
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_tools.memory import MemoryEstimate, Prompt, estimate_memory, model_config
+from omnirl_tools.model_settings import quantization_settings
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 START, END = "<!-- made by benchmarks/memory.py -->", "<!-- end of benchmarks/memory.py -->"

@@ -19,15 +19,13 @@ from transformers import AutoConfig
 from trl import ModelConfig
 
 from omnirl_core.boxes import default_space
-from omnirl_core.config.model_settings import model_settings, quantization_settings
-from omnirl_core.config.rows import read_rows as checked_rows
 from omnirl_core.data.dataset import routing
 from omnirl_core.models import load_processor
 from omnirl_core.rewards import Reward, load_rewards
 from omnirl_core.rewards.coverage import Sample, coverage_error
 from omnirl_core.rewards.grounding import box_reading
 from omnirl_core.shapes import tiny_policy
-from omnirl_core.shapes.drawing import draw_missing
+from omnirl_core.shapes.dataset import draw_missing
 from omnirl_core.trainer.completion_logging import prompt_text
 from omnirl_core.types import JsonObject, Line
 from omnirl_tools.evaluate_arguments import EvaluationArguments
@@ -39,8 +37,10 @@ from omnirl_tools.evaluation.metrics import add_overlap, figure_table, figures, 
 from omnirl_tools.evaluation.policy import adapter_base, load_trained
 from omnirl_tools.evaluation.ready import qwen_resize, ready_generations
 from omnirl_tools.evaluation.score import guarded_scores, score_rows
+from omnirl_tools.model_settings import model_settings, quantization_settings
 from omnirl_tools.report import write_evaluation
 from omnirl_tools.run import PACKAGES
+from omnirl_tools.samples import read_rows as checked_rows
 
 SCORED_AT_ONCE = 256
 

@@ -10,14 +10,22 @@ from typing import Any
 from trl import ModelConfig
 
 from omnirl_core.config.arguments import DataArguments
-from omnirl_core.config.data_files import Fault, data_faults, shapes_faults, template_faults
 from omnirl_core.config.parser import StrictParser
-from omnirl_core.config.path_checks import OF_A_RUN, WRITTEN, folder_faults, reward_faults
-from omnirl_core.config.sft_config import OmniSFTConfig
-from omnirl_core.shapes.drawing import only_own_names
+from omnirl_core.config.path_checks import (
+    OF_A_RUN,
+    WRITTEN,
+    Fault,
+    data_faults,
+    folder_faults,
+    reward_faults,
+    shapes_faults,
+    template_faults,
+)
+from omnirl_core.shapes.dataset import only_own_names
 from omnirl_core.trainer import OmniGRPOConfig
 from omnirl_core.type_checks import nearest_file
 from omnirl_tools.evaluation.grounding import PROTOCOLS
+from omnirl_tools.sft import OmniSFTConfig
 
 _OF_AN_EVALUATION = {"metrics.json", "predictions.jsonl"}
 """Files that an evaluation leaves in its folder, both."""

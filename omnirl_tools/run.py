@@ -21,8 +21,6 @@ from transformers.utils.logging import disable_progress_bar
 from trl.models import unwrap_model_for_generation
 
 from omnirl_core.config.arguments import DataArguments
-from omnirl_core.config.rows import read_rows
-from omnirl_core.config.sft_config import OmniSFTConfig
 from omnirl_core.data import DataError
 from omnirl_core.data.dataset import routing
 from omnirl_core.log_filters import silence_upstream_noise
@@ -30,13 +28,15 @@ from omnirl_core.rewards import Reward
 from omnirl_core.rewards.coverage import Sample, coverage_error, used_rewards
 from omnirl_core.rewards.registry import FileFunction
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
-from omnirl_core.trainer.fault_tolerance.graceful_shutdown import GracefulShutdown
+from omnirl_core.trainer.callbacks import GracefulShutdown
 from omnirl_core.types import Line
 from omnirl_tools.evaluation.compare import Change, table
 from omnirl_tools.evaluation.lines import read_lines, write_lines
 from omnirl_tools.evaluation.score import evaluate, guarded_scores
 from omnirl_tools.report import plot_curves, write_completions
 from omnirl_tools.resume import resume_path
+from omnirl_tools.samples import read_rows
+from omnirl_tools.sft import OmniSFTConfig
 
 RESUMABLE = 75
 """Exit code of a run that a signal stopped and that can be resumed: EX_TEMPFAIL of sysexits.h, "try again later".

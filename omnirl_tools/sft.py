@@ -1,23 +1,23 @@
 """The parts of recipes/sft.py: its arguments, the samples as prompt and response, and a trainer that counts images."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from transformers import AutoConfig
-from trl import ModelConfig, SFTTrainer
+from trl import ModelConfig, SFTConfig, SFTTrainer
 
-from omnirl_core.boxes import default_space
+from omnirl_core.boxes import Size, default_space, from_pixels
 from omnirl_core.config.arguments import DataArguments
 from omnirl_core.config.parser import StrictParser
 from omnirl_core.config.path_checks import file_faults
-from omnirl_core.config.rows import read_rows
-from omnirl_core.config.sft_config import OmniSFTConfig
-from omnirl_core.data.dataset import for_language_model
-from omnirl_core.data.sft import ResponseTransform
-from omnirl_core.shapes.drawing import only_own_names
+from omnirl_core.data.dataset import RowTransform, for_language_model
+from omnirl_core.data.images import open_image
+from omnirl_core.data.record import DataError
+from omnirl_core.shapes.dataset import only_own_names
 from omnirl_core.trainer import OmniGRPOConfig
 from omnirl_core.trainer.callbacks import RewardLines, RewardProgress, replace_progress
 from omnirl_core.trainer.dummy_image import add_dummy_image
@@ -25,6 +25,42 @@ from omnirl_core.trainer.fault_tolerance.image_guard import ImageCounter, ImageM
 from omnirl_core.trainer.prompt_length import prompt_images
 from omnirl_core.types import JsonObject, Sample
 from omnirl_tools.evaluation.ready import qwen_resize
+from omnirl_tools.samples import read_rows
+
+
+@dataclass
+class OmniSFTConfig(SFTConfig):
+    """TRL's SFTConfig with what rows with images need."""
+
+    max_length: int | None = field(
+        default=None, metadata={"help": "most tokens; None, since to cut a prompt cuts its images"}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "rows are made when drawn"})
+    response_template: str = field(
+        default="<answer>{solution}</answer>",
+        metadata={"help": "what the policy should say; {solution} or any other key of the row is filled in"},
+    )
+    box_space: str | None = field(
+        default=None,
+        metadata={"help": "space of the boxes that are taught; by default the policy's family's"},
+    )
+    min_pixels: int | None = field(default=None, metadata={"help": "least pixels of an image as it is seen"})
+    max_pixels: int | None = field(default=None, metadata={"help": "most pixels of an image as it is seen"})
+    freeze_vision_tower: bool = field(default=False, metadata={"help": "train the language model only"})
+    max_completion_length: int = field(
+        default=256, metadata={"help": "most tokens of an answer to a held-out row, as in GRPO"}
+    )
+    reward_timeout_s: float | None = field(
+        default=None,
+        metadata={"help": "most seconds of a reward function's call on held-out rows, as in GRPO"},
+    )
+    on_reward_error: str = field(
+        default="stop",
+        metadata={
+            "help": "a reward that fails on held-out rows: stop, or abstain",
+            "choices": ["stop", "abstain"],
+        },
+    )
 
 
 def parse_sft(argv: list[str] | None = None) -> tuple[DataArguments, OmniSFTConfig, ModelConfig]:
@@ -103,6 +139,61 @@ class SeeingSFTTrainer(SFTTrainer):
                 f"samples have {given} (rank {self.accelerator.process_index}, or another)"
             )
         return result
+
+
+@dataclass(frozen=True)
+class ResponseTransform:
+    """Draws a row as `prompt`, `completion` (one assistant turn) and opened `images`.
+
+    `template` is the response; `{solution}` in it is the row's answer, and `{name}` any other key of the row.
+    Of several references the first is taught. A box is told in `space`, as the rewards will read it.
+    """
+
+    rows: RowTransform
+    template: str
+    space: str = "pixels"
+    resize: Callable[[Size], Size] | None = None
+
+    def __call__(self, batch: Mapping[str, list[str]]) -> dict[str, list[Any]]:
+        drawn = self.rows(batch)
+        rows = [dict(zip(drawn, values, strict=True)) for values in zip(*drawn.values(), strict=True)]
+        images = [[open_image(path, row["row_id"]) for path in row["images"]] for row in rows]
+        responses = [self._response(row, seen) for row, seen in zip(rows, images, strict=True)]
+        if self.rows.as_text:
+            return {"prompt": drawn["prompt"], "completion": responses}
+        return {"prompt": drawn["prompt"], "completion": responses, "images": images}
+
+    def _response(self, row: dict[str, Any], images: list[Any]) -> list[dict[str, Any]]:
+        answer = answer_text(row["solution"], self.space, images[0].size if images else None, self.resize)
+        try:
+            text = self.template.format_map({**row, "solution": answer})
+        except KeyError as error:
+            raise DataError(
+                f"{row['row_id']}: the response template names {error}, which the row has not; it has {', '.join(row)}"
+            ) from None
+        content = text if self.rows.as_text else [{"type": "text", "text": text}]
+        return [{"role": "assistant", "content": content}]
+
+
+def answer_text(
+    solution: Any,
+    space: str = "pixels",
+    shown: Size | None = None,
+    resize: Callable[[Size], Size] | None = None,
+) -> str:
+    """The answer as the policy should write it.
+
+    >>> answer_text(7), answer_text(["a red star", "one star, red"]), answer_text([10, 10, 30, 30], "0-1000", (40, 40))
+    ('7', 'a red star', '[250, 250, 750, 750]')
+    """
+    is_list = isinstance(solution, list)
+    if is_list and len(solution) == 4 and all(isinstance(side, int | float) for side in solution):
+        x1, y1, x2, y2 = solution
+        if space != "pixels" and shown is not None:
+            resized = resize(shown) if resize else None
+            x1, y1, x2, y2 = from_pixels((x1, y1, x2, y2), space, shown, resized)
+        return str([round(side) for side in (x1, y1, x2, y2)])
+    return str(solution[0]) if is_list and solution else str(solution)
 
 
 def rows_to_say(data: DataArguments, training: OmniSFTConfig, processor: object, sees: str | None) -> Dataset:

@@ -24,15 +24,14 @@ from datasets import Dataset
 from trl import ModelConfig, get_peft_config
 
 from omnirl_core.config.arguments import DataArguments, parse
-from omnirl_core.config.default_rewards import default_rewards
-from omnirl_core.config.model_settings import model_settings, policy_path, quantization_settings
-from omnirl_core.config.rows import read_rows
 from omnirl_core.rewards import Reward, load_rewards
-from omnirl_core.shapes.drawing import draw_missing
+from omnirl_core.shapes.dataset import draw_missing
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
-from omnirl_core.trainer.fault_tolerance.graceful_shutdown import GracefulShutdown
+from omnirl_core.trainer.callbacks import GracefulShutdown
 from omnirl_core.trainer.preparation import reweighted
+from omnirl_tools.default_rewards import default_rewards
 from omnirl_tools.evaluation.compare import Change, compare
+from omnirl_tools.model_settings import model_settings, policy_path, quantization_settings
 from omnirl_tools.report.result import write_result
 from omnirl_tools.run import (
     checkpoint_to_resume,
@@ -46,6 +45,7 @@ from omnirl_tools.run import (
     start_quietly,
     write_run_file,
 )
+from omnirl_tools.samples import read_rows
 
 
 @dataclass(frozen=True)

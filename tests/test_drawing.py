@@ -9,7 +9,7 @@ import pytest
 from omnirl_core.config.arguments import parse
 from omnirl_core.data import DataError
 from omnirl_core.shapes import write_dataset
-from omnirl_core.shapes.drawing import OWNER, draw_missing
+from omnirl_core.shapes.dataset import OWNER, draw_missing
 from omnirl_core.yaml_loader import ConfigError
 from omnirl_tools.cli import main
 from omnirl_tools.commands.config_file import drawn_temporarily

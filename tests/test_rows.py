@@ -12,9 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from omnirl_core.config.arguments import DataArguments
-from omnirl_core.config.rows import agreed_bad_rows, read_rows
 from omnirl_core.data import DataError
 from omnirl_core.shapes import tiny_policy, write_dataset
+from omnirl_tools.samples import agreed_bad_rows, read_rows
 from recipes.grpo import main
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +23,7 @@ import json, os, sys
 from pathlib import Path
 from accelerate import PartialState
 from omnirl_core.data import validation, DataError
-from omnirl_core.config.rows import agreed_bad_rows
+from omnirl_tools.samples import agreed_bad_rows
 
 state = PartialState(cpu=True)
 assert state.num_processes == 2

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from training import Run, measured, median_seconds, release
 
-from omnirl_core.trainer.shared_prefix.attention import PackMask, Span
+from omnirl_core.trainer.shared_prefix.packing import PackMask, Span
 
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,

@@ -14,9 +14,9 @@ from presets import Cell, Preset
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, get_peft_config
 
-from omnirl_core.config.model_settings import quantization_settings
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_tools.memory import Prompt, estimate_memory
+from omnirl_tools.model_settings import quantization_settings
 
 PHASES = ("rollout", "log-probabilities", "forward+backward", "step")
 MIB = 2**20

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from omnirl_core.config.parser import Check, StrictParser
-from omnirl_core.shapes.drawing import only_own_names
+from omnirl_core.shapes.dataset import only_own_names
 
 if TYPE_CHECKING:
     from trl import ModelConfig

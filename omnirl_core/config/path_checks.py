@@ -1,4 +1,7 @@
-"""The files and names that a run's settings point at, looked up before a model is loaded."""
+"""The files and names that a run's settings point at, looked up before a model is loaded.
+
+Neither TRL nor torch is imported for a check of the data only.
+"""
 
 import json
 import os
@@ -6,14 +9,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import transformers
-from huggingface_hub import constants, try_to_load_from_cache
-
-from omnirl_core.config.data_files import Fault, data_file_faults, image_root_faults
+from omnirl_core.data import DataError, PromptFormat
+from omnirl_core.data.sources import find_sources
 from omnirl_core.rewards import RewardsError, load_rewards
-from omnirl_core.trainer.fault_tolerance.checkpoint_storage import pickled_weights
+from omnirl_core.shapes import GROUPS, TASKS
+from omnirl_core.shapes.dataset import SPLITS, drawing_fault
 from omnirl_core.type_checks import nearest, nearest_file
+from omnirl_core.types import Settings
 
+Fault = tuple[str | None, str]
+"""(the setting, or None where the message names its own file, what is wrong)."""
+_SHAPES_KEYS = ("task", "train", "test", "seed")
 OF_A_RUN = (
     "run.json", "metrics.jsonl", "completions.jsonl", "before.jsonl", "faults.jsonl", "training_args.bin",
     "bad_rows.txt",
@@ -56,6 +62,62 @@ def folder_faults(values: Mapping[str, object]) -> Iterator[Fault]:
         )
 
 
+def data_file_faults(values: Mapping[str, object]) -> Iterator[Fault]:
+    """`file_faults` of the rows only, for a check that needs neither rewards nor a model."""
+    yield from shapes_faults(values.get("draw_shapes"))
+    for name in ("dataset_name", "eval_dataset_name"):
+        yield from data_faults(name, values)
+    yield from template_faults(values.get("templates"))
+
+
+def image_root_faults(root: object) -> Iterator[Fault]:
+    """The folder of the images has to be there."""
+    if isinstance(root, str) and not os.path.isdir(os.path.expanduser(root)):
+        yield "image_root", f"image_root: no folder {root}{nearest_file(root)}"
+
+
+def shapes_faults(shapes: object) -> Iterator[Fault]:
+    if not isinstance(shapes, dict):
+        return
+    for key in [key for key in shapes if key not in _SHAPES_KEYS]:
+        yield "draw_shapes", f"draw_shapes: unknown key {key!r}{nearest(key, _SHAPES_KEYS)}"
+    for key in ("train", "test", "seed"):
+        value = shapes.get(key, 0)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            yield "draw_shapes", f"draw_shapes: {key} {value!r} is not a whole number from 0 on"
+    names = shapes.get("task")
+    for task in names if isinstance(names, list) else [names]:
+        if task not in TASKS and task not in GROUPS:
+            yield "draw_shapes", f"draw_shapes: task {task!r} is not known{nearest(task, [*GROUPS, *TASKS])}"
+
+
+def data_faults(name: str, values: Settings) -> Iterator[Fault]:
+    path = values.get(name)
+    if not isinstance(path, str):
+        return
+    shapes = values.get("draw_shapes")
+    if isinstance(shapes, dict) and SPLITS[name] in shapes and not Path(path).exists():
+        if fault := drawing_fault(path):
+            yield name, f"{name}: {fault}"
+        return  # drawn where it is missing
+    try:
+        find_sources(path, values.get("image_root"))
+    except DataError as error:
+        hint = "" if os.path.exists(path) else nearest_file(path)
+        for message in str(error).splitlines():
+            yield name, f"{name}: {message}{hint}"
+
+
+def template_faults(templates: object) -> Iterator[Fault]:
+    if not isinstance(templates, dict):
+        return
+    for task, template in templates.items():
+        try:
+            PromptFormat({task: template})
+        except (ValueError, TypeError, AttributeError) as error:
+            yield "templates", f"templates: {error}"
+
+
 def _at_risk(folder: Path) -> list[str]:
     """Files of names that a run or its model may write, in a folder that is no run's."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
@@ -68,6 +130,10 @@ def _model_faults(name: Any, trusts_remote_code: bool = False) -> Iterator[Fault
     """A local folder must hold a model; a hub id can only be looked up where nothing may be downloaded."""
     if not isinstance(name, str) or name == "tiny_policy":
         return
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    from omnirl_core.trainer.fault_tolerance.checkpoint_storage import pickled_weights
+
     setting = "model_name_or_path"
     if os.path.isdir(name):
         if not os.path.isfile(os.path.join(name, "config.json")):
@@ -91,6 +157,8 @@ def _model_faults(name: Any, trusts_remote_code: bool = False) -> Iterator[Fault
 
 def _architecture_fault(folder: str) -> str | None:
     """What to say of a model's folder whose architecture the installed transformers does not know."""
+    import transformers
+
     try:
         config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

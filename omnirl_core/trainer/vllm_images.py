@@ -7,6 +7,7 @@ nothing of the run's pixel budget, and does not look at the prompts that come ba
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import gather_object
@@ -17,8 +18,7 @@ from trl.trainer import grpo_trainer
 
 from omnirl_core.models import base_model
 from omnirl_core.trainer.fault_tolerance.image_guard import ImageMismatchError, samples_of
-from omnirl_core.trainer.vllm_dtype import compute_dtype
-from omnirl_core.trainer.vllm_families import collapsed, image_runs
+from omnirl_core.trainer.vllm_checks import compute_dtype
 from omnirl_core.types import ModelInputs
 
 if TYPE_CHECKING:
@@ -176,3 +176,21 @@ def _difference(name: str, ours: int, theirs: int, unit: str) -> str:
         f"{', which differ' if ours == theirs else ''}; the run stops before it learns from answers to another prompt. "
         "Both sides need the same checkpoint, processor, min_pixels and max_pixels (docs/vllm.md)"
     )
+
+
+def image_runs(ids: Sequence[int], token: int) -> list[int]:
+    """Lengths of the runs of the image token.
+
+    >>> image_runs([5, 9, 9, 9, 6, 9], 9)
+    [3, 1]
+    """
+    return [len(list(run)) for value, run in groupby(ids) if value == token]
+
+
+def collapsed(ids: Sequence[int], token: int) -> list[int]:
+    """The prompt with one image token for each run, as vLLM expands it.
+
+    >>> collapsed([5, 9, 9, 9, 6, 9], 9)
+    [5, 9, 6, 9]
+    """
+    return [value for i, value in enumerate(ids) if value != token or i == 0 or ids[i - 1] != token]

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from omnirl_core.config.arguments import DataArguments
-from omnirl_core.config.data_files import data_file_faults, image_root_faults
 from omnirl_core.config.parser import StrictParser
+from omnirl_core.config.path_checks import data_file_faults, image_root_faults
 from omnirl_core.data import DataError, PromptFormat
 from omnirl_core.data.sources import Source, find_sources
 from omnirl_core.data.validation import cores
-from omnirl_core.shapes.drawing import only_own_names
+from omnirl_core.shapes.dataset import only_own_names
 from omnirl_core.type_checks import nearest_file
 from omnirl_core.yaml_loader import ConfigError
 from omnirl_tools.checks.data import check_data

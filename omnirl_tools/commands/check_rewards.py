@@ -20,8 +20,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from omnirl_core.boxes import SPACE_OF_MODEL_TYPE
-from omnirl_core.config.data_files import data_file_faults
-from omnirl_core.config.default_rewards import default_rewards
+from omnirl_core.config.path_checks import data_file_faults
 from omnirl_core.data import DataError, Record
 from omnirl_core.data.sources import Source, checked_rows, find_sources
 from omnirl_core.data.validation import cores
@@ -38,6 +37,7 @@ from omnirl_tools.checks.reward_report import RewardReport
 from omnirl_tools.commands import CannotRun
 from omnirl_tools.commands.config_file import drawn_temporarily
 from omnirl_tools.commands.recipe import Recipe, read_recipe
+from omnirl_tools.default_rewards import default_rewards
 
 TAKES_OVERRIDES = True
 CHUNK = 64

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from omnirl_core.data import DataError
-from omnirl_core.shapes.drawing import SPLITS, Draws, draw, drawing_fault, missing_files
+from omnirl_core.shapes.dataset import SPLITS, Draws, draw, drawing_fault, missing_files
 from omnirl_core.types import JsonObject
 from omnirl_core.yaml_loader import ConfigError, read_config
 from omnirl_tools.commands import CannotRun, note

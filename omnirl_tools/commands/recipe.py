@@ -7,13 +7,13 @@ from typing import Any
 from trl import ModelConfig
 
 from omnirl_core.config.arguments import DataArguments, parse
-from omnirl_core.config.model_settings import policy_path
 from omnirl_core.config.parser import Check
 from omnirl_core.models import load_processor
 from omnirl_core.trainer import OmniGRPOConfig
 from omnirl_core.types import JsonObject
 from omnirl_core.yaml_loader import ConfigError
 from omnirl_tools.commands import CannotRun
+from omnirl_tools.model_settings import policy_path
 
 ANYWHERE = ("--use_cpu", "true", "--bf16", "false", "--fp16", "false")
 """A config for a GPU is refused on a machine without one; the data does not care."""

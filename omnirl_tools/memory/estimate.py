@@ -12,7 +12,7 @@ from trl import ModelConfig, get_peft_config
 
 from omnirl_core.models import base_model, vision_tower, without_vision
 from omnirl_core.trainer import OmniGRPOConfig
-from omnirl_core.trainer.shared_prefix.attention import Span
+from omnirl_core.trainer.shared_prefix.packing import Span
 from omnirl_core.trainer.shared_prefix.rollout import copies_prompts
 from omnirl_core.trainer.shared_prefix.support import family_obstacle
 from omnirl_tools.memory.model_size import Parameters, kept_by_block, kept_by_layer, meta_model, text_layers

@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.models.qwen2_5_vl import Qwen2_5_VLConfig
 
 from omnirl_core.models import base_model, freeze_vision_tower, vision_tower
-from omnirl_core.trainer.shared_prefix.attention import PackMask, Span
+from omnirl_core.trainer.shared_prefix.packing import PackMask, Span
 
 PUBLISHED = Path(__file__).with_name("published.json")
 
@@ -106,7 +106,7 @@ class Parameters:
             head=head.numel(),
             head_trains=head.requires_grad,
             largest_layer=sum(p.numel() for p in layers[0].parameters()),
-            # the vision tower stays in its dtype (omnirl_core/config/model_settings.py)
+            # the vision tower stays in its dtype (omnirl_tools/model_settings.py)
             quantized=sum(p.numel() for _, p in in_linear if id(p) not in seeing),
             cast=sum(p.numel() for _, p in in_linear),
         )

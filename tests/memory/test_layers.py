@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from omnirl_core.shapes import tiny_policy
-from omnirl_core.trainer.shared_prefix.attention import Span
+from omnirl_core.trainer.shared_prefix.packing import Span
 from omnirl_tools.memory import model_config
 from omnirl_tools.memory.model_size import kept_by_layer, meta_model
 

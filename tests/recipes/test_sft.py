@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from omnirl_core.data import DataError, load_dataset
-from omnirl_core.data.sft import ResponseTransform
 from omnirl_core.shapes import write_dataset
+from omnirl_tools.sft import ResponseTransform
 from recipes.grpo import main as grpo
 from recipes.sft import main as sft
 

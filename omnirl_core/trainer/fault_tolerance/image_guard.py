@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from omnirl_core.models import vision_tower
 from omnirl_core.trainer.prompt_length import prompt_images
 from omnirl_core.trainer.shared_prefix.runtime import SharedBatch, SharedPrefix
-from omnirl_core.trainer.vllm_families import vllm_obstacle
+from omnirl_core.trainer.vllm_checks import vllm_obstacle
 from omnirl_core.types import Sample
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ import torch
 from safetensors import SafetensorError
 from transformers import TrainerCallback
 
+from omnirl_core.trainer.callbacks import GracefulShutdown
 from omnirl_core.trainer.fault_tolerance import checkpoint_storage
 from omnirl_core.trainer.fault_tolerance.checkpoint_mixin import CheckpointMixin
 from omnirl_core.trainer.fault_tolerance.checkpoint_storage import publish
-from omnirl_core.trainer.fault_tolerance.graceful_shutdown import GracefulShutdown
 from omnirl_tools.resume import checkpoint_fault, newest_checkpoint, resume_path
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omnirl_core.trainer.shared_prefix.attention import PackMask, Span
+from omnirl_core.trainer.shared_prefix.packing import PackMask, Span
 
 SPANS = {
     "equal": [Span(0, 7, (4, 4, 4))],

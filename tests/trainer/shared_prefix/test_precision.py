@@ -10,8 +10,7 @@ from test_runtime import SETTINGS
 from transformers import BitsAndBytesConfig
 
 from omnirl_core.models import load_policy
-from omnirl_core.trainer.shared_prefix.attention import PackMask
-from omnirl_core.trainer.shared_prefix.packing import pack, packed_log_probs
+from omnirl_core.trainer.shared_prefix.packing import PackMask, pack, packed_log_probs
 
 LORA = LoraConfig(target_modules="all-linear", exclude_modules=["lm_head"], r=4, init_lora_weights=False)
 

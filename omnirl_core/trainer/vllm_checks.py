@@ -1,7 +1,9 @@
-"""vLLM's dtype beside the policy's: said once, with a warning where they differ."""
+"""What a run by vLLM is checked for: whether it takes images of the model's family, and which dtype it computes in."""
 
 import logging
 from typing import TYPE_CHECKING, Any
+
+from transformers import PretrainedConfig
 
 if TYPE_CHECKING:
     from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
@@ -55,3 +57,29 @@ def _engine_dtype(generation: Any) -> str | None:
 
 def _name(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+"""Values of `model_type` whose images vLLM 0.31 was seen to answer as transformers does."""
+
+
+def vllm_obstacle(config: PretrainedConfig) -> str | None:
+    """Why images of a model with this configuration cannot go to vLLM; None where they can.
+
+    >>> from transformers import Gemma3Config, Qwen2_5_VLConfig
+    >>> vllm_obstacle(Qwen2_5_VLConfig()), vllm_obstacle(Gemma3Config())[:31]
+    (None, 'use_vllm: true with images of g')
+    """
+    model_type = config.model_type
+    if model_type == "qwen3_vl" and not config.text_config.rope_parameters.get("mrope_interleaved"):
+        # transformers 5.24 interleaves whatever the configuration says, vLLM 0.31 where it says so
+        return (
+            "use_vllm: true with images: vLLM would place them otherwise than transformers; set use_vllm: false, or "
+            "mrope_interleaved: true in rope_parameters of its text configuration, as Qwen's checkpoints have it"
+        )
+    if model_type in FAMILIES:
+        return None
+    return (
+        f"use_vllm: true with images of {model_type}: vLLM was not seen to answer them as transformers does, "
+        f"only those of {', '.join(FAMILIES)}; set use_vllm: false"
+    )
