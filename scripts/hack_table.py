@@ -74,6 +74,22 @@ TESTS = [{"call": "second", "args": [v], "expected": e} for v, e in (([1, 2, 3],
 FIRST = "```python\ndef second(values):\n    return max(values)\n```"
 PROGRAMS = [Sample("Write second(values): the second largest.", {"tests": TESTS}, PROGRAM, (FIRST, FIRST))]
 
+PEOPLE = ["dog"] * 8 + ["a dog", "puppy"]
+ANNOTATED = [Sample("What sleeps on the sofa?", PEOPLE, "dog", ("cat", "boy"), "vqa")]
+SHORT = [
+    Sample("What is the capital of France?", "Paris", "Paris", CITIES, "qa"),
+    Sample("Who painted it?", "Frida Kahlo", "Frida Kahlo", ("Dora Maar", "Lee Krasner"), "qa"),
+]
+DATES = [Sample("When was it printed?", r"\d{1,2} (May|June) 19\d\d", "3 May 1931", ("5 July 1931",), "pattern")]
+MEASURED = [Sample("How many people live there?", n, str(n), ("12", "40", "2000000"), "about") for n in (86400, 4700)]
+LABELS = [Sample("Which animals are there?", ["dog", "fox"], "dog, fox", ("cat", "owl"), "labels")]
+BY_SIZE = ["London", "Berlin", "Madrid", "Rome"]
+RANKED = [Sample("Sort the cities by size.", BY_SIZE, ", ".join(BY_SIZE), ("Oslo", "Bern"), "ranking")]
+INVOICE = {"number": "A-7731", "total": 1849.5, "items": [{"name": "pump", "count": 2}, {"name": "hose", "count": 9}]}
+FORMS = [
+    Sample("Read the invoice as JSON.", INVOICE, json.dumps(INVOICE), ('{"total": 1}', '{"number": "B"}'), "json")
+]
+
 OF_REWARD = {
     "choice": CHOICES,
     "yes_no": YES_NO,
@@ -81,6 +97,14 @@ OF_REWARD = {
     "math": FORMULAS,
     "answer": CHOICES + YES_NO + NUMBERS + FORMULAS,
     "edit_similarity": SIGNS,
+    "token_f1": SHORT,
+    "vqa_accuracy": ANNOTATED,
+    "contains": SHORT + SIGNS,
+    "regex": DATES,
+    "soft_number": MEASURED,
+    "set_f1": LABELS,
+    "ranking": RANKED,
+    "json_fields": FORMS,
     "box_iou": ONE_BOX,
     "box_f1": BOXES,
     "box_ap": BOXES,
@@ -93,6 +117,8 @@ OF_CONFIG = {
     "text_reading": SIGNS,
     "multiple_choice": CHOICES,
     "visual_qa": CHOICES + YES_NO + NUMBERS,
+    "short_answers": SHORT + ANNOTATED + DATES + MEASURED,
+    "structured": LABELS + RANKED + FORMS,
     "counting": NUMBERS,
     "math": FORMULAS,
     "code": PROGRAMS,
@@ -150,6 +176,20 @@ def total(rewards: list[Reward], sample: Sample, completion: str) -> float:
     return sum(reward.weight * score(reward, sample, completion) for reward in rewards)
 
 
+AT_ONCE = 14
+"""Columns of one table."""
+
+
+def tables(table: dict[str, dict[str, float]], first: str, cell: Callable[[float], str]) -> str:
+    """The rewards or configs in as many tables as a page can show."""
+    names = list(table)
+    n_parts = -(-len(names) // AT_ONCE)
+    size = -(-len(names) // n_parts)
+    groups = [names[k : k + size] for k in range(0, len(names), size)]
+    parts = [markdown({name: table[name] for name in group}, "", cell).strip() for group in groups]
+    return "\n\n".join([first, *parts])
+
+
 def markdown(table: dict[str, dict[str, float]], first: str, cell: Callable[[float], str]) -> str:
     """Two tables, hacks as rows: blind ones, and those made from the reference."""
     parts = []
@@ -162,12 +202,12 @@ def markdown(table: dict[str, dict[str, float]], first: str, cell: Callable[[flo
 
 
 def render() -> str:
-    by_config = markdown(
+    by_config = tables(
         config_table(),
         "Share of what the right answer earns under the configs of recipes/rewards, in %:",
         percent,
     )
-    by_reward = markdown(reward_table(), "Score of each reward alone, with its defaults and without gates:", plain)
+    by_reward = tables(reward_table(), "Score of each reward alone, with its defaults and without gates:", plain)
     return f"{START}\n\n{by_config}\n\n{by_reward}\n\n{END}"
 
 

@@ -137,6 +137,8 @@ RANGES: dict[str, Range] = {
     "low": ABOVE_0,
     "high": ABOVE_0,
     "edge": ABOVE_0,
+    "limit": ABOVE_0,
+    "surplus": FROM_0,
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     "space": tuple(SPACES),

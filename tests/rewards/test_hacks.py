@@ -54,6 +54,17 @@ def test_the_right_answer_earns_everything(config):
         assert hack_table.total(rewards, sample, sample.right) == pytest.approx(most, abs=0.02 * most)
 
 
+FORM_ALONE = {"think_format", "length_band", "repetition"}
+"""Rewards that say nothing about the answer; they are for gates."""
+
+
+def test_no_blind_hack_earns_more_than_a_quarter_under_a_reward_alone():
+    table = hack_table.reward_table()
+    assert {
+        (name, hack) for name, row in table.items() if name not in FORM_ALONE for hack in BLIND if row[hack] > MOST
+    } == set()
+
+
 def test_the_originals_scheme_pays_for_commas():
     """Why original_scheme makes no such promise: 992 commas beat a right answer."""
     rewards = load_rewards(ROOT / "recipes" / "rewards" / "original_scheme.yaml")

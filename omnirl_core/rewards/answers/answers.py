@@ -56,7 +56,7 @@ def exact(prediction: str, solution: str, *, case_sensitive: bool = False) -> fl
     spaced = " ".join(prediction.split())
     if len(spaced) > 4 * len(solution) + 100:  # no normalisation shrinks a text so much
         return 0.0
-    return float(_normal(spaced, case_sensitive) == _normal(solution, case_sensitive))
+    return float(normal_text(spaced, case_sensitive) == normal_text(solution, case_sensitive))
 
 
 @reads_columns("options")
@@ -238,7 +238,8 @@ _SCORERS: dict[str, Scorer] = {
 _WRITTEN_AS_MATHEMATICS = re.compile(r"\\[A-Za-z]{2,}|\$[^$]+\$|\w\s*(?:\^|\*\*)\s*[\w({-]|[\w)]\s*=\s*[\w(-]")
 
 
-def _normal(text: str, case_sensitive: bool) -> str:
+def normal_text(text: str, case_sensitive: bool = False) -> str:
+    """The text as `exact` compares it: case, spacing, width and outer punctuation aside."""
     text = unicodedata.normalize("NFKC", text)
     bare = " ".join((text if case_sensitive else text.casefold()).split()).strip(_OUTER_MARKS)
     return bare or text.strip()  # a reference that is all punctuation

@@ -131,19 +131,29 @@ def same_quantity(
     A percentage agrees with the bare number and with its hundredth: 50 % with 50 and with 0.5. Where both say
     what they count, they count the same: 2 cats are not 2 dogs. A year has no relative tolerance.
     """
-    if not same_things(found.counts, reference.counts):
-        return False
     relative_tolerance = 0.0 if reference.year and relative_tolerance is not None else relative_tolerance
-    values = [found.value]
+    values = comparable_values(found, reference)
+    return any(_close(value, reference.value, relative_tolerance, absolute_tolerance) for value in values)
+
+
+def comparable_values(found: Quantity, reference: Quantity) -> list[Fraction]:
+    """What `found` can mean beside the reference, in its unit; [] where it measures or counts something else.
+
+    >>> metre, centimetres = read_quantity("1 m"), read_quantity("25 cm")
+    >>> comparable_values(metre, centimetres), comparable_values(metre, read_quantity("3 kg"))
+    ([Fraction(100, 1)], [])
+    """
+    if not same_things(found.counts, reference.counts):
+        return []
     if found.percent != reference.percent:
         if found.unit or reference.unit:
-            return False
-        values.append(found.value / 100 if found.percent else found.value * 100)
-    elif found.unit and reference.unit:
+            return []
+        return [found.value, found.value / 100 if found.percent else found.value * 100]
+    if found.unit and reference.unit:
         if found.unit.dimension != reference.unit.dimension:
-            return False
-        values = [found.value * found.unit.factor / reference.unit.factor]
-    return any(_close(value, reference.value, relative_tolerance, absolute_tolerance) for value in values)
+            return []
+        return [found.value * found.unit.factor / reference.unit.factor]
+    return [found.value]
 
 
 def _close(value: Fraction, reference: Fraction, relative: float | None, absolute: float) -> bool:
