@@ -1,84 +1,47 @@
-"""The parts of recipes/evaluate.py: rows, answers (made or read), judging and writing, each a function."""
+"""What recipes/evaluate.py calls: the samples of a protocol, the model, answers on disk, scores and figures."""
 
-import json
 import os
 import platform
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
-from transformers import AutoConfig
+from torch import nn
+from transformers import AutoConfig, PreTrainedTokenizerBase, ProcessorMixin
 from trl import ModelConfig
 
 from omnirl_core.boxes import default_space
 from omnirl_core.data.dataset import routing
 from omnirl_core.models import load_processor
-from omnirl_core.rewards import Reward, load_rewards
-from omnirl_core.rewards.coverage import Sample, coverage_error
+from omnirl_core.rewards import Reward
+from omnirl_core.rewards.coverage import Sample as Routed
+from omnirl_core.rewards.coverage import coverage_error
 from omnirl_core.rewards.grounding import box_reading
-from omnirl_core.shapes import tiny_policy
-from omnirl_core.shapes.dataset import draw_missing
 from omnirl_core.trainer.completion_logging import prompt_text
-from omnirl_core.types import JsonObject, Line
+from omnirl_core.types import JsonObject, Line, Sample
 from omnirl_tools.evaluate_arguments import EvaluationArguments
-from omnirl_tools.evaluation.generate import Generation, generate_batches, longest_first
+from omnirl_tools.evaluation.generate import Generation, longest_first
 from omnirl_tools.evaluation.generations import GenerationLog, prompt_hash, row_keys
-from omnirl_tools.evaluation.grounding import PROTOCOLS, RecResult, choose_rows, judge, load_rec, rec_table
-from omnirl_tools.evaluation.lines import stream_keys, write_lines
-from omnirl_tools.evaluation.metrics import add_overlap, figure_table, figures, metrics, overlap_row
+from omnirl_tools.evaluation.grounding import RecResult, choose_rows, judge, load_rec, rec_table
+from omnirl_tools.evaluation.metrics import Figure, figure_table, overlap_row
 from omnirl_tools.evaluation.policy import adapter_base, load_trained
-from omnirl_tools.evaluation.ready import qwen_resize, ready_generations
+from omnirl_tools.evaluation.ready import Resize, qwen_resize
 from omnirl_tools.evaluation.score import guarded_scores, score_rows
-from omnirl_tools.model_settings import model_settings, quantization_settings
-from omnirl_tools.report import write_evaluation
+from omnirl_tools.model_settings import model_settings, policy_path, quantization_settings
 from omnirl_tools.run import PACKAGES
-from omnirl_tools.samples import read_rows as checked_rows
+from omnirl_tools.samples import read_rows
 
 SCORED_AT_ONCE = 256
 
 
-@dataclass
-class Evaluation:
-    """One evaluation: its settings, its rows and what judges them."""
-
-    arguments: EvaluationArguments
-    model_config: ModelConfig
-    state: PartialState
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    rewards: list[Reward] = field(default_factory=list)
-    datasets: dict[str, slice] = field(default_factory=dict)
-    """Where each data set of a protocol stands in the rows."""
-    space: str | None = None
-    """Of the answered boxes, under a protocol."""
-
-    @property
-    def model(self) -> str | None:
-        name = self.model_config.model_name_or_path
-        return tiny_policy() if name == "tiny_policy" else name
-
-    @property
-    def rules(self) -> Any:
-        return PROTOCOLS[self.arguments.protocol] if self.arguments.protocol else None
-
-    @property
-    def folder(self) -> Path:
-        arguments = self.arguments
-        if arguments.evaluation_dir:
-            return Path(arguments.evaluation_dir)
-        name = arguments.completions or self.model_config.model_name_or_path
-        parts = [_short_name(str(name)), *([arguments.protocol] if arguments.protocol else [])]
-        return Path(arguments.output_dir) / "evaluation" / "--".join(parts)
-
-
-def start(arguments: EvaluationArguments) -> PartialState:
+def join_processes(arguments: EvaluationArguments) -> PartialState:
     """Join the other processes. Each holds a whole model, whatever the accelerate config shards in training."""
     for sharding in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"):
         os.environ[sharding] = "false"
@@ -87,161 +50,148 @@ def start(arguments: EvaluationArguments) -> PartialState:
     return PartialState(cpu=cpu, timeout=timedelta(days=2))
 
 
-def read_rows(evaluation: Evaluation) -> None:
-    """Fill in the rows and what judges them."""
-    arguments, model = evaluation.arguments, evaluation.model
-    with evaluation.state.main_process_first():
-        draw_missing(arguments, ("test",))
-    if evaluation.rules:
+def evaluation_folder(arguments: EvaluationArguments, model: ModelConfig) -> Path:
+    """Where the evaluation writes: `evaluation_dir`, or a folder of the model's or file's name in the run's."""
+    if arguments.evaluation_dir:
+        return Path(arguments.evaluation_dir)
+    name = arguments.completions or model.model_name_or_path
+    parts = [_short_name(str(name)), *([arguments.protocol] if arguments.protocol else [])]
+    return Path(arguments.output_dir) / "evaluation" / "--".join(parts)
+
+
+# -- samples -----------------------------------------------------------------------------------------------------
+
+
+def held_out_samples(arguments: EvaluationArguments, rewards: list[Reward], folder: Path) -> list[Sample]:
+    """The first `eval_rows` samples of the data; a warning where no reward judges the answers of some."""
+    name = arguments.eval_dataset_name or ""
+    dataset = read_rows(arguments, name, arguments.seed, folder / "bad_eval_rows.txt")
+    if PartialState().is_main_process and (
+        error := coverage_error([Routed(*row) for row in routing(dataset)], rewards)
+    ):
+        print(f"Warning: {error}", file=sys.stderr)
+    return list(dataset.select(range(min(len(dataset), arguments.eval_rows or len(dataset)))))
+
+
+@dataclass(frozen=True)
+class RecData:
+    """The samples of REC data sets that a protocol chooses, and the space that their answered boxes are read in."""
+
+    samples: list[Sample]
+    parts: dict[str, slice]
+    """Data set -> where its samples are."""
+    space: str
+
+    @classmethod
+    def load(cls, arguments: EvaluationArguments, model: ModelConfig) -> "RecData":
+        assert arguments.rules is not None
         files = arguments.annotations or [arguments.eval_dataset_name or ""]
         datasets = load_rec(files, arguments.image_root, arguments.rec_template)
-        rows: list[dict[str, Any]] = []
-        for name, chosen in choose_rows(evaluation.rules, datasets).items():
+        samples: list[Sample] = []
+        parts = {}
+        for name, chosen in choose_rows(arguments.rules, datasets).items():
             chosen = chosen[: arguments.eval_rows]
-            evaluation.datasets[name] = slice(len(rows), len(rows) + len(chosen))
-            rows += chosen
-        evaluation.space = arguments.box_space or evaluation.rules.space or _family_space(model)
-    else:
-        name = arguments.eval_dataset_name or ""
-        dataset = checked_rows(arguments, name, arguments.seed, evaluation.folder / "bad_eval_rows.txt")
-        evaluation.rewards = load_rewards(arguments.rewards or "")
-        if evaluation.state.is_main_process:
-            samples = [Sample(*row) for row in routing(dataset)]
-            if error := coverage_error(samples, evaluation.rewards):
-                print(f"Warning: {error}", file=sys.stderr)
-        rows = list(dataset.select(range(min(len(dataset), arguments.eval_rows or len(dataset)))))
-    evaluation.rows = rows
+            parts[name] = slice(len(samples), len(samples) + len(chosen))
+            samples += chosen
+        return cls(samples, parts, arguments.box_space or arguments.rules.space or _family_space(model))
 
 
-def _family_space(model: str | None) -> str:
-    if model is None:
+def _family_space(model: ModelConfig) -> str:
+    if model.model_name_or_path is None:
         raise ValueError("the protocol reads boxes as the model family writes them: set box_space")
-    return default_space(AutoConfig.from_pretrained(adapter_base(model) or model).model_type)
+    policy = policy_path(model)
+    return default_space(AutoConfig.from_pretrained(adapter_base(policy) or policy).model_type)
 
 
-# -- answers -----------------------------------------------------------------------------------------------------
+# -- model -------------------------------------------------------------------------------------------------------
 
 
-def answers(evaluation: Evaluation) -> list[Generation]:
-    """The completion of every row, on every process: read, continued where an earlier start stopped, or made."""
-    arguments, state = evaluation.arguments, evaluation.state
-    if arguments.completions:
-        return ready_generations(arguments.completions, evaluation.rows, _resize(evaluation))
-    if evaluation.model is None:
-        raise ValueError("no model to ask: set model_name_or_path, or completions for answers that are there")
-    log = GenerationLog(evaluation.folder, state.process_index)
-    if state.is_main_process:
-        changed = log.begin(_decoding(evaluation))
-        if changed:
-            print(f"{evaluation.folder}: made anew, put aside what other settings gave: {', '.join(changed)}")
-    state.wait_for_everyone()
-    keys, done = row_keys(evaluation.rows), log.read()
-    open_places = [place for place, key in enumerate(keys) if key not in done]
-    if open_places:
-        if state.is_main_process and done:
-            print(f"{len(keys) - len(open_places)} of {len(keys)} rows are answered already")
-        _answer(evaluation, log, keys, open_places)
-        state.wait_for_everyone()
-        if state.is_main_process:
-            log.join()
-        state.wait_for_everyone()
-        done = log.read()
-    return [done[key] for key in keys]
+def load_model(model: ModelConfig, device: torch.device) -> nn.Module:
+    """The model on this process's device; under a quantization, as it is placed there."""
+    settings, quantization = model_settings(model), quantization_settings(model)
+    if quantization is None:
+        return load_trained(policy_path(model), **settings).to(device)
+    placed = {"quantization_config": quantization, "device_map": {"": device}}
+    return load_trained(policy_path(model), **settings, **placed)
 
 
-def _answer(evaluation: Evaluation, log: GenerationLog, keys: list[str], places: list[int]) -> None:
-    """Answer this process's share of the open rows and write each batch down."""
-    state, arguments = evaluation.state, evaluation.arguments
-    # dealt out longest first, so that all processes are done at about the same time
-    order = longest_first([evaluation.rows[place] for place in places])
-    share = [places[k] for k in order[state.process_index :: state.num_processes]]
-    if not share:
-        return
-    model, processor = _load(evaluation)
-    streams = stream_keys(evaluation.rows)
-    batches = generate_batches(
-        model,
-        processor,
-        [evaluation.rows[place] for place in share],
-        max_new_tokens=arguments.max_new_tokens,
-        batch_size=arguments.per_device_eval_batch_size,
-        temperature=arguments.eval_temperature,
-        seed=arguments.seed,
-        keys=[streams[place] for place in share],
-        checkpoint_settings=bool(evaluation.rules and evaluation.rules.checkpoint_settings),
-        template_kwargs=arguments.chat_template_kwargs,  # type: ignore[arg-type]  # a mapping since __post_init__
-        progress=_label("answering", state) if state.is_main_process else None,
-    )
-    with _precision(arguments, state.device):
-        for chosen, generations in batches:
-            log.append([keys[share[k]] for k in chosen], generations)
+def processor_of(arguments: EvaluationArguments, model: ModelConfig) -> ProcessorMixin | PreTrainedTokenizerBase:
+    """The model's processor, for an adapter without one its base model's.
+
+    VLM-R1's rules fix the image sizes too: the checkpoint's own.
+    """
+    policy = policy_path(model)
+    base = adapter_base(policy)
+    source = base if base and not (Path(policy) / "tokenizer_config.json").exists() else policy
+    is_vlmr1 = arguments.rules is not None and arguments.rules.vlmr1_parser
+    return load_processor(source, *((None, None) if is_vlmr1 else (arguments.min_pixels, arguments.max_pixels)))
 
 
-def _label(what: str, state: PartialState) -> str:
-    return what if state.num_processes == 1 else f"{what} (share of {state.num_processes})"
+def resize_of(
+    arguments: EvaluationArguments, model: ModelConfig, rec: RecData | None, rewards: Sequence[Reward]
+) -> Resize | None:
+    """How the policy saw images, where boxes are read in that space."""
+    spaces = [rec.space if rec else None, *(box_reading(reward).get("space") for reward in rewards)]
+    if "resized" not in spaces or model.model_name_or_path is None:
+        return None
+    return qwen_resize(processor_of(arguments, model))
 
 
-def _precision(arguments: EvaluationArguments, device: torch.device) -> Any:
+def precision(arguments: EvaluationArguments, device: torch.device) -> AbstractContextManager[object]:
     """Mixed precision as the Trainer has it: bfloat16 on a GPU unless the YAML says otherwise."""
     if device.type == "cpu" or arguments.bf16 is False:
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
 
 
-def _load(evaluation: Evaluation) -> tuple[Any, Any]:
-    settings = model_settings(evaluation.model_config)
-    quantization = quantization_settings(evaluation.model_config)
-    device = evaluation.state.device
-    if quantization is None:
-        model = load_trained(str(evaluation.model), **settings).to(device)
-    else:
-        placed = {"quantization_config": quantization, "device_map": {"": device}}
-        model = load_trained(str(evaluation.model), **settings, **placed)
-    return model, _processor(evaluation)
+# -- answers -----------------------------------------------------------------------------------------------------
 
 
-def _processor(evaluation: Evaluation) -> Any:
-    arguments, model = evaluation.arguments, str(evaluation.model)
-    base = adapter_base(model)
-    source = base if base and not (Path(model) / "tokenizer_config.json").exists() else model
-    pixels = (None, None) if _is_vlmr1(evaluation) else (arguments.min_pixels, arguments.max_pixels)
-    return load_processor(source, *pixels)
-
-
-def _is_vlmr1(evaluation: Evaluation) -> bool:
-    """VLM-R1's rules fix the image sizes too: the checkpoint's own."""
-    return bool(evaluation.rules and evaluation.rules.vlmr1_parser)
-
-
-def _resize(evaluation: Evaluation) -> Any:
-    """How the policy saw images, where boxes are read in that space."""
-    spaces = [evaluation.space, *(box_reading(reward).get("space") for reward in evaluation.rewards)]
-    if "resized" not in spaces or evaluation.model is None:
-        return None
-    return qwen_resize(_processor(evaluation))
-
-
-def _decoding(evaluation: Evaluation) -> dict[str, Any]:
+def decoding(arguments: EvaluationArguments, model: ModelConfig) -> JsonObject:
     """All that decides what the policy answers to a prompt; a folder holds completions of one such setting."""
-    arguments, config = evaluation.arguments, evaluation.model_config
-    sampled = arguments.eval_temperature > 0
     return {
-        "model": evaluation.model_config.model_name_or_path,
-        "weights": _weights(str(evaluation.model)),
-        "revision": config.model_revision,
-        "dtype": config.dtype,
-        "quantized": {"4bit": config.load_in_4bit, "8bit": config.load_in_8bit},
+        "model": model.model_name_or_path,
+        "weights": _weights(policy_path(model)),
+        "revision": model.model_revision,
+        "dtype": model.dtype,
+        "quantized": {"4bit": model.load_in_4bit, "8bit": model.load_in_8bit},
         "bf16": arguments.bf16,
         "max_new_tokens": arguments.max_new_tokens,
         "temperature": arguments.eval_temperature,
-        "seed": arguments.seed if sampled else None,
+        "seed": arguments.seed if arguments.eval_temperature > 0 else None,
         "pixels": [arguments.min_pixels, arguments.max_pixels],
         "chat_template_kwargs": arguments.chat_template_kwargs,
-        "checkpoint_settings": bool(evaluation.rules and evaluation.rules.checkpoint_settings),
+        "checkpoint_settings": arguments.rules is not None and arguments.rules.checkpoint_settings,
     }
 
 
-def _weights(model: str) -> list[list[Any]]:
+def share_of_open(log: GenerationLog, samples: Sequence[Sample], settings: JsonObject) -> list[int]:
+    """Indices of the samples that this process has to answer, once all have seen which are answered already."""
+    state = PartialState()
+    if state.is_main_process and (changed := log.begin(settings)):
+        print(f"{log.folder}: made anew, put aside what other settings gave: {', '.join(changed)}")
+    state.wait_for_everyone()
+    done = log.read()
+    unanswered = [index for index, key in enumerate(row_keys(samples)) if key not in done]
+    if state.is_main_process and done and unanswered:
+        print(f"{len(samples) - len(unanswered)} of {len(samples)} rows are answered already")
+    # dealt out longest first, so that all processes are done at about the same time
+    order = longest_first([samples[index] for index in unanswered])
+    return [unanswered[k] for k in order[state.process_index :: state.num_processes]]
+
+
+def joined(log: GenerationLog, samples: Sequence[Sample]) -> list[Generation]:
+    """The completion of every sample, on every process, once all have answered their share."""
+    state = PartialState()
+    state.wait_for_everyone()
+    if state.is_main_process:
+        log.join()
+    state.wait_for_everyone()
+    done = log.read()
+    return [done[key] for key in row_keys(samples)]
+
+
+def _weights(model: str) -> list[list[str | int]]:
     """Name, size and time of a local model's weight files: a folder may have been trained on since."""
     files = [path for path in sorted(Path(model).glob("*")) if path.suffix in (".safetensors", ".bin")]
     return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
@@ -257,68 +207,63 @@ def _short_name(name: str) -> str:
     return "--".join(parts[-keep:])
 
 
-# -- judging -----------------------------------------------------------------------------------------------------
+# -- scores and figures ------------------------------------------------------------------------------------------
 
 
-def judged(evaluation: Evaluation, generations: Sequence[Generation]) -> tuple[list[Line], dict[str, RecResult]]:
-    """A line for each row, and REC's results under a protocol. Rewards are shared out over the processes."""
-    rows, state = evaluation.rows, evaluation.state
-    if evaluation.rules:
-        results = {
-            name: judge(name, rows[own], generations[own], evaluation.rules, str(evaluation.space))
-            for name, own in evaluation.datasets.items()
-        }
-        return [line for result in results.values() for line in result.lines], results
-    share = range(state.process_index, len(rows), state.num_processes)
-    lines = []
+def score(samples: Sequence[Sample], generations: Sequence[Generation], rewards: list[Reward]) -> list[Line]:
+    """A line for each sample, on every process; each process scores its share."""
+    state = PartialState()
+    share = range(state.process_index, len(samples), state.num_processes)
+    lines: list[tuple[int, Line]] = []
     for first in range(0, len(share), SCORED_AT_ONCE):
         part = share[first : first + SCORED_AT_ONCE]
-        scored = score_rows(
-            [rows[k] for k in part], [generations[k] for k in part], evaluation.rewards, guarded_scores
-        )
+        scored = score_rows([samples[k] for k in part], [generations[k] for k in part], rewards, guarded_scores)
         lines += list(zip(part, scored, strict=True))
-    return [line for _, line in sorted(gather_object(lines), key=lambda pair: pair[0])], {}
+    return [line for _, line in sorted(gather_object(lines), key=lambda pair: pair[0])]
 
 
-def write(evaluation: Evaluation, lines: list[dict[str, object]], results: dict[str, RecResult]) -> JsonObject:
-    """Write predictions.jsonl and metrics.json, print the figures and name the files; return the metrics."""
-    overlap = add_overlap(lines, evaluation.rewards)
-    found = figures(lines)
-    facts = _facts(evaluation) | metrics(lines, found)
-    facts |= {"overlap": overlap} if overlap else {}
-    facts |= {"rec": {name: result.figures() for name, result in results.items()}} if results else {}
-    folder = evaluation.folder
-    paths = [write_lines(folder / "predictions.jsonl", lines), folder / "metrics.json"]
-    paths[1].write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"\n{rec_table(results) if results else figure_table(found)}")
-    if overlap:
-        print(overlap_row(overlap))
-    unread = f"{facts['parse_failure_rate']:.1%} of the answers could not be read"
-    print(f"{unread}, {facts['clipped_rate']:.1%} hit the limit of {facts['max_new_tokens']} tokens")
-    paths.append(write_evaluation(folder))
-    print("\nLook at")
-    for path in paths:
-        print(f"  {path}")
-    return facts
+def score_rec(
+    arguments: EvaluationArguments, rec: RecData, generations: Sequence[Generation]
+) -> tuple[list[Line], dict[str, RecResult]]:
+    """A line for each sample, and the result of each data set, by the protocol's rules."""
+    assert arguments.rules is not None
+    results = {
+        name: judge(name, rec.samples[part], generations[part], arguments.rules, rec.space)
+        for name, part in rec.parts.items()
+    }
+    return [line for result in results.values() for line in result.lines], results
 
 
-def _facts(evaluation: Evaluation) -> dict[str, Any]:
-    """What the figures rest on."""
-    arguments, rows = evaluation.arguments, evaluation.rows
-    made = {} if arguments.completions else _decoding(evaluation)
+def facts_of(
+    arguments: EvaluationArguments, model: ModelConfig, samples: Sequence[Sample], rec: RecData | None
+) -> JsonObject:
+    """What the figures of metrics.json rest on."""
+    made = {} if arguments.completions else decoding(arguments, model)
     return {
-        "model": evaluation.model_config.model_name_or_path if made else None,
+        "model": model.model_name_or_path if made else None,
         "completions": arguments.completions,
         "data": arguments.annotations or arguments.eval_dataset_name,
-        "rewards": arguments.rewards if not evaluation.rules else None,
+        "rewards": None if rec else arguments.rewards,
         "protocol": arguments.protocol,
-        "box_space": evaluation.space,
-        "prompt_hash": prompt_hash(rows),
-        "first_prompt": prompt_text(rows[0]["prompt"]) if rows else None,
+        "box_space": rec.space if rec else None,
+        "prompt_hash": prompt_hash(samples),
+        "first_prompt": prompt_text(samples[0]["prompt"]) if samples else None,
         "seed": arguments.seed,
         "max_new_tokens": arguments.max_new_tokens,
         "temperature": arguments.eval_temperature,
         "decoding": made,
-        "processes": evaluation.state.num_processes,
+        "processes": PartialState().num_processes,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
+
+
+def show(facts: JsonObject, found: Sequence[Figure], results: dict[str, RecResult], paths: Sequence[Path]) -> None:
+    """Print the figures, and name every file, last."""
+    print(f"\n{rec_table(results) if results else figure_table(found)}")
+    if "overlap" in facts:
+        print(overlap_row(facts["overlap"]))
+    unread = f"{facts['parse_failure_rate']:.1%} of the answers could not be read"
+    print(f"{unread}, {facts['clipped_rate']:.1%} hit the limit of {facts['max_new_tokens']} tokens")
+    print("\nLook at")
+    for path in paths:
+        print(f"  {path}")

@@ -24,7 +24,7 @@ from omnirl_core.config.path_checks import (
 from omnirl_core.shapes.dataset import only_own_names
 from omnirl_core.trainer import OmniGRPOConfig
 from omnirl_core.type_checks import nearest_file
-from omnirl_tools.evaluation.grounding import PROTOCOLS
+from omnirl_tools.evaluation.grounding import PROTOCOLS, Protocol
 from omnirl_tools.sft import OmniSFTConfig
 
 _OF_AN_EVALUATION = {"metrics.json", "predictions.jsonl"}
@@ -85,10 +85,14 @@ class EvaluationArguments(DataArguments):
             self.chat_template_kwargs = json.loads(self.chat_template_kwargs)
         if faults := [*self._row_faults(), *self._number_faults()]:
             raise ValueError("\n".join(faults))
-        rules = PROTOCOLS[self.protocol] if self.protocol else None
         length = self.max_completion_length or self.max_output_token_length
         # a protocol's own limit is one of its rules, so the YAML's, which is training's, gives way
-        self.max_new_tokens = rules.max_new_tokens if rules else length or 512
+        self.max_new_tokens = self.rules.max_new_tokens if self.rules else length or 512
+
+    @property
+    def rules(self) -> Protocol | None:
+        """Of the protocol, where one is set."""
+        return PROTOCOLS[self.protocol] if self.protocol else None
 
     def _row_faults(self) -> list[str]:
         faults = []

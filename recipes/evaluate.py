@@ -12,36 +12,108 @@ from omnirl_core import launch
 if __name__ == "__main__":
     launch.before_imports()  # they take seconds
 
-from typing import Any
+import json
+from pathlib import Path
 
+from accelerate import PartialState
 from transformers.utils.logging import disable_progress_bar
+from trl import ModelConfig
 
-from omnirl_tools.evaluate import Evaluation, answers, judged, read_rows, start, write
-from omnirl_tools.evaluate_arguments import parse_evaluation
+from omnirl_core.rewards import load_rewards
+from omnirl_core.shapes.dataset import draw_missing
+from omnirl_core.types import JsonObject, Sample
+from omnirl_tools.evaluate import (
+    RecData,
+    decoding,
+    evaluation_folder,
+    facts_of,
+    held_out_samples,
+    join_processes,
+    joined,
+    load_model,
+    precision,
+    processor_of,
+    resize_of,
+    score,
+    score_rec,
+    share_of_open,
+    show,
+)
+from omnirl_tools.evaluate_arguments import EvaluationArguments, parse_evaluation
+from omnirl_tools.evaluation.generate import Generation, generate_batches
+from omnirl_tools.evaluation.generations import GenerationLog, row_keys
+from omnirl_tools.evaluation.lines import stream_keys, write_lines
+from omnirl_tools.evaluation.metrics import add_overlap, figures, metrics
+from omnirl_tools.evaluation.ready import ready_generations
+from omnirl_tools.report import write_evaluation
 
 
-def main(argv: list[str] | None = None) -> dict[str, Any]:
+def main(argv: list[str] | None = None) -> JsonObject:
     """Run the evaluation that `argv` (default: the command line) names; return what metrics.json holds."""
     # Arguments: a YAML's keys, and what the command line overrides
-    arguments, model_config = parse_evaluation(argv, check_files=True)
+    arguments, model_args = parse_evaluation(argv, check_files=True)
     disable_progress_bar()
+    state = join_processes(arguments)
+    folder = evaluation_folder(arguments, model_args)
 
-    # Data and rewards, or the fixed rules of a protocol
-    evaluation = Evaluation(arguments, model_config, start(arguments))
-    read_rows(evaluation)
+    # Data and rewards; a protocol of REC brings both
+    with state.main_process_first():
+        draw_missing(arguments, ("test",))
+    rec = RecData.load(arguments, model_args) if arguments.protocol else None
+    rewards = [] if rec else load_rewards(str(arguments.rewards))
+    samples = rec.samples if rec else held_out_samples(arguments, rewards, folder)
 
-    # Answers: read from a file, continued where an earlier start stopped, or made by the model
-    generations = answers(evaluation)
+    # Answers: of a file, or the model's own
+    if arguments.completions:
+        resize = resize_of(arguments, model_args, rec, rewards)
+        generations = ready_generations(arguments.completions, samples, resize)
+    else:
+        generations = generate(arguments, model_args, samples, folder, state)
 
-    # Judge, each process its share
-    lines, results = judged(evaluation, generations)
+    # Score: each process its share, or REC's rules on whole data sets
+    lines, results = score_rec(arguments, rec, generations) if rec else (score(samples, generations, rewards), {})
 
-    # Report: predictions.jsonl, metrics.json, completions.html
-    metrics: dict[str, Any] = {}
-    if evaluation.state.is_main_process:
-        metrics = write(evaluation, lines, results)
-    evaluation.state.wait_for_everyone()
-    return metrics
+    # Write and report
+    facts: JsonObject = {}
+    if state.is_main_process:
+        overlap, found = add_overlap(lines, rewards), figures(lines)
+        facts = facts_of(arguments, model_args, samples, rec) | metrics(lines, found)
+        facts |= {"overlap": overlap} if overlap else {}
+        facts |= {"rec": {name: result.figures() for name, result in results.items()}} if results else {}
+        paths = [write_lines(folder / "predictions.jsonl", lines), folder / "metrics.json"]
+        paths[1].write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        show(facts, found, results, [*paths, write_evaluation(folder)])
+    state.wait_for_everyone()
+    return facts
+
+
+def generate(
+    arguments: EvaluationArguments, model_args: ModelConfig, samples: list[Sample], folder: Path, state: PartialState
+) -> list[Generation]:
+    """The model's completion of each sample, on every process; what an earlier start has answered is kept."""
+    if model_args.model_name_or_path is None:
+        raise ValueError("no model to ask: set model_name_or_path, or completions for answers that are there")
+    log = GenerationLog(folder, state.process_index)
+    share = share_of_open(log, samples, decoding(arguments, model_args))
+    if share:
+        keys, streams = row_keys(samples), stream_keys(samples)
+        batches = generate_batches(
+            load_model(model_args, state.device),
+            processor_of(arguments, model_args),
+            [samples[index] for index in share],
+            max_new_tokens=arguments.max_new_tokens,
+            batch_size=arguments.per_device_eval_batch_size,
+            temperature=arguments.eval_temperature,
+            seed=arguments.seed,
+            keys=[streams[index] for index in share],
+            checkpoint_settings=arguments.rules is not None and arguments.rules.checkpoint_settings,
+            template_kwargs=arguments.chat_template_kwargs,  # type: ignore[arg-type]  # a mapping since __post_init__
+            progress=f"answering (share 1 of {state.num_processes})" if state.is_main_process else None,
+        )
+        with precision(arguments, state.device):
+            for chosen, generations in batches:
+                log.append([keys[share[k]] for k in chosen], generations)
+    return joined(log, samples)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""How large the packages are: files, lines, the longest file, and the length of functions.
+"""How large the packages are: files, lines, the longest file, the length of functions, and `Any` in signatures.
 
 python scripts/code_size.py                  # one line a package and folder
 python scripts/code_size.py --longest 10     # and the longest files and functions
+python scripts/code_size.py --any            # and each use of `Any` in the signature of a public name
 """
 
 import argparse
 import ast
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -48,10 +49,52 @@ def measure(folder: Path) -> Size:
     return Size(len(files), sum(counts), max(counts), median(lengths), max(lengths))
 
 
+def says_any(annotation: ast.expr | None) -> bool:
+    names = ast.walk(annotation) if annotation is not None else ()
+    return any("Any" in (getattr(node, "id", None), getattr(node, "value", None)) for node in names)
+
+
+def any_uses(nodes: Sequence[ast.stmt], within: str = "") -> Iterator[str]:
+    """Each parameter and each return of a public function, method or class whose type contains `Any`.
+
+    Fields of a public class are the parameters of its dataclass. Of special methods, `__init__` and `__call__` are
+    public.
+
+    >>> list(any_uses(ast.parse("def f(a: list[Any], b: int) -> Any: ...").body))
+    ['f(a)', 'f ->']
+    """
+    for node in nodes:
+        if isinstance(node, ast.AnnAssign) and within and says_any(node.annotation):
+            field = ast.unparse(node.target)
+            yield from [f"{within}{field}"] * (not field.startswith("_"))
+            continue
+        name = getattr(node, "name", "_")
+        if name.startswith("_") and name not in ("__init__", "__call__"):
+            continue
+        if isinstance(node, ast.ClassDef):
+            yield from any_uses(node.body, f"{within}{name}.")
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            taken = node.args
+            every = [*taken.posonlyargs, *taken.args, *taken.kwonlyargs, taken.vararg, taken.kwarg]
+            yield from (f"{within}{name}({one.arg})" for one in every if one and says_any(one.annotation))
+            yield from [f"{within}{name} ->"] * says_any(node.returns)
+
+
+def any_in_signatures() -> list[str]:
+    """`file: name(parameter)` of every use of `Any` in the packages' public signatures."""
+    files = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    return [
+        f"{path.relative_to(ROOT)}: {use}"
+        for path in files
+        for use in any_uses(ast.parse(path.read_text(encoding="utf-8")).body)
+    ]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--longest", type=int, default=0, metavar="N", help="also list the N longest")
-    longest = parser.parse_args(argv).longest
+    parser.add_argument("--any", action="store_true", help="also list each `Any` in a public signature")
+    arguments = parser.parse_args(argv)
     print(f"{'folder':<34} {'files':>5} {'lines':>6} {'longest file':>13} {'median function':>16} {'longest':>8}")
     for package in PACKAGES:
         root = ROOT / package
@@ -62,8 +105,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                     f"{folder.relative_to(ROOT)!s:<34} {size.files:>5} {size.lines:>6} {size.longest_file:>13} "
                     f"{size.median_function:>16.0f} {size.longest_function:>8}"
                 )
-    if longest:
-        show_longest(longest)
+    uses = any_in_signatures()
+    print(f"{len(uses)} uses of Any in signatures of public names")
+    if arguments.any:
+        print(*uses, sep="\n")
+    if arguments.longest:
+        show_longest(arguments.longest)
 
 
 def show_longest(n: int) -> None:
