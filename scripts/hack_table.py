@@ -89,6 +89,20 @@ INVOICE = {"number": "A-7731", "total": 1849.5, "items": [{"name": "pump", "coun
 FORMS = [
     Sample("Read the invoice as JSON.", INVOICE, json.dumps(INVOICE), ('{"total": 1}', '{"number": "B"}'), "json")
 ]
+REPORT = "Harbour office, annual report. The ferry carried 48,210 people and 9,377 cars; two storms closed the pier."
+PAGES = [Sample("Transcribe the page.", REPORT, REPORT, ("Page 3", "The office was closed."), "page")]
+CHARTS = [
+    Sample("What share has the tallest bar?", "47.3", "47.3", ("12", "30.1"), "chart"),
+    Sample("Which line falls?", "Norway", "Norway", ("Chile", "Japan"), "chart"),
+]
+GRID = "| City | Ships |\n|---|---|\n| Oslo | 41 |\n| Bergen | 87 |"
+TABLES = [Sample("Write the table as Markdown.", GRID, GRID, ("| A | B |", "| 1 |\n| 2 |"), "table")]
+CHECKED = [
+    {"type": "present", "text": "The ferry carried 48,210 people"},
+    {"type": "absent", "text": "Page 3"},
+    {"type": "order", "before": "annual report", "after": "two storms"},
+]
+TESTED = [Sample("Transcribe the page.", CHECKED, REPORT, ("Page 3", "The office was closed."), "tests")]
 
 OF_REWARD = {
     "choice": CHOICES,
@@ -105,6 +119,13 @@ OF_REWARD = {
     "set_f1": LABELS,
     "ranking": RANKED,
     "json_fields": FORMS,
+    "anls": SIGNS,
+    "cer": SIGNS + PAGES,
+    "wer": SIGNS + PAGES,
+    "relaxed_accuracy": CHARTS,
+    "teds": TABLES,
+    "teds_struct": TABLES,
+    "unit_tests": TESTED,
     "box_iou": ONE_BOX,
     "box_f1": BOXES,
     "box_ap": BOXES,
@@ -119,6 +140,7 @@ OF_CONFIG = {
     "visual_qa": CHOICES + YES_NO + NUMBERS,
     "short_answers": SHORT + ANNOTATED + DATES + MEASURED,
     "structured": LABELS + RANKED + FORMS,
+    "documents": [*PAGES, *CHARTS, *TABLES, *TESTED],
     "counting": NUMBERS,
     "math": FORMULAS,
     "code": PROGRAMS,

@@ -128,7 +128,9 @@ def vqa_form(text: str) -> str:
     text = " ".join(text.split())
     in_number = re.search(r"\d,\d", text) is not None
     marks = [mark for mark in _VQA_MARKS if mark in text]
-    spaces = {mark: "" if in_number or f"{mark} " in text or f" {mark}" in text else " " for mark in marks}
+    spaces: dict[str, str | int | None] = {
+        mark: "" if in_number or f"{mark} " in text or f" {mark}" in text else " " for mark in marks
+    }
     text = _FULL_STOP.sub("", text.translate(str.maketrans(spaces)))
     words = (_vqa_words().get(word, word) for word in text.lower().split())
     return " ".join(word for word in words if word)

@@ -62,8 +62,9 @@ def read_items(source: object) -> list[str] | None:
 
 def _alternatives(solution: object) -> list[list[str]]:
     """References of which each is a list of items."""
-    nested = isinstance(solution, list | tuple) and any(isinstance(one, list | tuple) for one in solution)
-    found = map(read_items, solution if nested else [solution])  # type: ignore[arg-type]  # a list where nested
+    listed: Any = solution if isinstance(solution, list | tuple) else [solution]
+    nested = any(isinstance(one, list | tuple) for one in listed)
+    found = map(read_items, listed if nested else [solution])
     return [items for items in found if items]
 
 
@@ -152,10 +153,12 @@ def json_fields(
 
 def _json_reference(solution: object) -> dict[str, Any] | list[Any] | None:
     """An object, or a list with one; None for other references."""
-    try:
-        reference = read_json(strip_tags(solution)) if isinstance(solution, str) else solution
-    except ValueError:
-        return None
+    reference: Any = solution
+    if isinstance(solution, str):
+        try:
+            reference = read_json(strip_tags(solution))
+        except ValueError:
+            return None
     if isinstance(reference, dict):
         return reference or None
     is_list = isinstance(reference, list) and any(isinstance(one, dict) for one in reference)
