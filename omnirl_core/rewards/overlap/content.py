@@ -15,7 +15,7 @@ weight) gets the question's words back; one of function words only is scored wit
 
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib.resources import files
 from itertools import compress
@@ -149,12 +149,16 @@ class Lexicon(dict[str, str]):
 
     def _learn(self, new: set[str]) -> None:
         asked, bases = self._asked, self._bases
-        stems = {word: self._uninflected(word) for word in new} if self._endings else dict(zip(new, new, strict=True))
-        self.update(stems)
-        self.update((word, CANONICAL[word]) for word in CANONICAL.keys() & new)
         known = new & self._light
-        known.update([word for word, form in stems.items() if STEMS[form] in asked])
-        known.update(word for word in bases.keys() & new if not asked.isdisjoint(bases[word]))
+        if self._endings:
+            forms = {word: self._uninflected(word) for word in new}
+            self.update(forms)
+            known.update([word for word, form in forms.items() if STEMS[form] in asked])
+        else:
+            self.update(zip(new, new, strict=True))
+            known.update([word for word in new if STEMS[word] in asked])
+        self.update([(word, CANONICAL[word]) for word in CANONICAL.keys() & new])
+        known.update([word for word in bases.keys() & new if not asked.isdisjoint(bases[word])])
         self.update(dict.fromkeys(known, LIGHT))
 
     def _uninflected(self, token: str) -> str:
@@ -241,32 +245,43 @@ def plain_pair(predicted: Words, reference: Words) -> Pair:
     return Pair(predicted, reference, len(predicted), len(reference))
 
 
-def pairs(prediction: str, references: Iterable[str], cut: Cut, question: str, light: float) -> Iterator[Pair]:
+def pairs(prediction: str, references: Iterable[str], cut: Cut, question: str, light: float) -> list[Pair]:
     """The prediction with each reference: weighed where the question is known and the reference has content."""
-    for reference in references:
-        weighed = weigh(prediction, reference, question, light) if question else None
-        yield weighed or plain_pair(read_words(prediction, cut), read_words(reference, cut))
+    if not question:
+        return [plain_pair(read_words(prediction, cut), read_words(reference, cut)) for reference in references]
+    return [
+        weigh(prediction, reference, question, light)
+        or plain_pair(read_words(prediction, cut), read_words(reference, cut))
+        for reference in references
+    ]
 
 
 @lru_cache(maxsize=16)  # the metrics of one completion, and its references
 def weigh(prediction: str, reference: str, question: str, light: float) -> Pair | None:
     """The weighted pair; None where the reference has function words only, and weights would say nothing."""
-    predicted, wanted = (
-        read_words(text, numbered if _DIGIT.search(text) else plain) for text in (prediction, reference)
-    )
-    languages = languages_of(question) + languages_of(reference)
-    for asked in (question, ""):
-        known = lexicon(asked, languages)
-        found = split(wanted, known)
-        if found.content.words:
-            return _weighed(split(predicted, known), found, light)
-    return None
+    known, wanted = split_reference(reference, question)
+    if not wanted.content.words:
+        return None
+    predicted = split(_read(prediction), known)
+    size, reference_size = (len(text.content) + light * len(text.light) for text in (predicted, wanted))
+    light_matched = light * predicted.light.shared(wanted.light, 1)
+    return Pair(predicted.content, wanted.content, size, reference_size, light_matched)
 
 
-def _weighed(predicted: Split, reference: Split, light: float) -> Pair:
-    size, reference_size = (len(text.content) + light * len(text.light) for text in (predicted, reference))
-    light_matched = light * predicted.light.shared(reference.light, 1)
-    return Pair(predicted.content, reference.content, size, reference_size, light_matched)
+@lru_cache(maxsize=16)
+def split_reference(reference: str, question: str) -> tuple[Lexicon, Split]:
+    """The reference under the question's lexicon; under that of no question where all its content is asked."""
+    words, languages = _read(reference), languages_of(question) + languages_of(reference)
+    known = lexicon(question, languages)
+    found = split(words, known)
+    if not found.content.words:
+        known = lexicon("", languages)
+        found = split(words, known)
+    return known, found
+
+
+def _read(text: str) -> Words:
+    return read_words(text, numbered if _DIGIT.search(text) else plain)
 
 
 _DIGIT = re.compile(r"\d")
