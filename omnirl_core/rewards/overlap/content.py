@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from omnirl_core.rewards.answers.number_words import NUMBERS
 from omnirl_core.rewards.overlap.wordnet import wordnet
-from omnirl_core.rewards.overlap.words import STEMS, Cut, Words, numbered, plain, read_words
+from omnirl_core.rewards.overlap.words import STEMS, Cut, Words, bare, has_number_or_mark, numbered, read_words
 from omnirl_core.text import TAG, tokens
 
 WORD_LISTS = tomllib.loads(
@@ -281,7 +281,4 @@ def split_reference(reference: str, question: str) -> tuple[Lexicon, Split]:
 
 
 def _read(text: str) -> Words:
-    return read_words(text, numbered if _DIGIT.search(text) else plain)
-
-
-_DIGIT = re.compile(r"\d")
+    return read_words(text, numbered if has_number_or_mark(text) else bare)

@@ -150,6 +150,14 @@ def bare(text: str) -> list[str]:
 
 
 _MAY_HOLD_MARKS = re.compile("[-+#$€£¥₹₩≠≤≥=<>%'’\u2212]")  # a quick look: few texts have any
+_ASCII_NUMBERS_AND_MARKS = "0123456789-+#$=<>%'"
+
+
+def has_number_or_mark(text: str) -> bool:
+    """False where every cut below gives the same tokens."""
+    if text.isascii():
+        return any(map(text.__contains__, _ASCII_NUMBERS_AND_MARKS))  # ten times as fast as a search
+    return re.search(r"\d", text) is not None or _MAY_HOLD_MARKS.search(text) is not None
 
 
 def plain(text: str) -> list[str]:
