@@ -68,6 +68,16 @@ class OmniGRPOConfig(GRPOConfig):
         "Advantages are exactly 0 in a group whose completions all earned the same. `false` is TRL's: rounding may "
         "leave ±.001 there.",
     )
+    dynamic_sampling: str = _setting(
+        "off",
+        "`resample` replaces groups whose completions all earned the same by groups of other prompts before a step "
+        "learns from the batch (DAPO, arXiv 2503.14476, section 3.2); the estimate is then over prompts that the "
+        "policy both solves and misses.",
+        ["off", "resample"],
+    )
+    max_resample_rounds: int = _setting(
+        4, "Most further rollouts of a generation batch with `dynamic_sampling: resample`."
+    )
     shared_prefix: str = _setting(
         "auto",
         "`auto` runs the prompt and images of a group once, not once a completion, wherever the model family is "
@@ -110,8 +120,9 @@ class OmniGRPOConfig(GRPOConfig):
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.shared_prefix, bool):  # what YAML makes of a bare on or off
-            self.shared_prefix = "on" if self.shared_prefix else "off"
+        for name in ("shared_prefix", "dynamic_sampling"):
+            if isinstance(value := getattr(self, name), bool):  # what YAML makes of a bare on or off
+                setattr(self, name, "on" if value else "off")
         faults = [*self._length_faults(), *self._number_faults(), *self._choice_faults()]
         if self.balance == "gdpo":
             self.multi_objective_aggregation = "normalize_then_sum"
@@ -169,7 +180,7 @@ class OmniGRPOConfig(GRPOConfig):
         faults = [*_not_positive("min_pixels", low), *_not_positive("max_pixels", high)]
         if not faults and low is not None and high is not None and low > high:
             faults.append(f"min_pixels {low:,} is above max_pixels {high:,}")
-        for name in ("max_prompt_length", "max_nonfinite_steps"):
+        for name in ("max_prompt_length", "max_nonfinite_steps", "max_resample_rounds"):
             faults += _not_positive(name, getattr(self, name))
         for name in ("reward_timeout_s", "stall_timeout_s", "log_file_limit_mb"):
             value = getattr(self, name)
@@ -179,7 +190,7 @@ class OmniGRPOConfig(GRPOConfig):
 
     def _choice_faults(self) -> list[str]:
         faults = []
-        for name in ("on_long_prompt", "shared_prefix", "on_reward_error", "on_nonfinite"):
+        for name in ("on_long_prompt", "dynamic_sampling", "shared_prefix", "on_reward_error", "on_nonfinite"):
             value, choices = getattr(self, name), self.__dataclass_fields__[name].metadata["choices"]
             if value not in choices:
                 *first, last = map(repr, choices)
@@ -196,6 +207,7 @@ OFF: Any = SimpleNamespace(
     max_prompt_length=None,
     on_long_prompt="error",
     zero_constant_groups=None,
+    dynamic_sampling="off",
     shared_prefix="off",
     verify_shared_prefix=False,
     on_reward_error=None,

@@ -41,6 +41,7 @@ from omnirl_core.trainer.dummy_image import (
     encode_before_rollout,
     set_up_vision,
 )
+from omnirl_core.trainer.dynamic_sampling import DynamicSampling, dynamic_sampling_of
 from omnirl_core.trainer.fault_tolerance.checkpoint_mixin import CheckpointMixin
 from omnirl_core.trainer.fault_tolerance.image_guard import SAMPLES, ImageGuard, images_turn_up, samples_of
 from omnirl_core.trainer.fault_tolerance.nonfinite import NonFiniteGuard
@@ -124,6 +125,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
     reward_guard: RewardGuard | None = None
     nonfinite: NonFiniteGuard | None = None
     dummy_image: DummyImage | None = None
+    dynamic_sampling: DynamicSampling | None = None
     rollout_metrics = RolloutMetrics(None)
     step_timer = StepTimer({})
     _is_mixed = False
@@ -194,6 +196,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         settings = self.settings
         self.rollout_metrics = RolloutMetrics(self)
         self.shared_prefix = shared_prefix_of(self)
+        self.dynamic_sampling = dynamic_sampling_of(self)
         if settings.on_reward_error is not None:
             self.reward_guard = RewardGuard(self.accelerator, settings)
         if settings.on_nonfinite is not None:
@@ -264,23 +267,18 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _generate_and_score_completions(self, inputs: list[Sample]) -> dict[str, Any]:
-        """TRL 1.16 takes no mix of samples with and without images; see `mixed_samples`."""
-        self._samples = inputs
-        self._ping("rollout", inputs)
-        with self.step_timer.measure(PREPARE):
-            if not self._is_mixed and images_turn_up(self, inputs):  # in `evaluate` on another data set
-                self._is_mixed, self.dummy_image = True, add_dummy_images(self)
-            if self._is_vlm and not self.environment_factories:
-                self._samples = mixed_samples(inputs) if self._is_mixed else text_samples(inputs)
-            self.image_guard.expect(samples_of(self._samples))
-        self._images = None
+        """With `dynamic_sampling`, a batch is generated and scored before TRL takes it."""
+        if self.dynamic_sampling is not None and self.model.training:
+            with self.step_timer.measure(PREPARE):
+                inputs = self.dynamic_sampling.draw(inputs)
+        self._open_samples(inputs)
         with (
             self.step_timer.measure(PREPARE),
             no_images_gathered(self),
             trainable_after_reference(self.model),
         ):
             if self.shared_prefix is None:
-                output = super()._generate_and_score_completions(self._samples)
+                output = super()._generate_and_score_completions(list(self._samples))
             else:
                 with self.shared_prefix.generation_batch(self._samples) as batch:
                     output = super()._generate_and_score_completions(batch.placeholder_samples)
@@ -300,6 +298,18 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         self._samples = []
         return output
 
+    def _open_samples(self, inputs: list[Sample]) -> None:
+        """TRL 1.16 takes no mix of samples with and without images; see `mixed_samples`."""
+        self._samples = inputs
+        self._ping("rollout", inputs)
+        with self.step_timer.measure(PREPARE):
+            if not self._is_mixed and images_turn_up(self, inputs):  # in `evaluate` on another data set
+                self._is_mixed, self.dummy_image = True, add_dummy_images(self)
+            if self._is_vlm and not self.environment_factories:
+                self._samples = mixed_samples(inputs) if self._is_mixed else text_samples(inputs)
+            self.image_guard.expect(samples_of(self._samples))
+        self._images = None
+
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, Any]:
         """Each distinct prompt once; the grid of patches tells rewards the size at which the policy sees an image."""
         batch = self._batch
@@ -317,11 +327,13 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         Replaced here, after generation: vLLM's colocate mode wants the None. Where prompts are shared there are no
         images at the end: TRL would process them again, and gather them across ranks.
         """
-        begun = perf_counter()
-        with self.step_timer.measure(ROLLOUT):
-            *before, images, tool_images = super()._generate(prompts)
-        _, completion_ids, tool_mask, *_ = before
-        self.rollout_metrics.log_speed(completion_ids, tool_mask, perf_counter() - begun)
+        if self.dynamic_sampling is not None and self.dynamic_sampling.drawn is not None:
+            *before, images, tool_images = self.dynamic_sampling.drawn.generated(*self._tokenize_prompts(prompts))
+        else:
+            begun = perf_counter()
+            with self.step_timer.measure(ROLLOUT):
+                *before, images, tool_images = super()._generate(prompts)
+            self.rollout_metrics.log_speed(before[1], before[2], perf_counter() - begun)
         if self._batch is not None:
             images = None
         if images is not None:
@@ -359,10 +371,20 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
     def _calculate_rewards(
         self, inputs: list[Sample], prompts: Any, completions: Any, completion_ids_list: Any
     ) -> Tensor:
-        """No reward sees what another drew on an image; what one does wrong is raised after all ranks have met.
+        """Scores, unless `dynamic_sampling` has; what each reward contributes within groups goes into the log."""
+        if self.dynamic_sampling is not None and self.dynamic_sampling.drawn is not None:
+            rewards = self.dynamic_sampling.rewards()
+        else:
+            rewards = self._score(inputs, prompts, completions, completion_ids_list)
+        self._completions, self._rewards = completions, rewards  # rewards: (ranks*B*G, K)
+        self._completion_ids = completion_ids_list
+        if self.model.training:
+            groups = rewards.view(-1, self.num_generations or 1, rewards.shape[-1])
+            log_scales(self._metrics["train"], self.reward_func_names, groups, self.reward_weights.tolist())
+        return rewards
 
-        What each contributes within groups goes into the log.
-        """
+    def _score(self, inputs: list[Sample], prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        """No reward sees what another drew on an image; what one does wrong is raised after all ranks have met."""
         if self._batch is not None:  # with their images again
             inputs, prompts = list(self._batch.samples), self._batch.prompts
         given, names = self.reward_funcs, self.reward_func_names
@@ -376,24 +398,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
                 rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
             finally:
                 self.reward_funcs = given
-            if self.reward_guard is not None:
-                rewards = self._checked(rewards, inputs, self.reward_guard)
-        self._completions, self._rewards = completions, rewards  # rewards: (ranks*B*G, K)
-        self._completion_ids = completion_ids_list
-        if self.model.training:
-            groups = rewards.view(-1, self.num_generations, rewards.shape[-1])
-            log_scales(self._metrics["train"], names, groups, self.reward_weights.tolist())
-        return rewards
-
-    def _checked(self, rewards: Tensor, samples: Sequence[Sample], guard: RewardGuard) -> Tensor:
-        """The rewards, NaN where they are not finite; raises, or counts and records, what went wrong on any rank."""
-        training, names = self.model.training, self.reward_func_names
-        faults = guard.errors(rewards, self.reward_funcs, names, samples, needs_one=training)
-        for name, n_failed in guard.counts(faults, names).items():
-            self._metrics["train" if training else "eval"][name].append(n_failed)
-        self.jsonl_logger.write_errors(faults, self.state)
-        guard.raise_unless_abstaining(faults)
-        return torch.where(rewards.isfinite(), rewards, torch.nan)
+            return rewards if self.reward_guard is None else self.reward_guard.checked(self, rewards, inputs)
 
     # -- a micro-batch ------------------------------------------------------------------------------------------
 
@@ -410,7 +415,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         if nonfinite is not None:
             nonfinite.check("loss", loss)
             if self.is_deepspeed_enabled:
-                self._stop_or_skip(nonfinite)
+                nonfinite.stop_or_skip(self)
         if self.is_deepspeed_enabled or not model.training:
             self.image_guard.agree()
         return loss
@@ -460,19 +465,8 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if self.nonfinite is not None:
             self.nonfinite.check_gradient(norm)
-            self._stop_or_skip(self.nonfinite)
+            self.nonfinite.stop_or_skip(self)
         return norm
-
-    def _stop_or_skip(self, nonfinite: NonFiniteGuard) -> None:
-        """Stop, or leave the step out, on every rank or on none."""
-        found = nonfinite.agreed()
-        if not found:
-            return
-        self.jsonl_logger.write_errors(found, self.state)
-        nonfinite.count(found)
-        self._metrics["train"]["nonfinite_steps"].append(float(nonfinite.skipped))
-        for parameter in self.model.parameters():
-            parameter.grad = None  # optimizers pass over it: no step, no decay, no momentum
 
     # -- what a run leaves behind -------------------------------------------------------------------------------
 

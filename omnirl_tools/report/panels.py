@@ -59,6 +59,10 @@ class Panel:
 HEALTH = (
     ("Clipped completions", "share that hit the token limit", "completions/clipped_ratio", True),
     ("Groups without signal", "share with one reward for all", "frac_reward_zero_std", True),
+    ("Groups rejected", "share of those sampled, by dynamic sampling", "dynamic_sampling/rejected_share", True),
+    ("Groups kept", "in a generation batch, after dynamic sampling", "dynamic_sampling/kept_groups", False),
+    ("Further rollouts", "of a generation batch, by dynamic sampling", "dynamic_sampling/rounds", False),
+    ("Reward of all that was sampled", "before dynamic sampling", "dynamic_sampling/sampled_reward", False),
     ("KL to the reference", "per token", "kl", False),
     ("Gradient norm", "before clipping", "grad_norm", False),
     ("Entropy", "of the policy, per token", "entropy", False),

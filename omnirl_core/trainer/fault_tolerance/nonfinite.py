@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -13,6 +13,9 @@ from torch import Tensor
 from omnirl_core.trainer.fault_tolerance.reward_guard import listed, written_to
 from omnirl_core.trainer.grpo_config import OmniGRPOConfig
 from omnirl_core.types import Line, ModelInputs, Settings
+
+if TYPE_CHECKING:
+    from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
 
 GRADIENT = "gradient norm"
 LINES = "rows_as_json"
@@ -123,6 +126,17 @@ class NonFiniteGuard:
         everywhere: list[NonFinite] = gather_object(found)
         causes = [one for one in everywhere if one.what != GRADIENT]
         return causes or everywhere  # a gradient that a loss has spoiled says nothing of its own
+
+    def stop_or_skip(self, trainer: "OmniGRPOTrainer") -> None:
+        """Stop, or leave the step out, on every rank or on none."""
+        found = self.agreed()
+        if not found:
+            return
+        trainer.jsonl_logger.write_errors(found, trainer.state)
+        self.count(found)
+        trainer._metrics["train"]["nonfinite_steps"].append(float(self.skipped))
+        for parameter in trainer.model.parameters():
+            parameter.grad = None  # optimizers pass over it: no step, no decay, no momentum
 
     def count(self, found: Sequence[NonFinite]) -> None:
         """Count a step that is left out; NonFiniteError where the run is to stop."""

@@ -13,8 +13,9 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ from trl.trainer.utils import is_async_callable
 from omnirl_core.text import completion_text
 from omnirl_core.trainer.grpo_config import OmniGRPOConfig
 from omnirl_core.types import Line, Sample
+
+if TYPE_CHECKING:
+    from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
 
 T = TypeVar("T")
 
@@ -207,6 +211,16 @@ class RewardGuard:
             GuardedReward(function, name, *how, partial(begins, name)).guarded()
             for function, name in zip(functions, names, strict=True)
         ]
+
+    def checked(self, trainer: "OmniGRPOTrainer", rewards: Tensor, samples: Sequence[Sample]) -> Tensor:
+        """The rewards, NaN where they are not finite; raises, or counts and records, what went wrong on any rank."""
+        training, names = trainer.model.training, trainer.reward_func_names
+        faults = self.errors(rewards, trainer.reward_funcs, names, samples, needs_one=training)
+        for name, n_failed in self.counts(faults, names).items():
+            trainer._metrics["train" if training else "eval"][name].append(n_failed)
+        trainer.jsonl_logger.write_errors(faults, trainer.state)
+        self.raise_unless_abstaining(faults)
+        return torch.where(rewards.isfinite(), rewards, torch.nan)
 
     def errors(
         self,
