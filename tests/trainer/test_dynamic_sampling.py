@@ -176,6 +176,7 @@ def ranks(n: int, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_hundred_random_layouts_over_ranks_end():
     assert "100 layouts, " in ranks(4, "agree")
 
