@@ -140,6 +140,7 @@ OF_CONFIG = {
     "visual_qa": CHOICES + YES_NO + NUMBERS,
     "short_answers": SHORT + ANNOTATED + DATES + MEASURED,
     "structured": LABELS + RANKED + FORMS,
+    "several_references": CAPTIONS,
     "documents": [*PAGES, *CHARTS, *TABLES, *TESTED],
     "counting": NUMBERS,
     "math": FORMULAS,

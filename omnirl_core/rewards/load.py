@@ -39,6 +39,7 @@ KEYS = (
     "gate_at",
     "timeout_s",
 )
+FILES = ("frequencies",)  # settings that name a file, relative to the rewards.yaml
 MOST_SHOWN = 10
 
 
@@ -179,6 +180,7 @@ def _reward(entry: Entry, faults: Faults) -> Reward | None:
     if scorer is None or len(faults.found) > before:
         return None
     weight = 1.0 if weight is None else weight
+    settings = {name: str(faults.path.parent / value) if name in FILES else value for name, value in settings.items()}
     reward = Reward(
         entry.name, scorer, weight, settings, tasks or None, reads=entry["reads"] or "", timeout_s=timeout_s
     )
