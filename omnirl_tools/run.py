@@ -112,6 +112,16 @@ def grade(trainer: Trainer, rewards: list[Reward], rows: Dataset | None, name: s
     """Answer the held-out rows greedily, each process its share; write `<name>.jsonl`; return every line everywhere."""
     if rows is None:
         return []
+    lines = answered(trainer, rewards, rows, progress=f"{name} training")
+    if trainer.accelerator.is_main_process:
+        write_lines(Path(str(trainer.args.output_dir)) / f"{name}.jsonl", lines)
+    return lines
+
+
+def answered(
+    trainer: Trainer, rewards: list[Reward], rows: Dataset, temperature: float = 0.0, progress: str | None = None
+) -> list[Line]:
+    """The rows with answers and rewards, each process its share; every line everywhere."""
     accelerator = trainer.accelerator
     args: Any = trainer.args
     share = rows.select(range(accelerator.process_index, len(rows), accelerator.num_processes))
@@ -123,7 +133,9 @@ def grade(trainer: Trainer, rewards: list[Reward], rows: Dataset | None, name: s
             rewards,
             max_new_tokens=args.max_completion_length,
             batch_size=args.per_device_eval_batch_size,
-            progress=f"{name} training" if accelerator.is_main_process else None,
+            temperature=temperature,
+            seed=args.seed,
+            progress=progress if accelerator.is_main_process else None,
             call=partial(
                 guarded_scores,
                 timeout_s=args.reward_timeout_s,
@@ -131,10 +143,7 @@ def grade(trainer: Trainer, rewards: list[Reward], rows: Dataset | None, name: s
                 rank=accelerator.process_index,
             ),
         )
-    lines = gather_object(lines)
-    if accelerator.is_main_process:
-        write_lines(Path(args.output_dir) / f"{name}.jsonl", lines)
-    return lines
+    return gather_object(lines)
 
 
 def graded_before(folder: Path) -> list[Line]:

@@ -46,6 +46,7 @@ from omnirl_tools.run import (
     write_run_file,
 )
 from omnirl_tools.samples import read_rows
+from omnirl_tools.warm_start import advise_warm_start
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,10 @@ def main(argv: list[str] | None = None) -> Result:
     # Before training: greedy answers to the held-out samples
     before = graded_before(output_dir) if checkpoint else []
     before = before or grade(trainer, rewards, held_out, "before")
+
+    # A policy that never earns a reward learns nothing: said here, with the command of a warm start
+    if data_args.warm_start_check and not checkpoint:
+        advise_warm_start(trainer, rewards, argv)
 
     # Train; a signal ends it after the step at hand, with a checkpoint
     shutdown = GracefulShutdown()

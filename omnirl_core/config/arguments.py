@@ -57,6 +57,13 @@ class DataArguments:
             "help": "{task, train, test, seed}: draw the files that the same YAML names, where they are missing"
         },
     )
+    warm_start_check: bool = field(
+        default=True,
+        metadata={
+            "help": "recipes/grpo.py: before training, answer 32 prompts; where none earns a reward, say so with the "
+            "command of a warm start by SFT"
+        },
+    )
 
     def __post_init__(self) -> None:
         for name in ("templates", "draw_shapes"):  # on the command line a mapping is JSON

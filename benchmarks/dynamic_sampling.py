@@ -1,0 +1,145 @@
+"""Seconds to the same held-out accuracy with `dynamic_sampling: off` and `resample`, where most groups have no signal.
+
+    python benchmarks/dynamic_sampling.py [--seconds 240] [--seeds 3] [--hopeless 0.65]
+
+Questions about drawn scenes (colour, shape, count); a share of the training samples has an answer that no completion
+reaches, as wrong annotations have. The tiny policy is rewarded for the exact answer. Both ways train for the same
+seconds, one after the other for each seed; every few seconds they answer held-out samples, which is not counted. The
+mark is the highest mean of three accuracies in a row that `off` reaches; the seconds are those of the first such mean
+at or above the mark.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from transformers import PrinterCallback, TrainerCallback
+
+from omnirl_core.data import load_dataset
+from omnirl_core.rewards import load_rewards
+from omnirl_core.shapes import tiny_policy, write_dataset
+from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
+from omnirl_tools.evaluation.score import evaluate
+
+TASKS = ("color", "shape", "count")
+KINDS = ("off", "resample")
+
+
+@dataclass
+class Curve(TrainerCallback):
+    """Held-out accuracy over the seconds of training; ends the run after `seconds`."""
+
+    seconds: float
+    every_s: float
+    held_out: list[dict[str, Any]]
+    rewards: list[Any]
+    points: list[tuple[float, float]] = field(default_factory=list)
+    spent: float = 0.0
+    trainer: Any = None
+    _begun: float = 0.0
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._measure()
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._begun = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.spent += time.perf_counter() - self._begun
+        control.should_training_stop = self.spent >= self.seconds
+        if control.should_training_stop or self.spent >= len(self.points) * self.every_s:
+            self._measure()
+
+    def _measure(self) -> None:
+        model = self.trainer.model
+        processor = self.trainer.processing_class
+        lines = evaluate(model, processor, self.held_out, self.rewards, max_new_tokens=48, batch_size=70)
+        model.train()
+        self.points.append((self.spent, statistics.mean(line["score"] for line in lines)))
+
+
+def samples(folder: Path, n: int, hopeless: float) -> tuple[Any, Any]:
+    """Samples to train on, of which a share cannot be solved, and held-out samples, of which all can."""
+    train, test = write_dataset(folder, TASKS, n, 0, "train"), write_dataset(folder, TASKS, 210, 0, "test")
+    rows, draw = json.loads(train.read_text()), random.Random(0)
+    for row in draw.sample(rows, round(hopeless * n)):
+        row["solution"] = "a word that nobody says"
+    train.write_text(json.dumps(rows))
+    loaded = [load_dataset(str(path), templates={"default": "plain"}) for path in (train, test)]
+    return loaded[0], loaded[1]
+
+
+def run(kind: str, seed: int, args: argparse.Namespace, folder: Path, data: tuple[Any, Any]) -> dict[str, Any]:
+    """The curve of one run, and what its log says of groups without signal."""
+    (folder / "rewards.yaml").write_text("rewards:\n  - {name: exact, weight: 1.0}\n")
+    rewards = load_rewards(folder / "rewards.yaml")
+    config = OmniGRPOConfig(
+        str(folder / f"{kind}{seed}"), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
+        disable_tqdm=True, save_strategy="no", logging_steps=1, max_steps=100_000, seed=seed, num_generations=8,
+        per_device_train_batch_size=64, max_completion_length=48, learning_rate=args.learning_rate, warmup_steps=5,
+        lr_scheduler_type="constant_with_warmup", dynamic_sampling=kind,
+    )  # fmt: skip
+    curve = Curve(args.seconds, args.seconds / args.points, list(data[1]), rewards)
+    trainer = OmniGRPOTrainer(tiny_policy(), rewards, config, data[0], callbacks=[curve])
+    curve.trainer = trainer
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    lines = [line for line in trainer.state.log_history if "frac_reward_zero_std" in line]
+    name = "frac_reward_zero_std" if kind == "off" else "dynamic_sampling/rejected_share"
+    return {
+        "points": curve.points,
+        "steps": len(lines),
+        "without_signal": statistics.mean(line[name] for line in lines),
+        "rounds": statistics.mean(line.get("dynamic_sampling/rounds", 0.0) for line in lines),
+    }
+
+
+def means(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of three accuracies in a row, at the seconds of the last."""
+    return [(points[i][0], statistics.mean(v for _, v in points[i - 2 : i + 1])) for i in range(2, len(points))]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=240, help="of training, for each run")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--points", type=int, default=24, help="accuracies on held-out samples, for each run")
+    parser.add_argument("--hopeless", type=float, default=0.65, help="share of the samples that cannot be solved")
+    parser.add_argument("--learning_rate", type=float, default=1e-4)
+    parser.add_argument("--samples", type=int, default=1500)
+    args = parser.parse_args(argv)
+    ratios = []
+    print("seed kind      steps  no signal  rounds  accuracy: first  mark/best  seconds to the mark")
+    with tempfile.TemporaryDirectory() as name:
+        data = samples(Path(name), args.samples, args.hopeless)
+        for seed in range(args.seeds):
+            order = KINDS if seed % 2 == 0 else KINDS[::-1]
+            found = {kind: run(kind, seed, args, Path(name), data) for kind in order}
+            mark = max(value for _, value in means(found["off"]["points"]))
+            reached = {}
+            for kind in KINDS:
+                one, curve = found[kind], means(found[kind]["points"])
+                reached[kind] = next((spent for spent, value in curve if value >= mark), float("inf"))
+                best = max(value for _, value in curve)
+                print(
+                    f"{seed:<4} {kind:9} {one['steps']:5} {one['without_signal']:10.0%} {one['rounds']:7.2f} "
+                    f"{one['points'][0][1]:16.3f} {best:10.3f} {reached[kind]:20.0f}", flush=True,
+                )  # fmt: skip
+            ratios.append(reached["resample"] / reached["off"])
+    print(f"resample over off: {', '.join(f'{r:.2f}' for r in ratios)}; median {statistics.median(ratios):.2f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

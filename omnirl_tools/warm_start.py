@@ -1,0 +1,106 @@
+"""Before GRPO: does the policy earn anything at all? Where it does not, the command of a warm start by SFT."""
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Sequence
+
+from trl import ModelConfig
+
+from omnirl_core.config.arguments import DataArguments
+from omnirl_core.rewards import Reward
+from omnirl_core.trainer import OmniGRPOTrainer
+from omnirl_core.types import Line
+from omnirl_tools.run import answered
+
+N_PROMPTS = 32
+LEAST_OF_TASK = 8
+"""Samples of a task from which on its rewards alone are said."""
+SFT_STEPS = 40
+OWN = ("output_dir", "rewards", "eval_dataset_name", "eval_rows", "warm_start_check")
+"""Settings of the GRPO run that the warm start leaves out or has its own of."""
+
+
+def advise_warm_start(
+    trainer: OmniGRPOTrainer, rewards: list[Reward], argv: Sequence[str] | None = None
+) -> str | None:
+    """Answer 32 training prompts, one sampled completion each, and say where none earns a reward above 0.
+
+    Every rank answers its share. The run's random numbers are untouched: each prompt has its own stream.
+
+    Args:
+        trainer: before `train()`.
+        rewards: of the run; those that read no solution, as form or length, do not count.
+        argv: words of the recipe's command line, which the command for the warm start takes over.
+
+    Returns:
+        What is printed by the first rank, None where every task earns something.
+    """
+    dataset = trainer.train_dataset
+    n = min(N_PROMPTS, len(dataset))  # type: ignore[arg-type]  # a recipe's data set is no stream
+    if n < trainer.accelerator.num_processes:
+        return None
+    chosen = dataset.select([i * len(dataset) // n for i in range(n)])  # type: ignore[union-attr,arg-type]
+    lines = answered(trainer, rewards, chosen, temperature=trainer.args.temperature)
+    tasks = unrewarded(lines)
+    if tasks is None:
+        return None
+    said = advice(tasks, n, warm_start_command(trainer, list(sys.argv[1:] if argv is None else argv)))
+    if trainer.accelerator.is_main_process:
+        print(said, file=sys.stderr, flush=True)
+    return said
+
+
+def unrewarded(lines: Sequence[Line]) -> list[str] | None:
+    """The tasks whose answers all earned nothing, [] where those of all tasks did, None where none is so.
+
+    >>> unrewarded([{"task": "color", "rewards": {"exact": 0.0, "format": 1.0}, "format_rewards": ["format"]}])
+    []
+    """
+    if not any(_best(line) > 0 for line in lines):
+        return []
+    of_task: dict[str, list[float]] = {}
+    for line in lines:
+        of_task.setdefault(str(line.get("task")), []).append(_best(line))
+    found = [task for task, best in of_task.items() if len(best) >= LEAST_OF_TASK and max(best) <= 0]
+    return found or None
+
+
+def _best(line: Line) -> float:
+    judged = {name: value for name, value in line["rewards"].items() if value is not None}
+    right = [value for name, value in judged.items() if name not in line.get("format_rewards", ())]
+    return max(right or judged.values(), default=0.0)
+
+
+def advice(tasks: Sequence[str], n: int, command: str) -> str:
+    """The warning; `tasks` as `unrewarded` gives them."""
+    which = f"on samples of {', '.join(tasks)}" if tasks else "on any"
+    return (
+        f"Warning: of {n} training prompts, answered once each, the policy earned no reward above 0 {which}: groups "
+        "without a right answer teach nothing. Teach it the form and the kind of answer first:\n\n"
+        f"  {command}\n\n"
+        "and start this run from it, by --model_name_or_path and the --output_dir of that command. If your prompts ask "
+        "for more than <answer>...</answer>, give that as --response_template. warm_start_check: false leaves this "
+        "check out"
+    )
+
+
+def warm_start_command(trainer: OmniGRPOTrainer, words: Sequence[str]) -> str:
+    """recipes/sft.py over the run's config, data and model, as the command line gives them."""
+    known = {field.name for kind in (DataArguments, ModelConfig) for field in dataclasses.fields(kind)}
+    kept, keeps = [], False
+    for word in words:
+        if word.startswith("--"):
+            name = word[2:].partition("=")[0].replace("-", "_")
+            keeps = name in ("config", "use_cpu", "bf16") or (name in known and name not in OWN)
+        kept += [word] * keeps
+    n = trainer.accelerator.num_processes
+    start = f"accelerate launch --config_file accelerate_configs/{trainer.engine}.yaml --num_processes {n}"
+    settings = {
+        "output_dir": f"{str(trainer.args.output_dir).rstrip('/')}_sft",
+        "max_steps": SFT_STEPS,
+        "per_device_train_batch_size": min(8, trainer.args.per_device_train_batch_size),
+        "learning_rate": f"{10 * trainer.args.learning_rate:.2g}",  # imitation bears more than policy gradients
+    }
+    own = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    return " ".join(["python" if n == 1 else start, "recipes/sft.py", *map(shlex.quote, [*kept, *own])])
