@@ -88,6 +88,7 @@ def test_cider_is_pycocoevalcaps(tmp_path):
     path.write_text(json.dumps(document_frequencies(REFERENCES)))
     ours = [10 * cider(*pair, frequencies=str(path)) for pair in zip(SAID, REFERENCES, strict=True)]
     assert ours == pytest.approx(COCO, abs=1e-12)
+    assert cider(REFERENCES[0][1], REFERENCES[0], frequencies=str(path), best=True) == pytest.approx(1.0)
 
 
 def test_chrf_is_sacrebleus():

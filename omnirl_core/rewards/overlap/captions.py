@@ -27,11 +27,12 @@ def cider(
     solution: object,
     *,
     frequencies: str | None = None,
+    best: bool = False,
     needs_fact: bool = True,
     prompt: object = None,
     problem: str | None = None,
 ) -> float | None:
-    """CIDEr-D / 10 in [0, 1], the mean over the references; identical text with one reference is 1.0.
+    """CIDEr-D / 10 in [0, 1], the mean over the references, with `best` the best of them; the one reference is 1.0.
 
     n-grams of up to four words weigh by how few references of the training data have them (Vedantam, Zitnick and
     Parikh, CVPR 2015): `frequencies` is the file that scripts/caption_frequencies.py made of them, relative to the
@@ -47,7 +48,8 @@ def cider(
     said, question = _vectors(prediction, known), question_of(prompt, problem)
     if needs_fact and not any(names_a_fact(prediction, reference, question) for reference in references):
         return 0.0
-    return min(1.0, sum(_cider_d(said, _vectors(text, known)) for text in references) / len(references))
+    scores = [_cider_d(said, _vectors(text, known)) for text in references]
+    return min(1.0, max(scores) if best else sum(scores) / len(scores))
 
 
 Vectors = tuple[list[dict[Grams, float]], list[float], int]
