@@ -65,6 +65,10 @@ class EvaluationArguments(DataArguments):
         metadata={"help": "with a protocol: space of the answered boxes, if not the model family's"},
     )
     eval_temperature: float = field(default=0.0, metadata={"help": "0 is greedy; above it answers are sampled"})
+    num_samples: int = field(
+        default=1,
+        metadata={"help": "answers of each sample; above 1, pass_rates.jsonl says how often it is solved"},
+    )
     seed: int = field(default=42, metadata={"help": "of sampled answers, and of a mixture's random rows"})
     max_completion_length: int | None = field(
         default=None, metadata={"help": "most new tokens; default: the protocol's, or 512 as in training"}
@@ -117,12 +121,18 @@ class EvaluationArguments(DataArguments):
             "max_completion_length",
             "max_output_token_length",
             "eval_rows",
+            "num_samples",
         )
         faults = [
             f"{name} {value!r} is not a whole number above 0"
             for name in names
             if (value := getattr(self, name)) is not None and value < 1
         ]
+        if self.num_samples > 1 and not self.eval_temperature:
+            faults.append("num_samples above 1 is not supported with greedy answers; set eval_temperature: 1.0")
+        if self.num_samples > 1 and (self.protocol or self.completions):
+            named = "protocol" if self.protocol else "completions"
+            faults.append(f"num_samples above 1 is not supported with {named}; leave one of them out")
         if self.eval_temperature < 0:
             faults.append(f"eval_temperature {self.eval_temperature} is below 0")
         return faults

@@ -44,6 +44,7 @@ from omnirl_tools.evaluation.generate import Generation, generate_batches
 from omnirl_tools.evaluation.generations import GenerationLog, row_keys
 from omnirl_tools.evaluation.lines import stream_keys, write_lines
 from omnirl_tools.evaluation.metrics import add_overlap, figures, metrics
+from omnirl_tools.evaluation.pass_rates import pass_rates
 from omnirl_tools.evaluation.ready import ready_generations
 from omnirl_tools.report import write_evaluation
 
@@ -62,6 +63,7 @@ def main(argv: list[str] | None = None) -> JsonObject:
     rec = RecData.load(arguments, model_args) if arguments.protocol else None
     rewards = [] if rec else load_rewards(str(arguments.rewards))
     samples = rec.samples if rec else held_out_samples(arguments, rewards, folder)
+    samples = [sample for sample in samples for _ in range(arguments.num_samples)]
 
     # Answers: of a file, or the model's own
     if arguments.completions:
@@ -73,16 +75,20 @@ def main(argv: list[str] | None = None) -> JsonObject:
     # Score: each process its share, or REC's rules on whole data sets
     lines, results = score_rec(arguments, rec, generations) if rec else (score(samples, generations, rewards), {})
 
-    # Write and report
+    # Write and report; of several answers to each sample their pass rates, and the figures of the first ones
     facts: JsonObject = {}
     if state.is_main_process:
+        written = []
+        if arguments.num_samples > 1:
+            written = [write_lines(folder / "pass_rates.jsonl", pass_rates(samples, lines))]
+            samples, lines = samples[:: arguments.num_samples], lines[:: arguments.num_samples]
         overlap, found = add_overlap(lines, rewards), figures(lines)
         facts = facts_of(arguments, model_args, samples, rec) | metrics(lines, found)
         facts |= {"overlap": overlap} if overlap else {}
         facts |= {"rec": {name: result.figures() for name, result in results.items()}} if results else {}
         paths = [write_lines(folder / "predictions.jsonl", lines), folder / "metrics.json"]
         paths[1].write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        show(facts, found, results, [*paths, write_evaluation(folder)])
+        show(facts, found, results, [*paths, *written, write_evaluation(folder)])
     state.wait_for_everyone()
     return facts
 

@@ -55,12 +55,19 @@ def load_dataset(
     unused = set(templates or {}) - store.tasks - {"default"}
     if unused:
         logger.warning("no row of %s has a task named %s, for which a template is set", path, sorted(unused))
-    return store.dataset().with_transform(RowTransform(prompts, tuple(sorted(store.extras)), store.has_images))
+    in_order = any(source.in_order for source in sources)
+    transform = RowTransform(prompts, tuple(sorted(store.extras)), store.has_images, in_order=in_order)
+    return store.dataset().with_transform(transform)
 
 
 def is_of_rows(dataset: object) -> bool:
     """Whether `load_dataset` made it."""
     return isinstance(dataset, datasets.Dataset) and isinstance(_transform(dataset), RowTransform)
+
+
+def is_in_order(dataset: object) -> bool:
+    """Whether training takes the rows as they come: a mixture with `order: curriculum`."""
+    return is_of_rows(dataset) and bool(_transform(dataset).in_order)  # type: ignore[arg-type]
 
 
 def routing(dataset: datasets.Dataset) -> Iterator[tuple[str, str | None, Any]]:
@@ -107,6 +114,8 @@ class RowTransform:
     """Whether any row has an image; a run without any pays nothing for a mixed one's safety."""
     as_text: bool = False
     """Contents as plain text, which the chat template of a language model takes, not as blocks."""
+    in_order: bool = False
+    """A mixture's `order: curriculum`: training is not to shuffle them."""
 
     def __call__(self, batch: Mapping[str, list[str]]) -> dict[str, list[Any]]:
         rows = [self._row(*json.loads(text)) for text in batch[_COLUMN]]

@@ -5,7 +5,7 @@ import math
 import os
 import random
 import re
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
@@ -100,6 +100,8 @@ class Source:
     on_hub: bool = False
     config: str | None = None
     split: str = "train"
+    in_order: bool = False
+    """Of a mixture whose rows follow from easy to hard, over all of its sources."""
 
 
 def load_records(
@@ -164,8 +166,23 @@ def find_sources(
 
 def read_records(sources: Iterable[Source], rules: RowRules, *, seed: int = 0) -> Iterator[Record]:
     """The good rows of all sources in order; then DataError if there were bad ones, or none good."""
-    problems, n_good = Problems(), 0
     sources = list(sources)
+    records = _good_records(sources, rules, seed)
+    yield from _easy_to_hard(records) if any(source.in_order for source in sources) else records
+
+
+def _easy_to_hard(records: Iterable[Record]) -> list[Record]:
+    """By their `pass_rate`, the highest first; those of one rate stay in their order."""
+    found = list(records)
+    for one in found:
+        if not isinstance(one.extra.get("pass_rate"), int | float):
+            fix = "`omnirl select` writes rows that have it; or remove `order`"
+            raise DataError(f"{one.source}: no number as 'pass_rate', by which `order: curriculum` sorts; {fix}")
+    return sorted(found, key=lambda one: -one.extra["pass_rate"])
+
+
+def _good_records(sources: Sequence[Source], rules: RowRules, seed: int) -> Iterator[Record]:
+    problems, n_good = Problems(), 0
     rows = checked_rows(sources, seed=seed, allow_outside_image_root=rules.allow_outside_image_root)
     try:
         for row in rules.apply(rows):
@@ -279,9 +296,11 @@ def _mixture(path: str, image_root: str | None, task: str | None) -> list[Source
     """The entries of a YAML mixture; all its mistakes in one DataError. Paths start at its folder."""
     problems = Problems()
     sources = []
-    for line, entry in _entries(path, problems):
+    entries, in_order = _top_level(path, problems)
+    for line, entry in _entries(path, entries, problems):
         try:
-            sources.append(_entry_source(entry, os.path.dirname(path), image_root, task))
+            source = _entry_source(entry, os.path.dirname(path), image_root, task)
+            sources.append(replace(source, in_order=in_order))
         except ValueError as error:
             problems.add(f"{path}:{line}: {error}")
     if problems.count:
@@ -319,17 +338,29 @@ def _entry_source(entry: dict[str, str], folder: str, image_root: str | None, ta
     )
 
 
-def _entries(path: str, problems: Problems) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, keys and values as written) of each entry under `datasets`."""
+def _top_level(path: str, problems: Problems) -> tuple[yaml.SequenceNode, bool]:
+    """The entries under `datasets`, and whether `order` is `curriculum`."""
     try:
         top = read_yaml(path).root
     except YamlFault as error:
         raise DataError(error.at(path)) from None
     pairs = [(key.value, value) for key, value in top.value] if isinstance(top, yaml.MappingNode) else []
-    if [key for key, _ in pairs] != ["datasets"] or not isinstance(pairs[0][1], yaml.SequenceNode):
+    given = dict(pairs)
+    entries, order = given.get("datasets"), given.get("order")
+    if len(pairs) != len(given) or set(given) - {"datasets", "order"} or not isinstance(entries, yaml.SequenceNode):
         found = f"the keys {[key for key, _ in pairs]}" if pairs else "no keys"
         raise DataError(f"{path}:1: expected one key, 'datasets', with a list of entries; found {found}")
-    for node in pairs[0][1].value:
+    if order is not None and order.value != "curriculum":
+        line = order.start_mark.line + 1
+        problems.add(
+            f"{path}:{line}: order {shown(order.value)} is not 'curriculum'; leave it out for the files' order"
+        )
+    return entries, order is not None
+
+
+def _entries(path: str, entries: yaml.SequenceNode, problems: Problems) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line, keys and values as written) of each entry."""
+    for node in entries.value:
         line = node.start_mark.line + 1
         if isinstance(node, yaml.MappingNode):
             yield line, _entry(path, node, problems)

@@ -15,7 +15,7 @@ from transformers import AutoConfig, PretrainedConfig
 from trl.trainer.utils import get_config_model_id
 
 from omnirl_core.data import DataError
-from omnirl_core.data.dataset import for_language_model, is_of_rows, routing
+from omnirl_core.data.dataset import for_language_model, is_in_order, is_of_rows, routing
 from omnirl_core.models import (
     base_model,
     has_vision,
@@ -85,7 +85,12 @@ class Preparation:
         return settings_of(self.args)
 
     def _apply_texts(self) -> None:
-        """A language model's chat template takes plain text, where a vision-language model's takes blocks."""
+        """A language model's chat template takes plain text, where a vision-language model's takes blocks.
+
+        A curriculum is not shuffled.
+        """
+        if is_in_order(self.train_dataset):
+            self.args.shuffle_dataset = False
         for name in ("train_dataset", "eval_dataset"):
             dataset = getattr(self, name)
             if is_of_rows(dataset) and not self._sees:

@@ -19,6 +19,7 @@ COMMANDS = {
         "what each GPU has to hold, from the config alone",
     ),
     "compare": ("omnirl_tools.commands.compare", "two evaluations of the same rows, with wins and losses"),
+    "select": ("omnirl_tools.commands.select", "training samples by how often a policy solves them"),
     "report": ("omnirl_tools.commands.report", "curves.png and completions.html of a run or an evaluation"),
 }
 """Name -> (module, line in `omnirl --help`)."""
