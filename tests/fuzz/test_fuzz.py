@@ -67,6 +67,7 @@ def test_findings_stay_mended(case):
 @pytest.mark.skipif(
     importlib.util.find_spec("atheris") is None, reason="atheris has wheels for some Pythons on Linux only"
 )
+@pytest.mark.repeat
 @pytest.mark.parametrize("target", ["tags", "boxes", "json_list", "yaml_text"])
 def test_coverage_finds_nothing_in_seconds(target, tmp_path):
     folders = ("--findings", str(tmp_path / "found"), "--corpus", str(tmp_path / "corpus"))

@@ -24,7 +24,7 @@ def benchmark(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", ["full-text", "full-image, checkpointing"])
+@pytest.mark.parametrize("name", [pytest.param("full-text", marks=pytest.mark.repeat), "full-image, checkpointing"])
 def test_the_peak_is_as_estimated(benchmark, name):
     memory, folder = benchmark
     case = memory.CASES[name]
