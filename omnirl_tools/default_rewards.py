@@ -25,7 +25,9 @@ def default_rewards(data: DataArguments, policy: str) -> list[Reward]:
     A box is judged in the coordinate space that the policy's family answers in.
     """
     rules = RowRules(allow_outside_image_root=data.allow_outside_image_root)
-    records = islice(read_records(find_sources(data.dataset_name, data.image_root), rules), SEEN)
+    columns: Any = data.columns  # a mapping since __post_init__
+    sources = find_sources(data.dataset_name, data.image_root, columns=columns)
+    records = islice(read_records(sources, rules), SEEN)
     boxes = [_is_box(record.solution) for record in records]
     if any(boxes) and not all(boxes):
         raise ValueError(

@@ -21,7 +21,7 @@ def read_rows(data: DataArguments, name: str, seed: int, report: Path) -> Datase
     if data.max_image_pixels is not None:
         limit_pixels(data.max_image_pixels)
     if data.on_bad_sample == "skip":
-        where = {"allow_outside_image_root": data.allow_outside_image_root, "seed": seed}
+        where = {"allow_outside_image_root": data.allow_outside_image_root, "columns": data.columns, "seed": seed}
         rules["bad_rows"] = agreed_bad_rows(name, data.image_root, **where)
         if PartialState().is_main_process:
             write_bad_rows(report, rules["bad_rows"])
@@ -30,6 +30,7 @@ def read_rows(data: DataArguments, name: str, seed: int, report: Path) -> Datase
         data.image_root,
         templates=data.templates,  # type: ignore[arg-type]  # a mapping since __post_init__
         system_prompt=data.system_prompt,
+        columns=data.columns,  # type: ignore[arg-type]
         seed=seed,
         **rules,
     )

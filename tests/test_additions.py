@@ -20,9 +20,9 @@ import csv
 from omnirl_core.data.json_reader import RawRow
 
 
-def read_csv(path, keep=None):
+def read_psv(path, keep=None):
     with open(path, newline="") as file:
-        for index, row in enumerate(csv.DictReader(file)):
+        for index, row in enumerate(csv.DictReader(file, delimiter="|")):
             if keep is None or index in keep:
                 yield RawRow(index + 2, row)
 """
@@ -33,7 +33,7 @@ CHECK = """\
 RECIPE = """\
 output_dir: outputs/sums
 model_name_or_path: tiny_policy
-dataset_name: sums.csv
+dataset_name: sums.psv
 rewards: recipes/sums/rewards.yaml
 use_cpu: true
 bf16: false
@@ -54,10 +54,10 @@ ADDITIONS: dict[str, dict[str, str | list[tuple[str, str]]]] = {
         "docs/rewards.md": [("| `think_format`", "| `polite` | whether the answer says please | | |\n")],
     },
     "a data format": {
-        "omnirl_core/data/csv_reader.py": READER,
-        "omnirl_core/data/sources.py": [
-            ("from omnirl_core.data.hub", "from omnirl_core.data.csv_reader import read_csv\n"),
-            ('    ".jsonl": read_jsonl', '    ".csv": read_csv,\n'),
+        "omnirl_core/data/psv_reader.py": READER,
+        "omnirl_core/data/mixture.py": [
+            ("from omnirl_core.data.record", "from omnirl_core.data.psv_reader import read_psv\n"),
+            ('    ".jsonl": read_jsonl', '    ".psv": read_psv,\n'),
         ],
     },
     "a recipe": {
@@ -100,7 +100,7 @@ def tree(tmp_path_factory):
                 assert text.count(f"\n{before}") == 1, before
                 text = text.replace(f"\n{before}", f"\n{added}{before}")
             path.write_text(text)
-    (folder / "sums.csv").write_text("problem,solution\nWhat is 1 plus 2?,3\nAdd 1 and 1.,2\n")
+    (folder / "sums.psv").write_text("problem|solution\nWhat is 1 plus 2?|3\nAdd 1 and 1.|2\n")
     return folder
 
 
@@ -123,7 +123,7 @@ def test_the_format_is_read_and_the_check_reports(tree):
     done = in_tree(tree, code)
     assert done.returncode == 1, done.stderr
     assert "2 rows" in done.stdout
-    assert "sums.csv:3: no question mark" in done.stdout
+    assert "sums.psv:3: no question mark" in done.stdout
 
 
 def test_the_recipe_is_judged_by_the_reward(tree):

@@ -3,12 +3,14 @@
 TRL and torch are imported where `parse` needs them: a command that reads `DataArguments` only does without.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from omnirl_core.config.parser import Check, StrictParser
+from omnirl_core.data.columns import checked_columns
 from omnirl_core.shapes.dataset import only_own_names
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 class DataArguments:
     """What to train on and what to reward. Paths are relative to the folder that the command runs in."""
 
-    dataset_name: str = field(metadata={"help": "JSON, JSONL or YAML mixture of training rows, or a hub id"})
+    dataset_name: str = field(metadata={"help": "training rows: JSON, JSONL, Parquet, CSV, YAML mixture or a hub id"})
     rewards: str | None = field(
         default=None,
         metadata={"help": "rewards.yaml; without one, by what the rows' answers are: boxes or text"},
@@ -31,6 +33,9 @@ class DataArguments:
     )
     eval_rows: int | None = field(default=None, metadata={"help": "use only the first N held-out rows"})
     image_root: str | None = field(default=None, metadata={"help": "folder that image paths are relative to"})
+    columns: dict | str | None = field(
+        default=None, metadata={"help": "our names of the data's columns: {problem: question, solution: answer}"}
+    )
     templates: dict | str | None = field(default=None, metadata={"help": "prompt template per task (docs/data.md)"})
     system_prompt: str | None = field(default=None, metadata={"help": "system turn before every prompt"})
     on_bad_sample: str = field(
@@ -66,11 +71,20 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        for name in ("templates", "draw_shapes"):  # on the command line a mapping is JSON
+        for name in ("templates", "columns", "draw_shapes"):  # on the command line a mapping is JSON or YAML
             if isinstance(getattr(self, name), str):
-                setattr(self, name, json.loads(getattr(self, name)))
+                setattr(self, name, _mapping(getattr(self, name)))
+        if self.columns is not None:
+            self.columns = dict(checked_columns(self.columns))
         if self.max_image_pixels is not None and self.max_image_pixels < 1:
             raise ValueError(f"max_image_pixels {self.max_image_pixels} is not a whole number above 0")
+
+
+def _mapping(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"{text} is no mapping; write '{{name: value}}'") from None
 
 
 def parse(

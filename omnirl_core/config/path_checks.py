@@ -101,7 +101,7 @@ def data_faults(name: str, values: Settings) -> Iterator[Fault]:
             yield name, f"{name}: {fault}"
         return  # drawn where it is missing
     try:
-        find_sources(path, values.get("image_root"))
+        find_sources(path, values.get("image_root"), columns=values.get("columns"))
     except DataError as error:
         hint = "" if os.path.exists(path) else nearest_file(path)
         for message in str(error).splitlines():

@@ -14,6 +14,7 @@ import datasets
 import pyarrow as pa
 from datasets.table import InMemoryTable
 
+from omnirl_core.data.columns import Columns
 from omnirl_core.data.prompts import PromptFormat
 from omnirl_core.data.record import DataError, Record
 from omnirl_core.data.sources import find_sources, read_records
@@ -34,10 +35,11 @@ def load_dataset(
     system_prompt: str | None = None,
     task: str | None = None,
     split: str = "train",
+    columns: Columns | None = None,
     seed: int = 0,
     **rules: Any,
 ) -> datasets.Dataset:
-    """The rows of a `.json`, `.jsonl` or `.yaml` file or hub data set, as the trainer takes them.
+    """The rows of a file, YAML mixture or hub data set (docs/data.md), as the trainer takes them.
 
     A row, when drawn, has `prompt` (messages whose content is always a list of blocks), `images` (absolute
     paths, [] for text), `solution` (as in the file), `task`, `problem`, `row_id` (`file:line`), and every
@@ -48,7 +50,7 @@ def load_dataset(
     prompts = PromptFormat(templates or {}, system_prompt)
     store = _Store()
     row_rules = RowRules(**rules)
-    sources = find_sources(path, image_root, task=task, split=split)
+    sources = find_sources(path, image_root, task=task, split=split, columns=columns)
     with _no_search_for_cycles():
         for record in read_records(sources, row_rules, seed=seed):
             store.add(record)

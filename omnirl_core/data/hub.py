@@ -1,15 +1,16 @@
 """Rows of a data set on the Hugging Face hub, in the form that rows of a file have."""
 
-import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Container, Iterator
-from pathlib import Path, PurePath
+from collections.abc import Container, Iterable, Iterator
+from datetime import date, time, timedelta
+from decimal import Decimal
+from pathlib import PurePath
 from typing import Any
 
 import datasets
+import pyarrow as pa
 
+from omnirl_core.data.embedded import image_file
 from omnirl_core.data.json_reader import RawRow, StrictDecoder
 from omnirl_core.data.record import DataError
 
@@ -28,35 +29,42 @@ def open_hub(name: str, config: str | None = None, split: str = "train") -> data
 
 def hub_rows(dataset: datasets.Dataset, keep: Container[int] | None = None) -> Iterator[RawRow]:
     """Its rows, numbered from 1; images inside the data set become files in the cache of `datasets`."""
+    # as arrow: images stay encoded
+    tables = dataset.with_format("arrow").iter(batch_size=256)
+    return arrow_rows((batch for table in tables for batch in table.to_batches()), keep)
+
+
+def arrow_rows(batches: Iterable[pa.RecordBatch], keep: Container[int] | None = None) -> Iterator[RawRow]:
+    """The rows of arrow batches, numbered from 1; only those kept become Python objects."""
     decoder = StrictDecoder()
-    index = 0
-    for batch in dataset.with_format("arrow").iter(batch_size=256):  # as arrow: images stay encoded
-        for row in batch.to_pylist():
-            if keep is None or index in keep:
-                yield _raw_row(decoder, index + 1, row)
-            index += 1
-
-
-def image_folder() -> Path:
-    """Where images inside of hub data sets are written, by their content."""
-    return Path(datasets.config.HF_DATASETS_CACHE) / "omnirl_images"
+    first = 0
+    for batch in batches:
+        size = batch.num_rows
+        kept = [n for n in range(size) if keep is None or first + n in keep]
+        if len(kept) < size:
+            batch = batch.take(pa.array(kept, type=pa.int64()))
+        for n, row in zip(kept, batch.to_pylist(), strict=True):
+            yield _raw_row(decoder, first + n + 1, row)
+        first += size
 
 
 def _raw_row(decoder: StrictDecoder, number: int, row: dict[str, Any]) -> RawRow:
-    for key in ("image", "images"):
-        if isinstance(row.get(key), list):
-            row[key] = [_image_path(image) for image in row[key]]
-        elif key in row:
-            row[key] = _image_path(row[key])
     texts = []
     for key, value in row.items():
+        value = [_image_path(image) for image in value] if isinstance(value, list) else _image_path(value)
         try:
-            texts.append(f"{json.dumps(key)}:{json.dumps(value)}")
-        except TypeError as error:  # dates, bytes
+            texts.append(f"{json.dumps(key)}:{json.dumps(value, default=_text)}")
+        except TypeError as error:  # bytes
             fix = "save a copy without that column"
             return RawRow(number, None, f"column {key!r} holds what JSON cannot ({error}); {fix}")
     value, fault = decoder.decode("{" + ",".join(texts) + "}")  # the same faults as in a file: NaN, surrogates
     return RawRow(number, value, fault)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, date | time | timedelta | Decimal):
+        return str(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 def _image_path(image: Any) -> Any:
@@ -65,13 +73,4 @@ def _image_path(image: Any) -> Any:
         return image
     if image["bytes"] is None:
         return image["path"]
-    folder = image_folder()
-    name = hashlib.sha256(image["bytes"]).hexdigest()[:40] + PurePath(image["path"] or "").suffix
-    file = folder / name[:2] / name
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(dir=file.parent)
-        with os.fdopen(handle, "wb") as out:
-            out.write(image["bytes"])
-        os.replace(unfinished, file)  # several processes may write the same image
-    return str(file)
+    return image_file(image["bytes"], PurePath(image["path"] or "").suffix)

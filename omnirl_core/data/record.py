@@ -1,10 +1,12 @@
 """One row of a data file, checked: `Record`, and `DataError` for everything that can be wrong with it."""
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from omnirl_core.data.embedded import decoded_image
 from omnirl_core.data.prompts import PLACEHOLDER
 from omnirl_core.types import Settings
 
@@ -16,6 +18,13 @@ RESERVED = frozenset(
     | {"row_id", "tools", "environments", "trainer_state", "log_extra", "log_metric"}
 )
 """Columns that the data set, the trainer or TRL's reward call fill; a file may not bring its own."""
+
+
+ALIASES = {
+    "problem": ("question", "prompt", "query", "instruction", "input", "text", "q"),
+    "solution": ("answer", "answers", "label", "target", "output", "response", "ground_truth", "gt", "completion"),
+}
+"""Names that public data sets have for ours; an error offers the mapping, and nothing is guessed."""
 
 
 class DataError(ValueError):
@@ -128,13 +137,36 @@ def shown(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def offered_columns(keys: Settings) -> str:
+    """The mapping that a row's keys suggest, as YAML to paste; "" where none does.
+
+    >>> offered_columns({"question": "?", "answer": "!"})
+    'columns: {problem: question, solution: answer}'
+    """
+    lower = {key.lower(): key for key in keys}
+    found = {}
+    for ours, names in ALIASES.items():
+        theirs = ours if ours in keys else next((lower[name] for name in names if name in lower), None)
+        if theirs is None:
+            return ""
+        if theirs != ours:
+            found[ours] = theirs
+    return f"columns: {{{', '.join(f'{ours}: {_yaml(theirs)}' for ours, theirs in found.items())}}}"
+
+
+def _yaml(name: str) -> str:
+    return name if name.replace("_", "").isalnum() else json.dumps(name)
+
+
 def _question(rest: dict[str, Any]) -> tuple[str, Any]:
     """Problem and solution of a row in the original's format, which REC annotations share."""
     if "problem" not in rest or "solution" not in rest:
         missing = "solution" if "problem" in rest else "problem"
         keys = ", ".join(rest) or "none"
         fix = "; write null where no reward needs it" if missing == "solution" else ""
-        raise DataError(f"no {missing!r} among its keys ({keys[:120]}); add it{fix}")
+        suggested = offered_columns(rest)
+        advice = f"rename it, or map it: {suggested}" if suggested else f"add it, or map it with `columns`{fix}"
+        raise DataError(f"no {missing!r} among its keys ({keys[:120]}); {advice}")
     return _text(rest.pop("problem"), "problem"), rest.pop("solution")
 
 
@@ -173,6 +205,8 @@ def _images(rest: dict[str, Any], context: RowContext) -> tuple[str, ...]:
 def _image(path: Any, key: str, context: RowContext) -> str:
     if not isinstance(path, str) or not path:
         raise DataError(f"{key!r} must be a path or a list of paths, found {shown(path)}")
+    if (decoded := decoded_image(path)) is not None:
+        return decoded
     absolute = path if path.startswith("/") else f"{context.root}/{path}"
     if context.exists(absolute):
         if (place := context.outside(absolute)) is None:

@@ -1,107 +1,26 @@
-"""Where rows come from: `.json`, `.jsonl`, a YAML mixture of them, or a hub data set; `load_records`."""
+"""Where rows come from: files, saved data sets, mixtures of them, or hub data sets; `load_records`."""
 
 import logging
-import math
 import os
-import random
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from fractions import Fraction
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import yaml
-
-from omnirl_core.data.hub import hub_rows, image_folder, open_hub
+from omnirl_core.data.columns import Columns, checked_columns, renamed
+from omnirl_core.data.embedded import image_folder
+from omnirl_core.data.hub import hub_rows, open_hub
 from omnirl_core.data.images import ImageFiles
-from omnirl_core.data.json_reader import RawRow, count_jsonl, read_json, read_jsonl
-from omnirl_core.data.record import DataError, Problems, Record, RowContext, record_from_row, shown
+from omnirl_core.data.json_reader import RawRow
+from omnirl_core.data.mixture import COUNTERS, READERS, Source, check_file, mixture
+from omnirl_core.data.record import DataError, Problems, Record, RowContext, record_from_row
+from omnirl_core.data.tables import read_saved
 from omnirl_core.data.validation import RowRules, with_checked_images
-from omnirl_core.type_checks import nearest
-from omnirl_core.yaml_loader import YamlFault, read_yaml
 
 logger = logging.getLogger(__name__)
 
-READERS: dict[str, Callable[[str, Container[int] | None], Iterator[RawRow]]] = {
-    ".json": read_json,
-    ".jsonl": read_jsonl,
-}
-"""Ending -> reader of the rows of a file, all of them or those of the given indices. A new format is a row here."""
-COUNTERS: dict[str, Callable[[str], int]] = {".jsonl": count_jsonl}
-"""Ending -> what counts the rows without parsing them."""
-
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_STRATEGY = re.compile(r"(?:(first|end|random):)?([0-9]+(?:\.[0-9]+)?)(%?)")
-_ENTRY_KEYS = ("json_path", "hub", "sampling_strategy", "image_root", "task", "split", "config")
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """A sampling strategy. `random` draws without replacement and keeps the file's order.
-
-    >>> Sampling.parse("end:2").indices(5, seed="0")
-    range(3, 5)
-    >>> Sampling.parse("first:10%").size(95)  # rounded up
-    10
-    >>> Sampling.parse("10%") == Sampling.parse("random:10%")
-    True
-    """
-
-    how: str = "first"
-    amount: Fraction | None = None  # None: all
-    percent: bool = False
-
-    @classmethod
-    def parse(cls, text: str) -> "Sampling":
-        """The strategy that a YAML entry names; ValueError lists what there is."""
-        if text == "all":
-            return cls()
-        match = _STRATEGY.fullmatch(text)
-        if match:
-            how, number, percent = match.groups()
-            amount = Fraction(number)
-            if percent and amount <= 100:
-                return cls(how or "random", amount, percent=True)
-            if how and not percent and amount.denominator == 1 and "." not in number:
-                return cls(how, amount)
-        known = "all, first:N, end:N, random:N or N%, where N is a whole number or a percentage up to 100%"
-        raise ValueError(f"sampling_strategy {text!r} is none of {known}")
-
-    def size(self, n_rows: int) -> int:
-        """How many of `n_rows` rows it takes: never more than there are."""
-        if self.amount is None:
-            return n_rows
-        return min(n_rows, math.ceil(self.amount * n_rows / 100) if self.percent else int(self.amount))
-
-    def indices(self, n_rows: int, seed: str) -> range | frozenset[int]:
-        """The indices it takes; the same for the same seed."""
-        size = self.size(n_rows)
-        if self.how == "end":
-            return range(n_rows - size, n_rows)
-        if self.how == "random" and size < n_rows:
-            return frozenset(random.Random(seed).sample(range(n_rows), size))
-        return range(size)
-
-    @property
-    def needs_count(self) -> bool:
-        """Whether the rows must be counted before the first one can be taken."""
-        return self.amount is not None and (self.percent or self.how != "first")
-
-
-@dataclass(frozen=True)
-class Source:
-    """One file or hub data set, and how its rows are taken."""
-
-    place: str  # path of a .json or .jsonl file, or a name on the hub
-    image_root: str | None = None
-    task: str | None = None
-    sampling: Sampling = field(default_factory=Sampling)
-    on_hub: bool = False
-    config: str | None = None
-    split: str = "train"
-    in_order: bool = False
-    """Of a mixture whose rows follow from easy to hard, over all of its sources."""
 
 
 def load_records(
@@ -110,16 +29,17 @@ def load_records(
     *,
     task: str | None = None,
     split: str = "train",
+    columns: Columns | None = None,
     seed: int = 0,
     **rules: Any,
 ) -> list[Record]:
-    """All checked rows of a `.json`, `.jsonl` or `.yaml` file, or of a hub data set (`org/name`).
+    """All checked rows of a file (docs/data.md lists the formats), a YAML mixture, or a hub data set (`org/name`).
 
-    Relative image paths start at `image_root`, by default the folder of the data file. `task` is for rows
-    that name none. `rules` are RowRules': bad rows raise one DataError, or with `on_bad_sample="skip"` are
-    dropped, counted and logged.
+    `columns` maps our names to the data's: `{"problem": "question", "solution": "answer"}`. Relative image paths
+    start at `image_root`, by default the folder of the data file. `task` is for rows that name none. `rules` are
+    RowRules': bad rows raise one DataError, or with `on_bad_sample="skip"` are dropped, counted and logged.
     """
-    sources = find_sources(path, image_root, task=task, split=split)
+    sources = find_sources(path, image_root, task=task, split=split, columns=columns)
     return list(read_records(sources, RowRules(**rules), seed=seed))
 
 
@@ -129,6 +49,7 @@ def find_bad_rows(
     *,
     task: str | None = None,
     split: str = "train",
+    columns: Columns | None = None,
     seed: int = 0,
     share: tuple[int, int] = (0, 1),
     **rules: Any,
@@ -139,7 +60,7 @@ def find_bad_rows(
     a share and put their answers together know all bad rows, and the same ones.
     """
     checks = RowRules(**{"check_images": "pixels", **rules})
-    sources = find_sources(path, image_root, task=task, split=split)
+    sources = find_sources(path, image_root, task=task, split=split, columns=columns)
     found = checked_rows(sources, seed=seed, allow_outside_image_root=checks.allow_outside_image_root)
     own = (row for n, row in enumerate(found) if n % share[1] == share[0] or isinstance(row, DataError))
     checked = with_checked_images(own, checks.check_images)
@@ -152,16 +73,18 @@ def find_sources(
     *,
     task: str | None = None,
     split: str = "train",
+    columns: Columns | None = None,
 ) -> list[Source]:
     """The sources that a path names: itself, or the entries of a YAML mixture."""
+    columns = checked_columns(columns or {})
     place = os.path.expanduser(os.fspath(path))
     root = None if image_root is None else os.path.expanduser(os.fspath(image_root))
     if place.endswith((".yaml", ".yml")) and os.path.isfile(place):
-        return _mixture(place, root, task)
+        return mixture(place, root, task, columns)
     if os.path.exists(place) or not _HUB_NAME.fullmatch(place) or place.endswith((*READERS, ".yaml", ".yml")):
-        _check_file(place)
-        return [Source(place, root, task)]
-    return [Source(place, root, task, on_hub=True, split=split)]
+        check_file(place)
+        return [Source(place, root, task, columns=columns)]
+    return [Source(place, root, task, on_hub=True, split=split, columns=columns)]
 
 
 def read_records(sources: Iterable[Source], rules: RowRules, *, seed: int = 0) -> Iterator[Record]:
@@ -231,7 +154,7 @@ def _context(source: Source, files: ImageFiles, allow_outside: bool) -> RowConte
     context = RowContext(absolute, root or ".", files, source.task)
     if allow_outside:
         return context
-    roots = [os.path.realpath(absolute), *([os.path.realpath(image_folder())] if source.on_hub else [])]
+    roots = [os.path.realpath(absolute), os.path.realpath(image_folder())]
     return replace(context, outside=partial(files.outside, roots=roots))
 
 
@@ -244,9 +167,10 @@ def _source_rows(source: Source, seed: str, context: RowContext) -> Iterator[Rec
             yield DataError(f"{where}: {row.fault}", where)
             continue
         try:
-            record = record_from_row(row.value, where, context)
+            record = record_from_row(renamed(row.value, source.columns), where, context)
         except DataError as error:
-            yield DataError(str(error), where)
+            message = str(error) if str(error).startswith(where) else f"{where}: {error}"
+            yield DataError(message, where)
         else:
             yield record
     amount = source.sampling.amount
@@ -258,11 +182,12 @@ def _sampled_rows(source: Source, seed: str) -> Iterator[RawRow]:
     """The rows that the source's strategy takes; counts them first only where it must."""
     dataset = open_hub(source.place, source.config, source.split) if source.on_hub else None
     ending = next((ending for ending in READERS if source.place.endswith(ending)), "")
+    read = READERS.get(ending, read_saved)
 
     def rows(keep: Container[int] | None) -> Iterator[RawRow]:
         if dataset is not None:
             return hub_rows(dataset, keep)
-        return READERS[ending](source.place, keep)
+        return read(source.place, keep)
 
     sampling = source.sampling
     if sampling.amount is None:
@@ -282,100 +207,3 @@ def _sampled_rows(source: Source, seed: str) -> Iterator[RawRow]:
             remaining -= 1
             if not remaining:  # the rest of the file is not read
                 return
-
-
-def _check_file(place: str) -> None:
-    if not os.path.exists(place):
-        raise DataError(f"{place}: no such data file; a data file is .json, .jsonl or .yaml, a hub name is org/name")
-    if not os.path.isfile(place) or not place.endswith(tuple(READERS)):
-        kind = "a file of unknown kind" if os.path.isfile(place) else "a folder"
-        raise DataError(f"{place}: {kind}; give a .json, .jsonl or .yaml file")
-
-
-def _mixture(path: str, image_root: str | None, task: str | None) -> list[Source]:
-    """The entries of a YAML mixture; all its mistakes in one DataError. Paths start at its folder."""
-    problems = Problems()
-    sources = []
-    entries, in_order = _top_level(path, problems)
-    for line, entry in _entries(path, entries, problems):
-        try:
-            source = _entry_source(entry, os.path.dirname(path), image_root, task)
-            sources.append(replace(source, in_order=in_order))
-        except ValueError as error:
-            problems.add(f"{path}:{line}: {error}")
-    if problems.count:
-        raise DataError(str(problems))
-    if not sources:
-        raise DataError(f"{path}: no entries under 'datasets'")
-    return sources
-
-
-def _entry_source(entry: dict[str, str], folder: str, image_root: str | None, task: str | None) -> Source:
-    unknown = [key for key in entry if key not in _ENTRY_KEYS]
-    if unknown:
-        raise DataError(f"unknown key {unknown[0]!r}{nearest(unknown[0], _ENTRY_KEYS)}")
-    if ("json_path" in entry) == ("hub" in entry):
-        raise DataError("an entry needs 'json_path' or 'hub', and not both")
-    on_hub = "hub" in entry
-    if on_hub:
-        place = entry["hub"]
-    else:
-        place = os.path.join(folder, os.path.expanduser(entry["json_path"]))
-        _check_file(place)
-        only_hub = [key for key in ("split", "config") if key in entry]
-        if only_hub:
-            raise DataError(f"{only_hub[0]!r} is for hub data sets only")
-    if "image_root" in entry:
-        image_root = os.path.join(folder, os.path.expanduser(entry["image_root"]))
-    return Source(
-        place,
-        image_root,
-        entry.get("task", task),
-        Sampling.parse(entry.get("sampling_strategy", "all")),
-        on_hub,
-        entry.get("config"),
-        entry.get("split", "train"),
-    )
-
-
-def _top_level(path: str, problems: Problems) -> tuple[yaml.SequenceNode, bool]:
-    """The entries under `datasets`, and whether `order` is `curriculum`."""
-    try:
-        top = read_yaml(path).root
-    except YamlFault as error:
-        raise DataError(error.at(path)) from None
-    pairs = [(key.value, value) for key, value in top.value] if isinstance(top, yaml.MappingNode) else []
-    given = dict(pairs)
-    entries, order = given.get("datasets"), given.get("order")
-    if len(pairs) != len(given) or set(given) - {"datasets", "order"} or not isinstance(entries, yaml.SequenceNode):
-        found = f"the keys {[key for key, _ in pairs]}" if pairs else "no keys"
-        raise DataError(f"{path}:1: expected one key, 'datasets', with a list of entries; found {found}")
-    if order is not None and order.value != "curriculum":
-        line = order.start_mark.line + 1
-        problems.add(
-            f"{path}:{line}: order {shown(order.value)} is not 'curriculum'; leave it out for the files' order"
-        )
-    return entries, order is not None
-
-
-def _entries(path: str, entries: yaml.SequenceNode, problems: Problems) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, keys and values as written) of each entry."""
-    for node in entries.value:
-        line = node.start_mark.line + 1
-        if isinstance(node, yaml.MappingNode):
-            yield line, _entry(path, node, problems)
-        else:
-            problems.add(f"{path}:{line}: an entry is '- json_path: ...', found {shown(node.value)}")
-
-
-def _entry(path: str, node: yaml.MappingNode, problems: Problems) -> dict[str, str]:
-    entry: dict[str, str] = {}
-    for key, value in node.value:
-        where = f"{path}:{key.start_mark.line + 1}"
-        if key.value in entry:
-            problems.add(f"{where}: {key.value!r} appears twice; keep one")
-        if not isinstance(value, yaml.ScalarNode):
-            problems.add(f"{where}: {key.value!r} must be one value")
-        elif value.tag != "tag:yaml.org,2002:null":  # an empty value is as good as none
-            entry[key.value] = value.value
-    return entry

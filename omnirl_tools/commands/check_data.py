@@ -15,15 +15,17 @@ import os
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import yaml
 from tqdm import tqdm
 
 from omnirl_core.config.arguments import DataArguments
 from omnirl_core.config.parser import StrictParser
 from omnirl_core.config.path_checks import data_file_faults, image_root_faults
 from omnirl_core.data import DataError, PromptFormat
-from omnirl_core.data.sources import Source, find_sources
+from omnirl_core.data.mixture import Source
+from omnirl_core.data.sources import find_sources
 from omnirl_core.data.validation import cores
 from omnirl_core.shapes.dataset import only_own_names
 from omnirl_core.type_checks import nearest_file
@@ -41,8 +43,9 @@ TAKES_OVERRIDES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="CONFIG|DATA", help="a recipe's YAML, or a .json, .jsonl or mixture file")
+    parser.add_argument("source", metavar="CONFIG|DATA", help="a recipe's YAML, or data (docs/data.md)")
     parser.add_argument("--image_root", help="folder that image paths are relative to")
+    parser.add_argument("--columns", help="our names of the data's columns: '{problem: question, solution: answer}'")
     parser.add_argument("--eval_dataset_name", help="evaluation rows, checked too and for duplicates")
     parser.add_argument("--decode", action="store_true", help="decode every image: slower, and nothing is missed")
     parser.add_argument("--min_side", type=int, default=MIN_SIDE, help="least pixels of a side (default %(default)s)")
@@ -104,7 +107,7 @@ def _is_recipe(source: str) -> bool:
 
 def _run_recipe(arguments: argparse.Namespace) -> int:
     overrides = list(arguments.overrides)
-    for name in ("image_root", "eval_dataset_name", "max_image_pixels"):
+    for name in ("image_root", "columns", "eval_dataset_name", "max_image_pixels"):
         if getattr(arguments, name) is not None:
             overrides += [f"--{name}", str(getattr(arguments, name))]
     data, length = _settings(arguments.source, overrides)
@@ -160,12 +163,16 @@ def _of_recipe(arguments: argparse.Namespace, data: CheckSettings, length: "Prom
     check.length, check.max_prompt_length = length, data.max_prompt_length
     report = arguments.report or Path(data.output_dir) / "check_data.txt"
     outside = arguments.allow_outside_image_root or data.allow_outside_image_root
-    splits = _splits(data.dataset_name, data.eval_dataset_name, data.image_root)
+    splits = _splits(data.dataset_name, data.eval_dataset_name, data.image_root, data.columns)
     return Plan(splits, check, report, data.seed, outside)
 
 
 def _of_file(arguments: argparse.Namespace) -> Plan:
-    splits = _splits(arguments.source, arguments.eval_dataset_name, arguments.image_root)
+    try:
+        columns = yaml.safe_load(arguments.columns) if arguments.columns else None
+    except yaml.YAMLError as error:
+        raise CannotRun(f"--columns {arguments.columns}: write '{{problem: question}}'") from error
+    splits = _splits(arguments.source, arguments.eval_dataset_name, arguments.image_root, columns)
     check = _row_check(arguments, arguments.max_image_pixels)
     return Plan(splits, check, arguments.report, allow_outside_image_root=arguments.allow_outside_image_root)
 
@@ -174,14 +181,16 @@ def _row_check(arguments: argparse.Namespace, max_image_pixels: int | None) -> R
     return RowCheck(arguments.min_side, max_image_pixels, decode=arguments.decode)
 
 
-def _splits(train: str, evaluation: str | None, image_root: str | None) -> dict[str, list[Source]]:
+def _splits(
+    train: str, evaluation: str | None, image_root: str | None, columns: Any = None
+) -> dict[str, list[Source]]:
     for _, fault in image_root_faults(image_root):
         raise CannotRun(fault)
     splits: dict[str, list[Source]] = {}
     for name in (train, evaluation):
         try:
-            splits |= {name: find_sources(name, image_root)} if name else {}
-        except DataError as error:
+            splits |= {name: find_sources(name, image_root, columns=columns)} if name else {}
+        except ValueError as error:
             hint = "" if os.path.exists(name or "") else nearest_file(str(name))
             raise CannotRun(f"{error}{hint}") from error
     return splits

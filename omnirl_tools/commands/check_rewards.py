@@ -16,13 +16,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from omnirl_core.boxes import SPACE_OF_MODEL_TYPE
 from omnirl_core.config.path_checks import data_file_faults
 from omnirl_core.data import DataError, Record
-from omnirl_core.data.sources import Source, checked_rows, find_sources
+from omnirl_core.data.mixture import Source
+from omnirl_core.data.sources import checked_rows, find_sources
 from omnirl_core.data.validation import cores
 from omnirl_core.rewards import load_rewards
 from omnirl_core.rewards.load import RewardsError
@@ -102,7 +104,8 @@ def _rewards(recipe: Recipe) -> list[Reward]:
 
 def _sources(recipe: Recipe) -> list[Source]:
     try:
-        return find_sources(recipe.data.dataset_name, recipe.data.image_root)
+        columns: Any = recipe.data.columns  # a mapping since __post_init__
+        return find_sources(recipe.data.dataset_name, recipe.data.image_root, columns=columns)
     except DataError as error:
         raise CannotRun(str(error)) from error
 

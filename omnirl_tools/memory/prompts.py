@@ -34,6 +34,7 @@ def longest_prompt(
         data.image_root,
         templates=data.templates,  # type: ignore[arg-type]  # a mapping since __post_init__
         system_prompt=data.system_prompt,
+        columns=data.columns,  # type: ignore[arg-type]
         allow_outside_image_root=data.allow_outside_image_root,
     )
     vision = getattr(config, "vision_config", None)

@@ -213,7 +213,7 @@ def test_values_keep_their_types():
 
 
 def test_missing_settings_say_what_they_are():
-    with pytest.raises(ConfigError, match="dataset_name is missing: JSON, JSONL or YAML mixture") as error:
+    with pytest.raises(ConfigError, match="dataset_name is missing: training rows: JSON, JSONL, Parquet") as error:
         parse([])
     assert "rewards is missing" not in str(error.value)  # without one, the rows' answers decide
 

@@ -35,6 +35,12 @@ def test_the_formats(examples):
     assert [record.task for record in mixed] == [None, None, "compare", "all_match", "rec"]
 
 
+def test_other_names(examples):
+    assert [(row.problem, row.solution, len(row.images)) for row in load_records(examples / "vqa.yaml")] == [
+        ("What colour is the circle?", "red", 1), ("How many are there?", "2", 0),
+    ]  # fmt: skip
+
+
 def test_the_templates(examples):
     settings = yaml.safe_load((examples / "recipe.yaml").read_text())
     for row in load_dataset(examples / "mix.yaml", **settings):

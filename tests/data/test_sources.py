@@ -167,18 +167,18 @@ def test_all_mistakes_of_a_mixture_at_once(write_rows, tmp_path):
 """,
     )
     said = [line.removeprefix(path) for line in refusal(path)]
-    kinds = "a data file is .json, .jsonl or .yaml, a hub name is org/name"
+    kinds = "a data file is .json, .jsonl, .parquet, .csv, .tsv or .yaml, a hub name is org/name"
     assert said == [
         ":2: unknown key 'sampling_stratgy'; did you mean 'sampling_strategy'?",
-        ":4: an entry needs 'json_path' or 'hub', and not both",
-        ":5: an entry needs 'json_path' or 'hub', and not both",
+        ":4: an entry needs one of 'json_path', 'path' and 'hub'",
+        ":5: an entry needs one of 'json_path', 'path' and 'hub'",
         f":7: {tmp_path}/gone.json: no such data file; {kinds}",
         ":8: an entry is '- json_path: ...', found 'a.json'",
         ":9: sampling_strategy 'last:3' is none of all, first:N, end:N, random:N or N%, where N is a whole number"
         " or a percentage up to 100%",
         ":12: 'json_path' appears twice; keep one",
         ":13: 'json_path' must be one value",
-        ":13: an entry needs 'json_path' or 'hub', and not both",
+        ":13: an entry needs one of 'json_path', 'path' and 'hub'",
         ":14: 'split' is for hub data sets only",
         "... and 1 more",
     ]
@@ -210,13 +210,13 @@ def test_a_yaml_in_another_encoding(tmp_path):
 
 
 def test_files_that_cannot_be_data(tmp_path):
-    (tmp_path / "rows.csv").write_text("problem,solution")
+    (tmp_path / "rows.xlsx").write_text("problem,solution")
     (tmp_path / "folder.json").mkdir()
-    kinds = "a data file is .json, .jsonl or .yaml, a hub name is org/name"
-    assert refusal(tmp_path / "rows.csv") == [
-        f"{tmp_path}/rows.csv: a file of unknown kind; give a .json, .jsonl or .yaml file"
+    kinds = "a data file is .json, .jsonl, .parquet, .csv, .tsv or .yaml, a hub name is org/name"
+    assert refusal(tmp_path / "rows.xlsx") == [
+        f"{tmp_path}/rows.xlsx: a file of unknown kind; give a .json, .jsonl, .parquet, .csv, .tsv or .yaml file"
     ]
-    assert refusal(tmp_path) == [f"{tmp_path}: a folder; give a .json, .jsonl or .yaml file"]
+    assert refusal(tmp_path) == [f"{tmp_path}: a folder; give a .json, .jsonl, .parquet, .csv, .tsv or .yaml file"]
     assert "a folder" in refusal(tmp_path / "folder.json")[0]
     for name in ("gone.json", "gone.yaml", "a/b/c"):
         assert refusal(tmp_path / name) == [f"{tmp_path}/{name}: no such data file; {kinds}"]

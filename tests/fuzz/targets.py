@@ -13,9 +13,10 @@ from typing import Any
 
 from omnirl_core.boxes import iou, parse_boxes, parse_labelled_boxes
 from omnirl_core.data.json_reader import StrictDecoder, read_json, read_jsonl
+from omnirl_core.data.mixture import Sampling
 from omnirl_core.data.prompts import PromptFormat
 from omnirl_core.data.record import DataError, RowContext, record_from_row
-from omnirl_core.data.sources import Sampling, find_sources
+from omnirl_core.data.sources import find_sources
 from omnirl_core.rewards.load import RewardsError, load_rewards
 from omnirl_core.text import answer_text, find_tags, parse_response, reference_texts, strip_tags
 from omnirl_core.yaml_loader import ConfigError, YamlFault, parse_yaml, read_config
