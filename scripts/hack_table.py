@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from omnirl_core.rewards import Reward, load_rewards
@@ -103,6 +104,11 @@ CHECKED = [
     {"type": "order", "before": "annual report", "after": "two storms"},
 ]
 TESTED = [Sample("Transcribe the page.", CHECKED, REPORT, ("Page 3", "The office was closed."), "tests")]
+CLICKS = [Sample("Where is the button?", [540, 40, 600, 70], "[570, 55]", ("[20, 20]", "[320, 240]"), "click")]
+SPOTS = [Sample("Point at the dog's nose.", [212, 97], "[212, 97]", ("[20, 20]", "[400, 30]"), "point")]
+LEAF = [[420, 60], [520, 90], [500, 210], [410, 180]]
+MASKS = [Sample("Outline the leaf.", LEAF, json.dumps(LEAF), ("[[1, 1], [9, 1], [9, 9]]",) * 2, "mask")]
+SPANS = [Sample("When does she jump?", [41.5, 47], "41.5 to 47", ("1 to 3", "90 to 120"), "span")]
 
 OF_REWARD = {
     "choice": CHOICES,
@@ -129,6 +135,11 @@ OF_REWARD = {
     "box_iou": ONE_BOX,
     "box_f1": BOXES,
     "box_ap": BOXES,
+    "point_in_box": CLICKS,
+    "point_gaussian": CLICKS,
+    "point_distance": SPOTS,
+    "mask_iou": MASKS,
+    "temporal_iou": SPANS,
     "code": PROGRAMS,
 }
 OF_CONFIG = {
@@ -148,6 +159,7 @@ OF_CONFIG = {
     "rec_soft": ONE_BOX,
     "rec_strict": ONE_BOX,
     "detection": BOXES,
+    "pointing": CLICKS + SPOTS + MASKS + SPANS,
     "mixed": TEXT + CAPTIONS + CHOICES + NUMBERS + ONE_BOX,
 }
 """Configs that promise to keep hacks down; original_scheme promises to be the original's."""
@@ -157,6 +169,7 @@ OF_CONFIG = {
 IMAGE = [(640, 480)]
 
 
+@cache
 def reward_table() -> dict[str, dict[str, float]]:
     """Reward -> hack -> best score over its samples, each reward with its defaults."""
     table: dict[str, dict[str, float]] = {}
@@ -168,6 +181,7 @@ def reward_table() -> dict[str, dict[str, float]]:
     return table
 
 
+@cache
 def config_table() -> dict[str, dict[str, float]]:
     """Config -> hack -> largest share, over its samples, of what the right answer earns."""
     table = {}

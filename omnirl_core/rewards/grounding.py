@@ -82,7 +82,7 @@ def box_iou(
     _check_setting("box_iou", "kind", kind, ("iou", "giou"))
     if threshold is not None and kind != "iou":
         raise ValueError("box_iou: threshold is an IoU; leave it out or set kind: iou")
-    references = _reference_boxes(solution)
+    references = reference_boxes(solution)
     if not references:
         return None
     spaces = Spaces("box_iou", space, solution_space, image_sizes, resized_sizes, image_index)
@@ -183,7 +183,7 @@ def _compared(
     completion: Completion | None, solution: object, match_labels: bool, spaces: "Spaces"
 ) -> Compared | float | None:
     """What is to be scored; the score itself where a side has no boxes; None without a readable reference."""
-    references = _reference_boxes(solution)
+    references = reference_boxes(solution)
     if references is None:
         return None
     converters = spaces.converters()
@@ -303,7 +303,7 @@ def _check_setting(reward: str, name: str, value: str, known: tuple[str, ...]) -
         raise ValueError(f"{reward}: {name} {value!r} is none of {', '.join(known)}")
 
 
-def _reference_boxes(solution: object) -> list[LabelledBox] | None:
+def reference_boxes(solution: object) -> list[LabelledBox] | None:
     """Reference boxes with an area; [] where the reference says that there are none; None where it says nothing."""
     if solution is None:
         return None

@@ -53,6 +53,11 @@ SCORERS = {
     "box_iou": "omnirl_core.rewards.grounding:box_iou",
     "box_f1": "omnirl_core.rewards.grounding:box_f1",
     "box_ap": "omnirl_core.rewards.grounding:box_ap",
+    "point_in_box": "omnirl_core.rewards.pointing:point_in_box",
+    "point_gaussian": "omnirl_core.rewards.pointing:point_gaussian",
+    "point_distance": "omnirl_core.rewards.pointing:point_distance",
+    "mask_iou": "omnirl_core.rewards.pointing:mask_iou",
+    "temporal_iou": "omnirl_core.rewards.pointing:temporal_iou",
     "code": "omnirl_core.rewards.code.code:code",
 }
 """Name -> `module:function`, so that what only one reward needs is imported only for it."""

@@ -191,6 +191,7 @@ def test_references_of_every_shipped_config_win(tmp_path, image, path):
     references = {
         "math": r"\frac{1}{2}", "multiple_choice": "B", "counting": 3, "visual_qa": "no",
         "rec_soft": [10, 20, 50, 40], "rec_strict": [10, 20, 50, 40],
+        "pointing": [10, 20, 50, 40],
         "detection": [{"bbox_2d": [1, 2, 30, 40], "label": "dog"}, {"bbox_2d": [40, 2, 60, 30], "label": "cat"}],
     }  # fmt: skip
     rewards = load_rewards(path)
