@@ -1,7 +1,8 @@
-"""Dynamic sampling on several ranks; run by test_dynamic_sampling.py.
+r"""Dynamic sampling on several ranks; run by test_dynamic_sampling.py.
 
 python -m torch.distributed.run --nproc_per_node=4 tests/trainer/distributed_sampling.py agree
-python -m torch.distributed.run --nproc_per_node=2 tests/trainer/distributed_sampling.py train CHECKPOINT FOLDER
+accelerate launch --config_file accelerate_configs/zero3.yaml --num_processes 2 \
+    tests/trainer/distributed_sampling.py train zero3 CHECKPOINT FOLDER IMAGE IMAGE
 """
 
 import random
@@ -49,7 +50,8 @@ class Stub:
         assert (self.gather(n) == n).all(), "ranks generate as many"
         self.rollouts.append(len(prompts))
         completions = [str(int(self.draw.random() < self.share)) for _ in prompts]
-        return prompts, [[int(text)] for text in completions], None, completions, None, {}, None, []
+        log_probs = [[-float(text)] for text in completions]  # as vLLM gives them
+        return prompts, [[int(text)] for text in completions], None, completions, log_probs, {}, None, []
 
     def _score(self, samples, prompts, completions, completion_ids):
         self._pending_extra_logs["seen"].extend(zip(prompts, completions, strict=True))
@@ -87,6 +89,8 @@ def check(stub: Stub, first: list[dict[str, str]], size: int) -> None:
     rewards = sampling.rewards()
     own = rewards[stub.accelerator.process_index * len(first) :][: len(first)]
     assert own.flatten().tolist() == [float(text) for text in drawn.completions], "its own rewards"
+    assert drawn.log_probs == [[-float(text)] for text in drawn.completions]
+    assert drawn.completion_ids == [[int(text)] for text in drawn.completions]
     pairs = [(sample["prompt"], text) for sample, text in zip(samples, drawn.completions, strict=True)]
     assert stub._pending_extra_logs["seen"] == pairs
     names = stub.gather(torch.tensor([zlib.crc32(sample["prompt"].encode()) for sample in samples])).view(-1, size)
@@ -100,10 +104,10 @@ def check(stub: Stub, first: list[dict[str, str]], size: int) -> None:
     assert (stub.gather(numbers).view(-1, 2) == numbers).all(), "all ranks log the same"
 
 
-def train(checkpoint: str, folder: str) -> None:
-    """Two steps with groups over both ranks, two with whole groups; most prompts have no signal at first."""
-    from conftest import ScriptedTrainer, lazily, letters, row
-    from distributed_layouts import weights
+def train(engine: str, checkpoint: str, folder: str, *images: str) -> None:
+    """Two steps with groups over both ranks, two with whole ones; most prompts, images or not, have no signal."""
+    from conftest import lazily, letters, row
+    from distributed_layouts import RolloutTrainer, weights
 
     from omnirl_core.trainer import OmniGRPOConfig
 
@@ -111,15 +115,18 @@ def train(checkpoint: str, folder: str) -> None:
         dull = ["dull" in str(prompt) for prompt in prompts]
         return [0.5 if one else value for one, value in zip(dull, letters(completions), strict=True)]
 
-    rows = [row(f"Row {i} {'dull' if i % 4 else 'lively'}", [], str(i)) for i in range(16)]
+    kinds = [[], list(images[:1]), list(images)]
+    rows = [row(f"Row {i} {'dull' if i % 4 else 'lively'}", kinds[i // 4 % 3], str(i)) for i in range(24)]
     for n in (2, 8):
         config = OmniGRPOConfig(
             output_dir=f"{folder}/{n}", use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
             disable_tqdm=True, save_strategy="no", logging_steps=1, max_steps=2, seed=1, num_generations=4,
             per_device_train_batch_size=n, max_completion_length=8, dynamic_sampling="resample",
-            max_resample_rounds=20,
+            max_resample_rounds=20, optim="sgd", learning_rate=0.3, shared_prefix="auto",
         )  # fmt: skip
-        trainer = ScriptedTrainer(checkpoint, some, config, lazily(rows))
+        trainer = RolloutTrainer(checkpoint, some, config, lazily(rows))
+        assert (trainer.engine, trainer.accelerator.num_processes) == (engine, 2)
+        trainer.generated = []
         trainer.train()
         lines = [line for line in trainer.state.log_history if "frac_reward_zero_std" in line]
         assert [line["frac_reward_zero_std"] for line in lines] == [0.0, 0.0], lines

@@ -168,20 +168,38 @@ def test_what_cannot_work_is_refused(trainer, config):
         config(max_resample_rounds=0)
 
 
-def ranks(n: int, *arguments: str) -> str:
-    command = [python(), "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}", str(SCRIPT)]
-    environ = environment(ACCELERATE_USE_CPU="true")
-    done = subprocess.run([*command, *arguments], env=environ, capture_output=True, text=True, timeout=300)
+def finished(*command: str, **environ: str) -> str:
+    command = (python(), "-m", *command)
+    done = subprocess.run(command, env=environment(**environ), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return done.stdout
 
 
 @pytest.mark.slow
 def test_a_hundred_random_layouts_over_ranks_end():
-    assert "100 layouts, " in ranks(4, "agree")
+    launch = ("torch.distributed.run", "--standalone", "--nproc_per_node=4")
+    assert "100 layouts, " in finished(*launch, str(SCRIPT), "agree", ACCELERATE_USE_CPU="true")
 
 
 @pytest.mark.slow
 @pytest.mark.repeat
-def test_two_ranks_train(tiny_checkpoint, tmp_path):
-    ranks(2, "train", tiny_checkpoint, str(tmp_path))
+@pytest.mark.parametrize("engine", ["ddp", "zero3"])
+def test_two_ranks_train(tiny_checkpoint, image_files, tmp_path, engine):
+    launch = (
+        "accelerate.commands.launch",
+        "--config_file",
+        f"accelerate_configs/{engine}.yaml",
+        "--num_processes",
+        "2",
+    )
+    words = (
+        "--main_process_port",
+        "0",
+        str(SCRIPT),
+        "train",
+        engine,
+        tiny_checkpoint,
+        str(tmp_path),
+        *image_files[:2],
+    )
+    finished(*launch, *words)
