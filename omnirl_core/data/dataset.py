@@ -53,6 +53,7 @@ def load_dataset(
     sources = find_sources(path, image_root, task=task, split=split, columns=columns)
     with _no_search_for_cycles():
         for record in read_records(sources, row_rules, seed=seed):
+            _check_options(record, prompts)
             store.add(record)
     unused = set(templates or {}) - store.tasks - {"default"}
     if unused:
@@ -60,6 +61,13 @@ def load_dataset(
     in_order = any(source.in_order for source in sources)
     transform = RowTransform(prompts, tuple(sorted(store.extras)), store.has_images, in_order=in_order)
     return store.dataset().with_transform(transform)
+
+
+def _check_options(record: Record, prompts: PromptFormat) -> None:
+    try:
+        prompts.check(record.task, record.extra.get("options"))
+    except ValueError as error:
+        raise DataError(f"{record.source}: {error}", record.source) from None
 
 
 def is_of_rows(dataset: object) -> bool:
@@ -134,7 +142,7 @@ class RowTransform:
         task: str | None,
         extra: dict[str, Any],
     ) -> tuple[Any, ...]:
-        prompt: list[Any] = self.prompts.messages(problem, len(images), task)
+        prompt: list[Any] = self.prompts.messages(problem, len(images), task, extra.get("options"))
         if self.as_text:
             prompt = [{**turn, "content": "".join(b["text"] for b in turn["content"])} for turn in prompt]
         return (prompt, images, solution, task, problem, source, *(extra.get(name) for name in self.extras))

@@ -1,5 +1,6 @@
 """From a problem to prompt messages: one image part per image, in order, and a template for each task."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,6 +9,8 @@ from omnirl_core.types import Message
 
 PLACEHOLDER = "<image>"
 """Stands in a problem's text where an image belongs."""
+OPTIONS = "{options}"
+"""Stands in a template where the sample's options belong."""
 
 _THINK = (
     "{problem} First output the thinking process in <think> </think> tags"
@@ -16,6 +19,7 @@ _THINK = (
 TEMPLATES: dict[str, str] = {
     "plain": "{problem}",
     "r1": _THINK,
+    "choice": _THINK.replace("{problem}", "{problem}\n{options}\n") + " The answer is the letter of one option.",
     "rec_r1": _THINK + " Output the final answer in JSON format.",  # VLM-R1's prompt for REC
     "rec": "{problem} Please provide the bounding box coordinate in JSON format.",  # its baseline without R1
 }
@@ -29,8 +33,8 @@ class PromptFormat:
     """How problems become prompts, the same for text and for images.
 
     `templates` gives each task its template, by a name of `TEMPLATES` or as text with `{problem}` in it; the
-    entry `default` (if not given, `r1`) is for the tasks without one. Only `{problem}` is filled in, so other
-    braces are safe.
+    entry `default` (if not given, `r1`) is for the tasks without one. `{options}` stands for the sample's column of
+    that name, one lettered option a line. Nothing else is filled in, so other braces are safe.
 
     >>> prompts = PromptFormat({"default": "plain", "boxes": "rec_r1"})
     >>> prompts.messages("Left <image> or right <image>?", 2)[0]["content"]
@@ -38,6 +42,8 @@ class PromptFormat:
      {'type': 'text', 'text': ' or right '}, {'type': 'image'}, {'type': 'text', 'text': '?'}]
     >>> prompts.messages("Where is the cat?", 1)[0]["content"]
     [{'type': 'image'}, {'type': 'text', 'text': 'Where is the cat?'}]
+    >>> PromptFormat({"default": "{problem}\\n{options}"}).messages("Which?", 0, options=["red", "blue"])[0]["content"]
+    [{'type': 'text', 'text': 'Which?\\nA. red\\nB. blue'}]
     """
 
     templates: Mapping[str, str] = field(default_factory=dict)
@@ -49,15 +55,51 @@ class PromptFormat:
             texts[task] = _template_text(task, template)
         object.__setattr__(self, "templates", texts)
 
-    def messages(self, problem: str, n_images: int, task: str | None = None) -> list[Message]:
-        """The chat turns of one problem; every content is a list of text and image blocks."""
-        template = self.templates.get(task or "default") or self.templates["default"]
-        before, after = template.split("{problem}")
+    def messages(self, problem: str, n_images: int, task: str | None = None, options: object = None) -> list[Message]:
+        """The chat turns of one problem; every content is a list of text and image blocks.
+
+        `options`: texts in order or by letter, or either as JSON; ValueError where the template asks for them and
+        there are none.
+        """
+        before, after = self._template(task).split("{problem}")
+        if OPTIONS in before + after:
+            lines = option_lines(options)
+            before, after = before.replace(OPTIONS, lines), after.replace(OPTIONS, lines)
         turns: list[Message] = []
         if self.system_prompt:
             turns.append({"role": "system", "content": [{"type": "text", "text": self.system_prompt}]})
         turns.append({"role": "user", "content": _blocks(problem, n_images, before, after)})
         return turns
+
+    def check(self, task: str | None, options: object) -> None:
+        """ValueError where the task's template asks for options and there are none."""
+        if OPTIONS in self._template(task):
+            option_lines(options)
+
+    def _template(self, task: str | None) -> str:
+        return self.templates.get(task or "default") or self.templates["default"]
+
+
+def option_lines(options: object) -> str:
+    """One option a line, with its letter unless it has one.
+
+    >>> print(option_lines('{"a": "Rome", "b": "Paris"}'))
+    A. Rome
+    B. Paris
+    """
+    try:
+        options = json.loads(options) if isinstance(options, str) else options
+    except ValueError:
+        options = None
+    if not isinstance(options, list | tuple | Mapping) or not options:
+        raise ValueError(f"the template has {OPTIONS}, and `options` is {options!r}; give a list or mapping of texts")
+    pairs = (
+        options.items() if isinstance(options, Mapping) else zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", options, strict=False)
+    )
+    named = [(str(letter).strip().upper(), str(text)) for letter, text in pairs]
+    return "\n".join(
+        text if re.match(rf"\s*\(?{re.escape(letter)}[).:、]", text) else f"{letter}. {text}" for letter, text in named
+    )
 
 
 def _template_text(task: str, template: str) -> str:

@@ -83,6 +83,10 @@ class RowCheck:
                 shown = f"image {path!r} is {found[0]} x {found[1]} pixels"
                 why = f"a side below {self.min_side} is less than one image token; enlarge it or drop the row"
                 faults.append(Fault("size", f"{record.source}: {shown}; {why}"))
+        try:
+            self.prompts.check(record.task, record.extra.get("options"))
+        except ValueError as error:
+            return Checked(record.source, record.images, (*faults, Fault("row", f"{record.source}: {error}")))
         if len(sizes) == len(set(record.images)):
             faults += self._length_faults(record, sizes)
         return Checked(record.source, record.images, tuple(faults), _key(record) if self.keys else 0)
@@ -102,7 +106,7 @@ class RowCheck:
             return []
         from omnirl_core.trainer.prompt_length import long_prompt  # with it comes TRL, which takes seconds
 
-        messages = self.prompts.messages(record.problem, len(record.images), record.task)
+        messages = self.prompts.messages(record.problem, len(record.images), record.task, record.extra.get("options"))
         row: dict[str, Any] = {"prompt": messages, "images": list(record.images), "row_id": record.source}
         self.length.sizes.clear()  # of the row before: memory stays flat
         self.length.sizes.update(sizes)

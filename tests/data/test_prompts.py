@@ -1,5 +1,6 @@
 """Prompts: an image part per image in order, templates per task, the same for text and for images."""
 
+import json
 import pickle
 
 import pytest
@@ -7,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trl.data_utils import prepare_multimodal_messages
 
-from omnirl_core.data import TEMPLATES, PromptFormat
+from omnirl_core.data import TEMPLATES, DataError, PromptFormat, load_dataset, load_records
+from omnirl_tools.checks.row_check import RowCheck
 
 PLAIN = PromptFormat({"default": "plain"})
 
@@ -95,7 +97,7 @@ def test_a_template_that_cannot_work_is_refused_by_name(template):
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_prompt_format_pickles(name):
     prompts = PromptFormat({"default": name})
-    assert pickle.loads(pickle.dumps(prompts)).messages("Q", 1) == prompts.messages("Q", 1)
+    assert pickle.loads(pickle.dumps(prompts)).messages("Q", 1, None, "[1]") == prompts.messages("Q", 1, None, "[1]")
 
 
 @given(st.lists(st.text(alphabet="ab \n<>", max_size=6), min_size=1, max_size=5), st.booleans())
@@ -108,3 +110,37 @@ def test_trl_finds_as_many_placeholders_as_images(texts, system):
     assert [b["image"] for turn in filled for b in turn["content"] if b["type"] == "image"] == images
     reported = "".join(b["text"] for b in prompt[-1]["content"] if b["type"] == "text")
     assert "".join("".join(texts).split()) == "".join(reported.split("First output")[0].split())
+
+
+OPTIONS = "A. red\nB. blue"
+
+
+@pytest.mark.parametrize(
+    "options", [["red", "blue"], ["A. red", "B. blue"], {"a": "red", "b": "blue"}, '["red", "blue"]', ("red", "blue")]
+)
+def test_options_are_listed_with_their_letters(options):
+    prompts = PromptFormat({"default": "{problem}\n{options}\n{not this}"})
+    assert flat(prompts.messages("Which?", 0, None, options)[0]["content"]) == f"Which?\n{OPTIONS}\n{{not this}}"
+
+
+def test_the_template_choice_asks_for_a_letter():
+    text = flat(PromptFormat({"default": "choice"}).messages("Which?", 1, None, ["red", "blue"])[0]["content"])
+    assert f"Which?\n{OPTIONS}\n First output" in text
+    assert text.endswith("The answer is the letter of one option.")
+
+
+@pytest.mark.parametrize("options", [None, [], "", "red", 3, "{"])
+def test_a_sample_without_options_is_named(options, tmp_path):
+    row = {"problem": "Which?", "solution": "A", "options": options}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    with pytest.raises(DataError, match=r"a\.jsonl:1: the template has \{options\}"):
+        load_dataset(tmp_path / "a.jsonl", templates={"default": "choice"})
+    found = RowCheck(prompts=PromptFormat({"default": "choice"})).many(load_records(tmp_path / "a.jsonl"))
+    assert [fault.kind for fault in found[0].faults] == ["row"]
+
+
+def test_options_of_a_sample_reach_its_prompt(tmp_path):
+    row = {"problem": "Which? {problem}", "solution": "A", "options": ["{problem}", "blue"]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    [made] = load_dataset(tmp_path / "a.jsonl", templates={"default": "{problem}\n{options}"})
+    assert flat(made["prompt"][0]["content"]) == "Which? {problem}\nA. {problem}\nB. blue"
