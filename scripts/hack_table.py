@@ -109,6 +109,8 @@ SPOTS = [Sample("Point at the dog's nose.", [212, 97], "[212, 97]", ("[20, 20]",
 LEAF = [[420, 60], [520, 90], [500, 210], [410, 180]]
 MASKS = [Sample("Outline the leaf.", LEAF, json.dumps(LEAF), ("[[1, 1], [9, 1], [9, 9]]",) * 2, "mask")]
 SPANS = [Sample("When does she jump?", [41.5, 47], "41.5 to 47", ("1 to 3", "90 to 120"), "span")]
+LISTED = f"# Voyage\n\n{LONG}\n\n- The ship sailed north.\n- The crew was lost."
+REPORTS = [Sample("Report on the voyage.", LISTED, LISTED, STREETS, "report")]
 
 OF_REWARD = {
     "choice": CHOICES,
@@ -150,6 +152,7 @@ OF_CONFIG = {
     "multiple_choice": CHOICES,
     "visual_qa": CHOICES + YES_NO + NUMBERS,
     "short_answers": SHORT + ANNOTATED + DATES + MEASURED,
+    "answer_form": TEXT + FORMS + REPORTS,
     "structured": LABELS + RANKED + FORMS,
     "several_references": CAPTIONS,
     "documents": [*PAGES, *CHARTS, *TABLES, *TESTED],

@@ -138,6 +138,8 @@ RANGES: dict[str, Range] = {
     "high": ABOVE_0,
     "edge": ABOVE_0,
     "limit": ABOVE_0,
+    "most_tokens": FROM_1,
+    "buffer": FROM_0,
     "radius": ABOVE_0,
     "sigma": ABOVE_0,
     "surplus": FROM_0,

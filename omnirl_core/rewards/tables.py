@@ -27,7 +27,6 @@ MOST_SAID = 600
 _TAG = re.compile(r"<(/?)(table|tr|td|th)\b([^<>]*)>", re.IGNORECASE)
 _SPAN = re.compile(r"\b(colspan|rowspan)\s*=\s*[\"']?(\d{1,4})", re.IGNORECASE)
 _OTHER_TAG = re.compile(r"</?[A-Za-z][^<>]*>")
-_RULE = re.compile(r"[\s|:-]*-[\s|:-]*")
 _BAR = re.compile(r"(?<!\\)\|")
 
 
@@ -84,7 +83,7 @@ def _markdown_tables(text: str) -> list[Table]:
     for line in map(str.strip, text.splitlines()):
         if "|" not in line:
             tables.append([])
-        elif not _RULE.fullmatch(line):
+        elif "-" not in line or not set(line) <= set("|:- \t"):  # not the rule below the heading
             inner = line.removeprefix("|").removesuffix("|")
             tables[-1].append([Cell(" ".join(part.split())) for part in _BAR.split(inner)])
     return tables

@@ -151,6 +151,8 @@ def long_texts():
         "fractions": "\\frac{",
     }.items():
         yield name, "<think>x</think><answer>" + unit * (TAGS // len(unit)) + "</answer>"
+    yield "spaces inside", "<answer>a" + " " * TAGS + "b</answer>"
+    yield "an open rule", "<answer>|a|\n|" + "-" * TAGS + "x</answer>"
     yield "the original's cubic case", "<think>" + "</think>" * 3000 + "<answer>" * 3000
 
 

@@ -54,7 +54,9 @@ def test_the_right_answer_earns_everything(config):
         assert hack_table.total(rewards, sample, sample.right) == pytest.approx(most, abs=0.02 * most)
 
 
-FORM_ALONE = {"think_format", "length_band", "repetition"}
+FORM_ALONE = {
+    "think_format", "length_band", "repetition", "language_consistency", "overlong", "json_format", "markdown_format",
+}  # fmt: skip
 """Rewards that say nothing about the answer; they are for gates."""
 
 

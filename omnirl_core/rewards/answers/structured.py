@@ -20,6 +20,7 @@ MOST_FIELDS = 2_000
 MOST_PAIRED = 24  # items of two lists that are paired by their likeness; longer lists by their order
 
 _BETWEEN = re.compile(r"\s*[,;\n，；、]\s*(?:and\s+|or\s+)?")
+_SPACES = re.compile(r"[^\S\n]+")
 _AND = re.compile(r"\s+and\s+")
 _BULLET = re.compile(r"^\s*(?:[-*•]|\(?\d{1,3}[.):])\s+")
 
@@ -52,6 +53,7 @@ def read_items(source: object) -> list[str] | None:
         except ValueError:
             source = None
         if not isinstance(source, list):
+            text = _SPACES.sub(" ", text)  # a run of spaces would cost its square
             parts = _BETWEEN.split(text, maxsplit=MOST_ITEMS)
             source = [_BULLET.sub("", part) for part in (parts if len(parts) > 1 else _AND.split(text))]
     elif not isinstance(source, list | tuple):
