@@ -6,46 +6,49 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from gpu_check.word_processor import word_config, word_processor
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    PreTrainedTokenizerFast,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLProcessor,
-    Qwen2VLImageProcessor,
-    Qwen2VLVideoProcessor,
-)
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 IMAGES = {128: (12, 8), 512: (24, 16), 1024: (32, 24)}
 """Tokens across and down of the image in a prompt of so many tokens."""
-SPECIAL = ["<pad>", "<end>", "<vision>", "</vision>", "<image>", "<video>"]
-TEMPLATE = (
-    "{% for part in messages[0]['content'] %}{% if part['type'] == 'image' %}<vision> <image> </vision> "
-    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
-)
+
+
+def preset(
+    vocabulary: int,
+    words: int,
+    device: str,
+    dtype: str,
+    *,
+    text: tuple[int, ...],
+    rotated: list[int],
+    vision: tuple[int, ...],
+    full_attention: list[int],
+) -> dict[str, Any]:
+    """Sizes of a policy. `text`: hidden, intermediate, layers, heads, heads of keys; `vision`: depth, hidden, ..."""
+    hidden, intermediate, layers, heads, key_heads = text
+    depth, width, inner, n_heads = vision
+    return dict(
+        vocabulary=vocabulary, words=words, device=device, dtype=dtype,
+        text=dict(
+            hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers, num_attention_heads=heads,
+            num_key_value_heads=key_heads, rope_parameters={"rope_type": "default", "mrope_section": rotated},
+        ),
+        vision=dict(
+            depth=depth, hidden_size=width, intermediate_size=inner, num_heads=n_heads, out_hidden_size=hidden,
+            window_size=112, fullatt_block_indexes=full_attention,
+        ),
+    )  # fmt: skip
+
+
 PRESETS: dict[str, dict[str, Any]] = {
-    "small": dict(
-        vocabulary=4096, words=4000, device="cpu", dtype="float32",
-        text=dict(
-            hidden_size=320, intermediate_size=960, num_hidden_layers=7, num_attention_heads=8,
-            num_key_value_heads=4, rope_parameters={"rope_type": "default", "mrope_section": [4, 8, 8]},
-        ),
-        vision=dict(
-            depth=4, hidden_size=128, intermediate_size=256, num_heads=4, out_hidden_size=320, window_size=112,
-            fullatt_block_indexes=[3],
-        ),
+    "small": preset(
+        4096, 4000, "cpu", "float32", text=(320, 960, 7, 8, 4), rotated=[4, 8, 8], vision=(4, 128, 256, 4),
+        full_attention=[3],
     ),
-    "3b": dict(
-        vocabulary=151_936, words=4000, device="cuda", dtype="bfloat16",
-        text=dict(
-            hidden_size=2048, intermediate_size=11_008, num_hidden_layers=36, num_attention_heads=16,
-            num_key_value_heads=2, rope_parameters={"rope_type": "default", "mrope_section": [16, 24, 24]},
-        ),
-        vision=dict(
-            depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, out_hidden_size=2048, window_size=112,
-            fullatt_block_indexes=[7, 15, 23, 31],
-        ),
+    "3b": preset(
+        151_936, 4000, "cuda", "bfloat16", text=(2048, 11_008, 36, 16, 2), rotated=[16, 24, 24],
+        vision=(32, 1280, 3420, 16), full_attention=[7, 15, 23, 31],
     ),
 }  # fmt: skip
 
@@ -69,25 +72,8 @@ class Cell:
 def write_checkpoint(folder: str, preset: str) -> None:
     """A random policy and its processor; a token is a word, so that prompts have exactly P tokens."""
     sizes = PRESETS[preset]
-    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *(f"w{i}" for i in range(sizes["words"]))])}
-    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    raw.add_special_tokens(SPECIAL)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="<pad>", eos_token="<end>", chat_template=TEMPLATE,
-        extra_special_tokens={"image_token": "<image>", "video_token": "<video>"}, padding_side="left",
-    )  # fmt: skip
-    images = Qwen2VLImageProcessor(size={"shortest_edge": 56 * 56, "longest_edge": 2000 * 2000})
-    processor = Qwen2_5_VLProcessor(images, tokenizer, Qwen2VLVideoProcessor(), chat_template=TEMPLATE)
-    processor.save_pretrained(folder)
-    config = Qwen2_5_VLConfig(
-        text_config=dict(
-            vocab_size=sizes["vocabulary"], max_position_embeddings=4096, tie_word_embeddings=True, bos_token_id=None,
-            eos_token_id=1, pad_token_id=0, **sizes["text"],
-        ),
-        vision_config=sizes["vision"], tie_word_embeddings=True,
-        vision_start_token_id=2, vision_end_token_id=3, image_token_id=4, video_token_id=5,
-    )  # fmt: skip
+    word_processor(sizes["words"]).save_pretrained(folder)
+    config = word_config(sizes["vocabulary"], sizes["text"], sizes["vision"])
     torch.manual_seed(0)
     with torch.device(sizes["device"]):
         model = Qwen2_5_VLForConditionalGeneration(config).to(getattr(torch, sizes["dtype"]))

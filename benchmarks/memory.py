@@ -27,7 +27,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from datasets import Dataset
-from grpo_step_cells import IMAGES, PRESETS, Cell, reward, rows, write_checkpoint
+from grpo_step_cells import IMAGES, PRESETS, Cell, preset, reward, rows, write_checkpoint
 from trl import ModelConfig, get_peft_config
 
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
@@ -36,16 +36,9 @@ from omnirl_tools.model_settings import quantization_settings
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 START, END = "<!-- made by benchmarks/memory.py -->", "<!-- end of benchmarks/memory.py -->"
-PRESETS["memory"] = dict(
-    vocabulary=8192, words=8000, device="cpu", dtype="float32",
-    text=dict(
-        hidden_size=640, intermediate_size=1920, num_hidden_layers=8, num_attention_heads=10,
-        num_key_value_heads=2, rope_parameters={"rope_type": "default", "mrope_section": [8, 12, 12]},
-    ),
-    vision=dict(
-        depth=6, hidden_size=256, intermediate_size=512, num_heads=8, out_hidden_size=640, window_size=112,
-        fullatt_block_indexes=[5],
-    ),
+PRESETS["memory"] = preset(
+    8192, 8000, "cpu", "float32", text=(640, 1920, 8, 10, 2), rotated=[8, 12, 12], vision=(6, 256, 512, 8),
+    full_attention=[5],
 )  # fmt: skip
 
 

@@ -7,15 +7,16 @@ with the run's exit code, and adds no traceback of its own.
 """
 
 import functools
+import logging
 import os
 import signal
 import subprocess
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
-from omnirl_core.log_filters import silence_imports
 from omnirl_core.type_checks import nearest_file
 from omnirl_core.yaml_loader import YamlFault, read_yaml
 
@@ -152,6 +153,22 @@ def _config_file_error(path: str | None) -> str | None:
     except (YamlFault, OSError) as error:
         return str(error)
     return None if isinstance(settings, dict) else "no `name: value` lines"
+
+
+def silence_imports() -> None:
+    """Call before the libraries are imported."""
+    # bitsandbytes 0.50 logs at its import that some CPUs could have a faster 4-bit kernel
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
+def silence_upstream_noise(use_cpu: bool = False) -> None:
+    """Call when a trainer is made."""
+    # TRL 1.16 and PEFT 0.21 read `model.is_gradient_checkpointing`, which transformers 5.23 has renamed
+    warnings.filterwarnings("ignore", r".*gradient_checkpointing.* is deprecated", FutureWarning)
+    # DeepSpeed 0.19 calls collectives by the names that torch 2.14 has replaced
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+_tensor` is deprecated", FutureWarning)
+    if use_cpu:  # DeepSpeed, where it is installed, would warn that it found no accelerator
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
@@ -162,7 +163,7 @@ def without_vision(peft_config: PeftConfig) -> PeftConfig:
     return config
 
 
-def vision_token_ids(config: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> list[int]:
+def vision_token_ids(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> list[int]:
     """Ids that stand for images or frame them: a sampled one would ask for features that no image has.
 
     Those that the config names, and the tokenizer's special tokens that say so (`<|vision_pad|>`, `<img>`).

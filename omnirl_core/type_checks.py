@@ -63,14 +63,14 @@ def value_faults(name: str, value: object, annotation: object) -> list[str]:
     return [f"{name}: {value!r} is not {' or '.join(_kind_name(kind) for kind in wanted)}"]
 
 
-def alternatives(annotation: object) -> tuple[Any, ...]:
+def alternatives(annotation: object) -> tuple[object, ...]:
     """Members of a union; () where the annotation says nothing that could be checked."""
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         return typing.get_args(annotation)
     return () if annotation in (None, Any) or isinstance(annotation, str) else (annotation,)
 
 
-def choices_of(annotation: object) -> list[Any]:
+def choices_of(annotation: object) -> list[object]:
     """The values that the literals and enumerations of an annotation name."""
     choices: list[Any] = []
     for kind in alternatives(annotation):

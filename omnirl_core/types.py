@@ -19,6 +19,9 @@ Line: TypeAlias = dict[str, Any]
 JsonObject: TypeAlias = dict[str, Any]
 """A mapping as JSON and YAML have it: settings, facts of a run, what a page shows."""
 
+Columns: TypeAlias = dict[str, list[Any]]
+"""A batch of samples as `datasets` has it: the values of each column."""
+
 ModelInputs: TypeAlias = dict[str, Any]
 """What a processor makes and a model takes, by name: tensors, and lists that follow the samples."""
 

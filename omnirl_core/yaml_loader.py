@@ -142,7 +142,7 @@ class Given(NamedTuple):
     """A setting as someone wrote it, and where: `demo.yaml:12`, or the command line."""
 
     name: str
-    value: Any
+    value: object
     place: str
 
 

@@ -10,8 +10,7 @@ import sys
 from typing import Any
 
 from omnirl_core import __version__
-from omnirl_core.launch import DEBUG, INTERRUPTED, take_debug, tell
-from omnirl_core.log_filters import silence_imports
+from omnirl_core.launch import DEBUG, INTERRUPTED, silence_imports, take_debug, tell
 from omnirl_tools.commands import COMMANDS, CannotRun
 
 

@@ -8,8 +8,8 @@ from transformers import AutoConfig
 
 from omnirl_core.boxes import default_space
 from omnirl_core.config.arguments import DataArguments
+from omnirl_core.data.images import RowRules
 from omnirl_core.data.sources import find_sources, read_records
-from omnirl_core.data.validation import RowRules
 from omnirl_core.rewards.registry import scorer_named
 from omnirl_core.rewards.reward import Reward
 

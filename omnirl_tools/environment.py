@@ -152,9 +152,9 @@ class Machine:
     """The facts; `imports` holds what importing a package gave (`error` where it failed)."""
 
     versions: Mapping[str, str | None]
-    imports: Mapping[str, Mapping[str, Any]]
+    imports: Mapping[str, Settings]
     driver: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
     """Keys of the config that the user wants to run; empty without one."""
     vllm_asks: Mapping[str, str] = field(default_factory=dict)
     """What the installed vLLM requires: package -> specifier."""

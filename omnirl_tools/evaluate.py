@@ -15,6 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
 from torch import nn
 from transformers import AutoConfig, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig
 
 from omnirl_core.boxes import default_space
@@ -42,7 +43,11 @@ SCORED_AT_ONCE = 256
 
 
 def join_processes(arguments: EvaluationArguments) -> PartialState:
-    """Join the other processes. Each holds a whole model, whatever the accelerate config shards in training."""
+    """Join the other processes, and show no bars of loading.
+
+    Each process holds a whole model, whatever the accelerate config shards in training.
+    """
+    disable_progress_bar()
     for sharding in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"):
         os.environ[sharding] = "false"
     cpu = arguments.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU")
@@ -255,6 +260,12 @@ def facts_of(
         "processes": PartialState().num_processes,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
+
+
+def rare_facts(overlap: JsonObject | None, results: dict[str, RecResult]) -> JsonObject:
+    """What metrics.json holds only where rewards of overlap, or a protocol's rules, have judged."""
+    rec = {name: result.figures() for name, result in results.items()}
+    return ({"overlap": overlap} if overlap else {}) | ({"rec": rec} if rec else {})
 
 
 def show(facts: JsonObject, found: Sequence[Figure], results: dict[str, RecResult], paths: Sequence[Path]) -> None:

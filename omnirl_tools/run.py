@@ -18,12 +18,13 @@ from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
+from trl import ModelConfig
 from trl.models import unwrap_model_for_generation
 
 from omnirl_core.config.arguments import DataArguments
 from omnirl_core.data import DataError
 from omnirl_core.data.dataset import routing
-from omnirl_core.log_filters import silence_upstream_noise
+from omnirl_core.launch import silence_upstream_noise
 from omnirl_core.rewards import Reward
 from omnirl_core.rewards.coverage import Sample, coverage_error, used_rewards
 from omnirl_core.rewards.registry import FileFunction
@@ -160,7 +161,12 @@ def own_code(rewards: Iterable[Reward]) -> dict[str, str]:
     }
 
 
-def write_run_file(folder: Path, trainer: OmniGRPOTrainer, rewards: list[Reward], *configs: Any) -> None:
+def write_run_file(
+    folder: Path,
+    trainer: OmniGRPOTrainer,
+    rewards: list[Reward],
+    *configs: DataArguments | TrainingArguments | ModelConfig,
+) -> None:
     """run.json: every setting that is not a default, processes and engine, the user's own code, the versions."""
     reward_files = own_code(rewards)
     for function, digest in reward_files.items():

@@ -10,21 +10,23 @@ from datasets import Dataset
 
 from omnirl_core.config.arguments import DataArguments
 from omnirl_core.data import DataError, find_bad_rows, limit_pixels, load_dataset
+from omnirl_core.data.images import Rules
 
 
 def read_rows(data: DataArguments, name: str, seed: int, report: Path) -> Dataset:
     """The rows of the file `name`; with `on_bad_sample: skip` every bad one is named in the file `report`."""
-    rules: dict[str, Any] = {
+    rules: Rules = {
         "on_bad_sample": data.on_bad_sample, "check_images": data.check_images,
         "allow_outside_image_root": data.allow_outside_image_root,
     }  # fmt: skip
     if data.max_image_pixels is not None:
         limit_pixels(data.max_image_pixels)
     if data.on_bad_sample == "skip":
-        where = {"allow_outside_image_root": data.allow_outside_image_root, "columns": data.columns, "seed": seed}
-        rules["bad_rows"] = agreed_bad_rows(name, data.image_root, **where)
+        columns: Any = data.columns  # a mapping since __post_init__
+        allows_outside = data.allow_outside_image_root
+        rules["bad_rows"] = bad = agreed_bad_rows(name, data.image_root, seed, allows_outside, columns)
         if PartialState().is_main_process:
-            write_bad_rows(report, rules["bad_rows"])
+            write_bad_rows(report, bad)
     return load_dataset(
         name,
         data.image_root,
@@ -36,7 +38,13 @@ def read_rows(data: DataArguments, name: str, seed: int, report: Path) -> Datase
     )
 
 
-def agreed_bad_rows(name: str, image_root: str | None, **reading: Any) -> dict[str, str]:
+def agreed_bad_rows(
+    name: str,
+    image_root: str | None,
+    seed: int = 0,
+    allow_outside_image_root: bool = False,
+    columns: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """Every bad row and why, the same on all processes, each of which looks at the images of its share of rows.
 
     A process that cannot read the data raises on all of them: none waits for it.
@@ -44,7 +52,9 @@ def agreed_bad_rows(name: str, image_root: str | None, **reading: Any) -> dict[s
     state = PartialState()
     fault, own = None, {}
     try:
-        own = find_bad_rows(name, image_root, share=(state.process_index, state.num_processes), **reading)
+        share = (state.process_index, state.num_processes)
+        where: Rules = {"allow_outside_image_root": allow_outside_image_root}
+        own = find_bad_rows(name, image_root, columns=columns, seed=seed, share=share, **where)
     except DataError as error:
         fault = str(error)
     found = gather_object([(own, fault)])

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoConfig
+from transformers import AutoConfig, ProcessorMixin
 from trl import ModelConfig, SFTConfig, SFTTrainer
 
 from omnirl_core.boxes import Size, default_space, from_pixels
@@ -23,7 +23,7 @@ from omnirl_core.trainer.callbacks import RewardLines, RewardProgress, replace_p
 from omnirl_core.trainer.dummy_image import add_dummy_image
 from omnirl_core.trainer.fault_tolerance.image_guard import ImageCounter, ImageMismatchError
 from omnirl_core.trainer.prompt_length import prompt_images
-from omnirl_core.types import JsonObject, Sample
+from omnirl_core.types import Columns, JsonObject, Sample
 from omnirl_tools.evaluation.ready import qwen_resize
 from omnirl_tools.samples import read_rows
 
@@ -78,7 +78,7 @@ N_IMAGES = "n_images"
 class CountedImages:
     """A collator that also says how many images each sample has."""
 
-    collator: Any
+    collator: Callable[[list[Sample]], JsonObject]
 
     def __call__(self, samples: list[Sample]) -> JsonObject:
         counts = [len(prompt_images({"prompt": "", **sample})) for sample in samples]
@@ -110,7 +110,7 @@ class SeeingSFTTrainer(SFTTrainer):
         """The bar of GRPO in the place of transformers' own."""
         replace_progress(self, bar=LossProgress, lines=LossLines)
 
-    def see_in_every_pass(self, processor: Any) -> None:
+    def see_in_every_pass(self, processor: ProcessorMixin) -> None:
         """The vision tower runs in every forward, as in GRPO, so that ranks agree; what it is given is counted."""
         plugin = self.args.deepspeed_plugin
         is_sharded = self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
@@ -123,7 +123,7 @@ class SeeingSFTTrainer(SFTTrainer):
         model: Any = self.model
         self._counter = ImageCounter(model)
 
-    def compute_loss(self, model: Any, inputs: JsonObject, *args: Any, **kwargs: Any) -> Any:
+    def compute_loss(self, model: object, inputs: JsonObject, *args: object, **kwargs: object) -> Any:
         """Counts what the tower encodes."""
         counts = inputs.pop(N_IMAGES, None)
         if self._counter is None or counts is None:
@@ -154,7 +154,7 @@ class ResponseTransform:
     space: str = "pixels"
     resize: Callable[[Size], Size] | None = None
 
-    def __call__(self, batch: Mapping[str, list[str]]) -> dict[str, list[Any]]:
+    def __call__(self, batch: Mapping[str, list[str]]) -> Columns:
         drawn = self.rows(batch)
         rows = [dict(zip(drawn, values, strict=True)) for values in zip(*drawn.values(), strict=True)]
         images = [[open_image(path, row["row_id"]) for path in row["images"]] for row in rows]
@@ -176,7 +176,7 @@ class ResponseTransform:
 
 
 def answer_text(
-    solution: Any,
+    solution: object,
     space: str = "pixels",
     shown: Size | None = None,
     resize: Callable[[Size], Size] | None = None,
@@ -186,14 +186,15 @@ def answer_text(
     >>> answer_text(7), answer_text(["a red star", "one star, red"]), answer_text([10, 10, 30, 30], "0-1000", (40, 40))
     ('7', 'a red star', '[250, 250, 750, 750]')
     """
-    is_list = isinstance(solution, list)
-    if is_list and len(solution) == 4 and all(isinstance(side, int | float) for side in solution):
+    if not isinstance(solution, list):
+        return str(solution)
+    if len(solution) == 4 and all(isinstance(side, int | float) for side in solution):
         x1, y1, x2, y2 = solution
         if space != "pixels" and shown is not None:
             resized = resize(shown) if resize else None
             x1, y1, x2, y2 = from_pixels((x1, y1, x2, y2), space, shown, resized)
         return str([round(side) for side in (x1, y1, x2, y2)])
-    return str(solution[0]) if is_list and solution else str(solution)
+    return str(solution[0] if solution else solution)
 
 
 def rows_to_say(data: DataArguments, training: OmniSFTConfig, processor: object, sees: str | None) -> Dataset:

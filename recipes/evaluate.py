@@ -16,7 +16,6 @@ import json
 from pathlib import Path
 
 from accelerate import PartialState
-from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig
 
 from omnirl_core.rewards import load_rewards
@@ -33,6 +32,7 @@ from omnirl_tools.evaluate import (
     load_model,
     precision,
     processor_of,
+    rare_facts,
     resize_of,
     score,
     score_rec,
@@ -53,7 +53,6 @@ def main(argv: list[str] | None = None) -> JsonObject:
     """Run the evaluation that `argv` (default: the command line) names; return what metrics.json holds."""
     # Arguments: a YAML's keys, and what the command line overrides
     arguments, model_args = parse_evaluation(argv, check_files=True)
-    disable_progress_bar()
     state = join_processes(arguments)
     folder = evaluation_folder(arguments, model_args)
 
@@ -67,8 +66,7 @@ def main(argv: list[str] | None = None) -> JsonObject:
 
     # Answers: of a file, or the model's own
     if arguments.completions:
-        resize = resize_of(arguments, model_args, rec, rewards)
-        generations = ready_generations(arguments.completions, samples, resize)
+        generations = ready_generations(arguments.completions, samples, resize_of(arguments, model_args, rec, rewards))
     else:
         generations = generate(arguments, model_args, samples, folder, state)
 
@@ -83,9 +81,7 @@ def main(argv: list[str] | None = None) -> JsonObject:
             written = [write_lines(folder / "pass_rates.jsonl", pass_rates(samples, lines))]
             samples, lines = samples[:: arguments.num_samples], lines[:: arguments.num_samples]
         overlap, found = add_overlap(lines, rewards), figures(lines)
-        facts = facts_of(arguments, model_args, samples, rec) | metrics(lines, found)
-        facts |= {"overlap": overlap} if overlap else {}
-        facts |= {"rec": {name: result.figures() for name, result in results.items()}} if results else {}
+        facts = facts_of(arguments, model_args, samples, rec) | metrics(lines, found) | rare_facts(overlap, results)
         paths = [write_lines(folder / "predictions.jsonl", lines), folder / "metrics.json"]
         paths[1].write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         show(facts, found, results, [*paths, *written, write_evaluation(folder)])

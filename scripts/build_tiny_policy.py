@@ -31,8 +31,7 @@ from transformers import (
 
 from omnirl_core.boxes import from_pixels
 from omnirl_core.shapes import CHECKPOINT
-from omnirl_core.shapes.scenes import COLORS, SHAPES, Scene, random_scene
-from omnirl_core.shapes.tasks import ASK, TASKS, Example, make_example
+from omnirl_core.shapes.tasks import ASK, COLORS, SHAPES, TASKS, Example, Scene, make_example, random_scene
 
 PATCH = 8  # pixels; Qwen2.5-VL's own is 14. A merged token then sees 16 x 16 pixels, about one small shape
 MIN_PIXELS, MAX_PIXELS = 32 * 32, 80 * 64
@@ -92,24 +91,32 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLProcessor:
     return Qwen2_5_VLProcessor(images, tokenizer, videos, chat_template=CHAT_TEMPLATE)
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGeneration:
-    """A randomly initialised Qwen2.5-VL with 1.3 million parameters."""
+def small_config(
+    tokenizer: PreTrainedTokenizerFast, text: dict[str, Any], vision: dict[str, Any], rotated: list[int]
+) -> Qwen2_5_VLConfig:
+    """Qwen2.5-VL with these sizes and the tokenizer's special tokens; `rotated` are M-RoPE's three sections."""
     token = tokenizer.get_vocab()
-    config = Qwen2_5_VLConfig(
+    return Qwen2_5_VLConfig(
         text_config=dict(
-            vocab_size=len(tokenizer), hidden_size=128, intermediate_size=352, num_hidden_layers=4,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True,
-            rope_parameters={"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10_000.0},
+            vocab_size=len(tokenizer), num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048,
+            rope_parameters={"rope_type": "default", "mrope_section": rotated, "rope_theta": 10_000.0},
             bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            tie_word_embeddings=True, **text,
         ),
-        vision_config=dict(
-            depth=3, hidden_size=96, intermediate_size=192, num_heads=4, out_hidden_size=128, patch_size=PATCH,
-            window_size=10 * PATCH * 2, fullatt_block_indexes=[0, 1, 2], tokens_per_second=2,
-        ),
-        tie_word_embeddings=True,
+        vision_config=vision, tie_word_embeddings=True,
         image_token_id=token["<|image_pad|>"], video_token_id=token["<|video_pad|>"],
         vision_start_token_id=token["<|vision_start|>"], vision_end_token_id=token["<|vision_end|>"],
     )  # fmt: skip
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGeneration:
+    """A randomly initialised Qwen2.5-VL with 1.3 million parameters."""
+    text = dict(hidden_size=128, intermediate_size=352, num_hidden_layers=4)
+    vision = dict(
+        depth=3, hidden_size=96, intermediate_size=192, num_heads=4, out_hidden_size=128, patch_size=PATCH,
+        window_size=10 * PATCH * 2, fullatt_block_indexes=[0, 1, 2], tokens_per_second=2,
+    )  # fmt: skip
+    config = small_config(tokenizer, text, vision, [4, 6, 6])
     model = Qwen2_5_VLForConditionalGeneration(config)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

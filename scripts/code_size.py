@@ -57,22 +57,23 @@ def says_any(annotation: ast.expr | None) -> bool:
 def any_uses(nodes: Sequence[ast.stmt], within: str = "") -> Iterator[str]:
     """Each parameter and each return of a public function, method or class whose type contains `Any`.
 
-    Fields of a public class are the parameters of its dataclass. Of special methods, `__init__` and `__call__` are
+    Fields of a dataclass are its parameters. Of special methods, `__init__` and `__call__` are
     public.
 
     >>> list(any_uses(ast.parse("def f(a: list[Any], b: int) -> Any: ...").body))
     ['f(a)', 'f ->']
     """
     for node in nodes:
-        if isinstance(node, ast.AnnAssign) and within and says_any(node.annotation):
-            field = ast.unparse(node.target)
-            yield from [f"{within}{field}"] * (not field.startswith("_"))
-            continue
         name = getattr(node, "name", "_")
         if name.startswith("_") and name not in ("__init__", "__call__"):
             continue
         if isinstance(node, ast.ClassDef):
+            made_by = [*node.decorator_list, *node.bases]
             yield from any_uses(node.body, f"{within}{name}.")
+            if any("dataclass" in ast.unparse(one) or "NamedTuple" in ast.unparse(one) for one in made_by):
+                fields = [one for one in node.body if isinstance(one, ast.AnnAssign) and says_any(one.annotation)]
+                names = [ast.unparse(one.target) for one in fields]
+                yield from (f"{within}{name}({field})" for field in names if not field.startswith("_"))
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             taken = node.args
             every = [*taken.posonlyargs, *taken.args, *taken.kwonlyargs, taken.vararg, taken.kwarg]

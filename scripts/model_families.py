@@ -80,38 +80,35 @@ def qwen_ids(tokens: Any) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def qwen2_vl() -> Built:
-    processor = qwen_processor(hf.Qwen2VLProcessor, hf.Qwen2VLImageProcessor, hf.Qwen2VLVideoProcessor)
+def qwen(family: str, vision: dict[str, Any], videos: str = "Qwen2", **text: Any) -> Built:
+    """A family of Qwen's; `vision` and `text` are what its configuration has besides the common sizes."""
+    kind, made_videos = getattr(hf, f"{family}Processor"), getattr(hf, f"{videos}VLVideoProcessor")
+    processor = qwen_processor(kind, hf.Qwen2VLImageProcessor, made_videos)
     tokens = processor.tokenizer
-    vision = dict(depth=2, embed_dim=32, hidden_size=32, num_heads=2, mlp_ratio=2, patch_size=PATCH)
-    text = TEXT | {"vocab_size": len(tokens), "rope_parameters": ROPE}
-    config = hf.Qwen2VLConfig(text_config=text, vision_config=vision, **qwen_ids(tokens))
-    return processor, hf.Qwen2VLForConditionalGeneration(config)
+    config = getattr(hf, f"{family}Config")(
+        text_config=TEXT | {"vocab_size": len(tokens), "rope_parameters": ROPE} | text,
+        vision_config={"depth": 2, "hidden_size": 32, "num_heads": 2, "patch_size": PATCH} | vision,
+        **qwen_ids(tokens),
+    )
+    return processor, getattr(hf, f"{family}ForConditionalGeneration")(config)
+
+
+def qwen2_vl() -> Built:
+    return qwen("Qwen2VL", dict(embed_dim=32, mlp_ratio=2))
 
 
 def qwen2_5_vl() -> Built:
-    processor = qwen_processor(hf.Qwen2_5_VLProcessor, hf.Qwen2VLImageProcessor, hf.Qwen2VLVideoProcessor)
-    tokens = processor.tokenizer
-    vision = dict(
-        depth=2, hidden_size=32, intermediate_size=64, num_heads=2, out_hidden_size=32, patch_size=PATCH,
-        window_size=4 * PATCH, fullatt_block_indexes=[1],
-    )  # fmt: skip
-    text = TEXT | {"vocab_size": len(tokens), "rope_parameters": ROPE}
-    config = hf.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **qwen_ids(tokens))
-    return processor, hf.Qwen2_5_VLForConditionalGeneration(config)
+    sizes = dict(intermediate_size=64, out_hidden_size=32, window_size=4 * PATCH, fullatt_block_indexes=[1])
+    return qwen("Qwen2_5_VL", sizes)
 
 
 def qwen3_vl() -> Built:
-    processor = qwen_processor(hf.Qwen3VLProcessor, hf.Qwen2VLImageProcessor, hf.Qwen3VLVideoProcessor)
-    tokens = processor.tokenizer
-    vision = dict(
-        depth=3, hidden_size=32, intermediate_size=64, num_heads=2, out_hidden_size=32, patch_size=PATCH,
-        num_position_embeddings=64, deepstack_visual_indexes=[0, 1],
-    )  # fmt: skip
+    sizes = dict(
+        depth=3, intermediate_size=64, out_hidden_size=32, num_position_embeddings=64, deepstack_visual_indexes=[0, 1]
+    )
     rope = ROPE | {"mrope_interleaved": True}  # transformers always interleaves; vLLM asks the config
-    text = TEXT | dict(vocab_size=len(tokens), rope_parameters=rope, head_dim=HEAD_DIM, num_hidden_layers=3)
-    config = hf.Qwen3VLConfig(text_config=text, vision_config=vision, **qwen_ids(tokens))
-    return processor, hf.Qwen3VLForConditionalGeneration(config)
+    more: dict[str, Any] = dict(rope_parameters=rope, head_dim=HEAD_DIM, num_hidden_layers=3)
+    return qwen("Qwen3VL", sizes, videos="Qwen3", **more)
 
 
 def internvl() -> Built:

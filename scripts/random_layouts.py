@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1] / "tests"
-sys.path[:0] = [str(TESTS / "trainer"), str(TESTS / "accelerate_configs")]
+sys.path[:0] = [str(TESTS / "trainer"), str(TESTS / "distributed")]
 from distributed_layouts import ENGINES, Layout, random_layout  # noqa: E402
 from distributed_verdicts import verdicts  # noqa: E402
 from tiny_models import noise_images, tiny_processor, tiny_qwen  # noqa: E402

@@ -10,7 +10,7 @@ import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# where the processes of one pytest find the server of accelerate_configs/forked.py
+# where the processes of one pytest find the server of distributed/forked.py
 os.environ.setdefault("OMNIRL_FORKED", f"{tempfile.gettempdir()}/omnirl_forked_{os.getpid()}")
 # what DeepSpeed compiles depends on where its sources are: two environments would overwrite each other's, each time
 os.environ.setdefault("TORCH_EXTENSIONS_DIR", f"{sys.prefix}/torch_extensions")
@@ -31,7 +31,8 @@ LONGEST = (
     "trainer/test_distributed.py", "trainer/fault_tolerance/test_killed_rank.py",
     "accelerate_configs/test_launches.py", "recipes/test_demo.py", "trainer/test_drop_in.py",
     "trainer/shared_prefix/test_distributed.py", "trainer/fault_tolerance/test_faults_of_ranks.py",
-    "recipes/test_seed_command.py", "test_kill_points.py", "test_long_run.py", "memory/test_measured.py",
+    "recipes/test_seed_command.py", "scripts/test_kill_points.py", "scripts/test_long_run.py",
+    "memory/test_measured.py",
     "trainer/shared_prefix/test_precision.py", "trainer/test_families.py", "trainer/test_steps.py",
     "recipes/test_real_configs.py", "report/test_browser.py", "trainer/fault_tolerance/test_checkpoint_storage.py",
     "accelerate_configs/test_multi_node.py", "trainer/shared_prefix/test_runtime.py",

@@ -7,49 +7,20 @@ import torch
 from datasets import Dataset
 from PIL import Image
 from presets import Cell, Preset
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    PreTrainedTokenizerFast,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLProcessor,
-    Qwen2VLImageProcessor,
-    Qwen2VLVideoProcessor,
-)
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+from word_processor import word_config, word_processor
 
-SPECIAL = ["<pad>", "<end>", "<vision>", "</vision>", "<image>", "<video>"]
 WORDS = 1000
-TEMPLATE = (
-    "{% for part in messages[0]['content'] %}{% if part['type'] == 'image' %}<vision> <image> </vision> "
-    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
-)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def make_processor() -> Qwen2_5_VLProcessor:
-    """Qwen2.5-VL's own processor over a tokenizer whose tokens are words."""
-    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *(f"w{i}" for i in range(WORDS))])}
-    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    raw.add_special_tokens(SPECIAL)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="<pad>", eos_token="<end>", chat_template=TEMPLATE,
-        extra_special_tokens={"image_token": "<image>", "video_token": "<video>"}, padding_side="left",
-    )  # fmt: skip
-    images = Qwen2VLImageProcessor(size={"shortest_edge": 56 * 56, "longest_edge": 2000 * 2000})
-    return Qwen2_5_VLProcessor(images, tokenizer, Qwen2VLVideoProcessor(), chat_template=TEMPLATE)
+    return word_processor(WORDS)
 
 
 def make_config(preset: Preset, dtype: str = "bfloat16", **changes: Any) -> Qwen2_5_VLConfig:
     """Qwen2.5-VL with the preset's sizes; `changes` are of its text config."""
-    return Qwen2_5_VLConfig(
-        text_config=dict(
-            vocab_size=preset.vocabulary, max_position_embeddings=4096, tie_word_embeddings=True,
-            bos_token_id=None, eos_token_id=1, pad_token_id=0, **preset.text | changes,
-        ),
-        vision_config=preset.vision, tie_word_embeddings=True, dtype=dtype,
-        vision_start_token_id=2, vision_end_token_id=3, image_token_id=4, video_token_id=5,
-    )  # fmt: skip
+    return word_config(preset.vocabulary, preset.text | changes, preset.vision, dtype=dtype)
 
 
 def make_policy(preset: Preset, dtype: str = "bfloat16", attention: str = "sdpa") -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from omnirl_core.config.parser import Check, StrictParser
-from omnirl_core.data.columns import checked_columns
+from omnirl_core.data.mixture import checked_columns
 from omnirl_core.shapes.dataset import only_own_names
 
 if TYPE_CHECKING:

@@ -252,7 +252,7 @@ def _field_names(kind: type) -> set[str]:
 
 def read_value(
     name: str, value: object, annotation: object, field: dataclasses.Field | None = None
-) -> tuple[Any, str | None]:
+) -> tuple[object, str | None]:
     """(value, fault): text made what the field holds, and checked against its type and choices.
 
     >>> read_value("learning_rate", "1e-6", float), read_value("max_steps", "ten", int)[1]

@@ -1,11 +1,9 @@
 """Data: rows from files to prompts and image paths. Start at `load_dataset`; formats are in docs/data.md."""
 
-from omnirl_core.data.dataset import load_dataset
-from omnirl_core.data.images import image_size, limit_pixels, open_image
-from omnirl_core.data.prompts import TEMPLATES, PromptFormat
+from omnirl_core.data.dataset import TEMPLATES, PromptFormat, load_dataset
+from omnirl_core.data.images import image_size, limit_pixels, open_image, picture_problem
 from omnirl_core.data.record import DataError, Record, modality
 from omnirl_core.data.sources import find_bad_rows, load_records
-from omnirl_core.data.validation import picture_problem
 
 __all__ = [
     "TEMPLATES",

@@ -26,7 +26,7 @@ class RawRow(NamedTuple):
     """One parsed row, or why it could not be parsed."""
 
     line: int
-    value: Any
+    value: object
     fault: str | None = None
     nth: int = 1
     """Which of the elements that start on this line it is: a list is often dumped on one line."""
@@ -54,7 +54,7 @@ class StrictDecoder:
             object_pairs_hook=self._object, parse_constant=self._constant, parse_float=self._float
         )
 
-    def decode(self, text: str) -> tuple[Any, str | None]:
+    def decode(self, text: str) -> tuple[object, str | None]:
         """(value, fault) of a whole text; json.JSONDecodeError where it is no JSON."""
         start = len(text) - len(text.lstrip(_SPACES))
         value, end, fault = self.decode_at(text, start)
@@ -62,7 +62,7 @@ class StrictDecoder:
             raise json.JSONDecodeError("text after the value", text, end)
         return value, fault
 
-    def decode_at(self, text: str, start: int) -> tuple[Any, int, str | None]:
+    def decode_at(self, text: str, start: int) -> tuple[object, int, str | None]:
         """(value, end, fault) of the value that starts at `start`."""
         self._faults.clear()
         try:

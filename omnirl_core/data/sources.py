@@ -6,17 +6,13 @@ import re
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Unpack
 
-from omnirl_core.data.columns import Columns, checked_columns, renamed
-from omnirl_core.data.embedded import image_folder
-from omnirl_core.data.hub import hub_rows, open_hub
-from omnirl_core.data.images import ImageFiles
+from omnirl_core.data.images import ImageFiles, RowRules, Rules, with_checked_images
 from omnirl_core.data.json_reader import RawRow
-from omnirl_core.data.mixture import COUNTERS, READERS, Source, check_file, mixture
-from omnirl_core.data.record import DataError, Problems, Record, RowContext, record_from_row
-from omnirl_core.data.tables import read_saved
-from omnirl_core.data.validation import RowRules, with_checked_images
+from omnirl_core.data.mixture import COUNTERS, READERS, Columns, Source, check_file, checked_columns, mixture, renamed
+from omnirl_core.data.record import DataError, Problems, Record, RowContext, image_folder, record_from_row
+from omnirl_core.data.tables import hub_rows, open_hub, read_saved
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +27,7 @@ def load_records(
     split: str = "train",
     columns: Columns | None = None,
     seed: int = 0,
-    **rules: Any,
+    **rules: Unpack[Rules],
 ) -> list[Record]:
     """All checked rows of a file (docs/data.md lists the formats), a YAML mixture, or a hub data set (`org/name`).
 
@@ -52,14 +48,14 @@ def find_bad_rows(
     columns: Columns | None = None,
     seed: int = 0,
     share: tuple[int, int] = (0, 1),
-    **rules: Any,
+    **rules: Unpack[Rules],
 ) -> dict[str, str]:
     """Row id -> what is wrong, for every bad row of what `load_records` would read; images at level `pixels`.
 
     `share` (k, n): of the rows, look at the images of every n-th from the k-th on only. Processes that each take
     a share and put their answers together know all bad rows, and the same ones.
     """
-    checks = RowRules(**{"check_images": "pixels", **rules})
+    checks = RowRules(**(Rules(check_images="pixels") | rules))
     sources = find_sources(path, image_root, task=task, split=split, columns=columns)
     found = checked_rows(sources, seed=seed, allow_outside_image_root=checks.allow_outside_image_root)
     own = (row for n, row in enumerate(found) if n % share[1] == share[0] or isinstance(row, DataError))

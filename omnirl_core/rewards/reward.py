@@ -221,7 +221,7 @@ class Reward:
 
     def __call__(
         self,
-        prompts: Sequence[Any] | None = None,
+        prompts: Sequence[object] | None = None,
         completions: Sequence[Completion | None] = (),
         log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,

@@ -132,9 +132,12 @@ _ABOUT = "draw_shapes of a recipe drew the files of this folder; remove the fold
 class Draws(Protocol):
     """What is read of DataArguments."""
 
-    draw_shapes: dict | str | None
-    dataset_name: Any
-    eval_dataset_name: str | None
+    @property
+    def draw_shapes(self) -> dict | str | None: ...
+    @property
+    def dataset_name(self) -> str | None: ...
+    @property
+    def eval_dataset_name(self) -> str | None: ...
 
 
 def only_own_names(given: Sequence[Given]) -> list[Given]:

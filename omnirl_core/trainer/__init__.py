@@ -1,6 +1,6 @@
 """GRPO on samples of any mix of text and images. Start at `OmniGRPOTrainer` and `OmniGRPOConfig`."""
 
-from omnirl_core.log_filters import silence_imports
+from omnirl_core.launch import silence_imports
 
 silence_imports()
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from peft import PeftModel
+from transformers import PreTrainedModel
 from trl import GRPOConfig
 from trl.trainer.utils import get_config_model_id
 
@@ -223,7 +225,7 @@ def settings_of(args: GRPOConfig) -> OmniGRPOConfig:
     return args if isinstance(args, OmniGRPOConfig) else OFF
 
 
-def default_config(model: Any) -> GRPOConfig:
+def default_config(model: str | PreTrainedModel | PeftModel) -> GRPOConfig:
     """What TRL 1.16 makes where no `args` are given."""
     name = model if isinstance(model, str) else get_config_model_id(model.config)
     return GRPOConfig(f"{name.split('/')[-1]}-GRPO")

@@ -24,7 +24,7 @@ from transformers.trainer_utils import TrainOutput
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 
-from omnirl_core.log_filters import silence_upstream_noise
+from omnirl_core.launch import silence_upstream_noise
 from omnirl_core.trainer.callbacks import PREPARE, ROLLOUT, SCORE, JsonlLogger, StepTimer, replace_progress
 from omnirl_core.trainer.completion_logging import (
     as_text,
@@ -146,7 +146,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         optimizers: tuple[Optimizer | None, LambdaLR | None] = (None, None),
         quantization_config: BitsAndBytesConfig | None = None,
         peft_config: PeftConfig | None = None,
-        tools: list[Callable[..., Any]] | None = None,
+        tools: list[Callable[..., object]] | None = None,
         rollout_func: RolloutFunc | None = None,
         environment_factory: EnvironmentFactory | dict[str, EnvironmentFactory] | None = None,
     ):

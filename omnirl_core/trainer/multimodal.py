@@ -5,15 +5,17 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 from torch import nn
+from transformers import ProcessorMixin
 from transformers.image_utils import load_image
 from trl.data_utils import prepare_multimodal_messages
+from trl.trainer.grpo_trainer import RewardFunc
 from trl.trainer.utils import is_async_callable
 
 from omnirl_core.data import DataError, open_image
@@ -34,7 +36,7 @@ _BASE64 = re.compile(r"(?:iVBORw0K|/9j/|R0lGOD|UklGR|Qk|SUkq|TU0A)[A-Za-z0-9+/\s
 """PNG, JPEG, GIF, WebP, BMP and TIFF begin so."""
 
 
-def images_of(sample: Sample) -> list[Any]:
+def images_of(sample: Sample) -> list[object]:
     """The sample's images, paths or PIL images: from `images`, or the one in `image`; [] for a text-only sample.
 
     >>> images_of({"images": None}), images_of({"image": "a.png"}), images_of({"images": ["a.png", "b.png"]})
@@ -125,7 +127,7 @@ def counted_by_sample(fields: Settings) -> ModelInputs:
     return {**fields, "num_images": [0] * len(fields["num_images"])} if padded else dict(fields)
 
 
-def note_resized_sizes(samples: Sequence[Sample], fields: Settings, processor: Any) -> None:
+def note_resized_sizes(samples: Sequence[Sample], fields: Settings, processor: ProcessorMixin) -> None:
     """Tell rewards the size at which the policy sees each image, from the processor's grid of patches."""
     grid = fields.get("image_grid_thw")
     if grid is None or len(grid) != sum(len(images_of(sample)) for sample in samples):
@@ -155,7 +157,7 @@ def without_none(prompt: Sequence[Message]) -> list[Message]:
     return convert_blocks(prompt, lambda block: {k: v for k, v in block.items() if v is not None})
 
 
-def convert_blocks(prompt: Sequence[Message], convert: Callable[[Any], Any]) -> list[Message]:
+def convert_blocks(prompt: Sequence[Message], convert: Callable[[Settings], object]) -> list[Message]:
     """The prompt with each content block converted; contents that are plain text stay as they are."""
     return [
         {**message, "content": [convert(b) if isinstance(b, Mapping) else b for b in content]}
@@ -218,7 +220,7 @@ def _has_images(chunk: pa.Array) -> bool:
     return chunk.null_count < len(chunk)
 
 
-def with_own_images(function: Any) -> Any:
+def with_own_images(function: RewardFunc) -> RewardFunc:
     """The function, called with copies of images, one for each completion, so that what it draws stays there.
 
     Images are opened once for all completions of a prompt. A function without `**kwargs` is not given the columns
@@ -226,19 +228,20 @@ def with_own_images(function: Any) -> Any:
     """
     if isinstance(function, nn.Module) or (isinstance(function, Reward) and not _looks(function)):
         return function
-    names = _names(function)
+    call: Any = function
+    names = _names(call)
 
-    if is_async_callable(function):
+    if is_async_callable(call):
 
-        @functools.wraps(function)
+        @functools.wraps(call)
         async def later(**columns: Any) -> Any:
-            return await function(**_own(columns, names))
+            return await call(**_own(columns, names))
 
-        return later
+        return cast(RewardFunc, later)
 
-    @functools.wraps(function)
+    @functools.wraps(call)
     def now(**columns: Any) -> Any:
-        return function(**_own(columns, names))
+        return call(**_own(columns, names))
 
     return now
 

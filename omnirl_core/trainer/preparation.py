@@ -3,7 +3,7 @@
 import inspect
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ import torch
 from accelerate.utils import DistributedType, parse_flag_from_env
 from peft import PeftConfig
 from torch import nn
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 from trl.trainer.utils import get_config_model_id
 
 from omnirl_core.data import DataError
@@ -45,11 +45,11 @@ class Preparation:
 
     model: Any
     args: Any
-    train_dataset: Any
-    eval_dataset: Any
-    processing_class: Any
+    train_dataset: object
+    eval_dataset: object
+    processing_class: PreTrainedTokenizerBase | ProcessorMixin | None
     peft_config: PeftConfig | None
-    tools: list[Any] | None
+    tools: list[Callable[..., object]] | None
     has_environment: bool
 
     def apply(self) -> None:
@@ -169,7 +169,7 @@ class Preparation:
         return self.model if isinstance(self.model, str) else get_config_model_id(self.model.config)
 
 
-def fit_rewards(reward_funcs: Any, train_dataset: Any, eval_dataset: Any = None) -> Any:
+def fit_rewards(reward_funcs: Any, train_dataset: object, eval_dataset: object = None) -> object:
     """The rewards that the samples need: without those for samples that name no task, where there are none.
 
     Looks at data sets of `load_dataset` and rewards of `load_rewards`; all else is given back as it is.
@@ -192,7 +192,7 @@ def fit_rewards(reward_funcs: Any, train_dataset: Any, eval_dataset: Any = None)
     return used_rewards(rewards, tasks)
 
 
-def reward_weights(reward_funcs: Sequence[Any], given: Sequence[float] | None) -> torch.Tensor:
+def reward_weights(reward_funcs: Sequence[object], given: Sequence[float] | None) -> torch.Tensor:
     """(K,) `given` where it is, else each `Reward`'s own weight and 1 for other functions.
 
     Logs where a given weight differs from one that a reward was given itself (its default is 1).
@@ -210,11 +210,11 @@ def reward_weights(reward_funcs: Sequence[Any], given: Sequence[float] | None) -
     return torch.tensor(list(given), dtype=torch.float32)
 
 
-def kept_weights(reward_funcs: Any, fitted: Any, given: list[float] | None) -> list[float] | None:
+def kept_weights(reward_funcs: object, fitted: object, given: list[float] | None) -> list[float] | None:
     """`given` without the weights of the rewards that `fit_rewards` left out."""
     if given is None or not isinstance(reward_funcs, list) or len(given) != len(reward_funcs):
         return given
-    kept = {id(one) for one in fitted}
+    kept = {id(one) for one in fitted} if isinstance(fitted, list) else set()
     return [weight for one, weight in zip(reward_funcs, given, strict=True) if id(one) in kept]
 
 

@@ -3,7 +3,7 @@
 import io
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -23,7 +23,7 @@ from omnirl_core.trainer.multimodal import (
     open_image_string,
     without_none,
 )
-from omnirl_core.types import Message, Sample
+from omnirl_core.types import JsonObject, Message, Sample
 
 logger = get_logger(__name__)
 
@@ -37,8 +37,8 @@ class PromptLength:
     """Counts the tokens of a sample's prompt as the trainer will make them; sizes of images are read from headers."""
 
     processor: Any
-    template_kwargs: dict[str, Any] = field(default_factory=dict)
-    tools: list[Any] | None = None
+    template_kwargs: JsonObject = field(default_factory=dict)
+    tools: list[Callable[..., object]] | None = None
     _frames: dict[str, int] = field(default_factory=dict, repr=False)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict, repr=False)
     """(width, height) of the images seen so far, by path."""
@@ -150,7 +150,7 @@ class PromptLength:
         return len(tokens["input_ids"][0])
 
 
-def prompt_images(sample: Sample) -> list[Any]:
+def prompt_images(sample: Sample) -> list[object]:
     """The images of the sample's columns, and those that its prompt's blocks hold themselves."""
     prompt = sample["prompt"]
     blocks = [] if isinstance(prompt, str) else _blocks(prompt)
@@ -163,7 +163,7 @@ def _blocks(prompt: Sequence[Message]) -> list[Mapping[str, Any]]:
     return [block for content in contents if isinstance(content, list) for block in content]
 
 
-def fit_prompts(data: Any, length: PromptLength, limit: int, on_long: str, split: str = "train") -> Any:
+def fit_prompts(data: Any, length: PromptLength, limit: int, on_long: str, split: str = "train") -> object:
     """The data set (or a mapping of them) without samples whose prompt has more than `limit` tokens.
 
     `on_long="error"` raises a ValueError that names them; `"drop"` leaves them out and logs how many. Streams

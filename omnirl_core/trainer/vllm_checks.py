@@ -1,8 +1,10 @@
 """What a run by vLLM is checked for: whether it takes images of the model's family, and which dtype it computes in."""
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from accelerate import Accelerator
+from torch import nn
 from transformers import PretrainedConfig
 
 if TYPE_CHECKING:
@@ -14,7 +16,16 @@ logger = logging.getLogger(__name__)
 _AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
 
 
-def compute_dtype(trainer: "OmniGRPOTrainer") -> str:
+class Computes(Protocol):
+    """What is read of a trainer, or of TRL's rollout by vLLM."""
+
+    @property
+    def accelerator(self) -> Accelerator: ...
+    @property
+    def model(self) -> nn.Module: ...
+
+
+def compute_dtype(trainer: Computes) -> str:
     """The dtype that the trainer's own pass computes in: the autocast's where there is one, else the weights'."""
     return _AUTOCAST.get(trainer.accelerator.mixed_precision) or _name(trainer.model.dtype)
 

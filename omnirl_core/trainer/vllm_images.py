@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import gather_object
 from torch import nn
+from trl.extras.profiling import ProfilingContext
 from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer import grpo_trainer
@@ -19,7 +20,7 @@ from trl.trainer import grpo_trainer
 from omnirl_core.models import base_model
 from omnirl_core.trainer.fault_tolerance.image_guard import ImageMismatchError, samples_of
 from omnirl_core.trainer.vllm_checks import compute_dtype
-from omnirl_core.types import ModelInputs
+from omnirl_core.types import ModelInputs, Sample
 
 if TYPE_CHECKING:
     from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
@@ -49,7 +50,7 @@ class ImageVLLM(VLLMGeneration):
         settings: of `trl.generation.vllm_generation.VLLMGeneration`.
     """
 
-    def __init__(self, *, samples: Callable[[], Sequence[Any]], **settings: Any):
+    def __init__(self, *, samples: Callable[[], Sequence[Sample]], **settings: Any):
         self._samples = samples
         self._names: list[str] = []
         """Of the prompts at hand; in server mode of every rank's, each once."""
@@ -91,10 +92,10 @@ class ImageVLLM(VLLMGeneration):
     def generate(
         self,
         prompts: list[list[int]],
-        images: list[Any] | None,
+        images: list[list[Any] | None] | None,
         num_generations: int,
-        profiler: Any = None,
-    ) -> tuple[Any, ...]:
+        profiler: ProfilingContext | None = None,
+    ) -> tuple[object, ...]:
         """As TRL's, with `prompts` as the trainer has them: image tokens expanded.
 
         Raises:
@@ -145,7 +146,7 @@ class ImageVLLM(VLLMGeneration):
         return [f"{i} of the batch" for i in range(n_prompts)]  # a later turn of some samples
 
 
-def engine_settings(generation: Any) -> ModelInputs:
+def engine_settings(generation: VLLMGeneration) -> ModelInputs:
     """Arguments of `vllm.LLM` that TRL 1.16 leaves to their defaults.
 
     The policy's dtype: by default vLLM takes bfloat16 for a checkpoint in float32. The pixel budget, where there is

@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Sample:
     """A question, its reference, a right answer, and wrong answers of the same kind."""
 
     problem: str
-    solution: Any
+    solution: object
     answer: str
     decoys: tuple[str, ...]
     task: str | None = "text"
@@ -30,7 +29,7 @@ class Sample:
     """The same with a fact of the wrong kind."""
     frame: str = "The answer is"
     """How answers of the data begin: `answer_frame`."""
-    options: Any = None
+    options: object = None
 
     @property
     def right(self) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from omnirl_core.data import DataError, PromptFormat, Record, image_size, limit_pixels
-from omnirl_core.data.validation import picture_problem
+from omnirl_core.data.images import picture_problem
 from omnirl_tools.checks.truncation import looks_cut
 
 if TYPE_CHECKING:

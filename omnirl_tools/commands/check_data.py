@@ -24,9 +24,9 @@ from omnirl_core.config.arguments import DataArguments
 from omnirl_core.config.parser import StrictParser
 from omnirl_core.config.path_checks import data_file_faults, image_root_faults
 from omnirl_core.data import DataError, PromptFormat
+from omnirl_core.data.images import cores
 from omnirl_core.data.mixture import Source
 from omnirl_core.data.sources import find_sources
-from omnirl_core.data.validation import cores
 from omnirl_core.shapes.dataset import only_own_names
 from omnirl_core.type_checks import nearest_file
 from omnirl_core.yaml_loader import ConfigError

@@ -7,7 +7,7 @@ something is broken.
 import argparse
 import platform
 
-from omnirl_core.data.validation import cores
+from omnirl_core.data.images import cores
 from omnirl_tools.checks.doctor import BROKEN, Finding, known_bad, needs, version_findings
 from omnirl_tools.commands.config_file import read_settings
 from omnirl_tools.environment import OPTIONAL, OTHERS, Machine, look, required

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from omnirl_core.data import DataError
-from omnirl_core.log_filters import silence_upstream_noise
+from omnirl_core.launch import silence_upstream_noise
 from omnirl_core.yaml_loader import YamlFault, read_yaml
 from omnirl_tools.commands import CannotRun
 from omnirl_tools.commands.config_file import read_settings

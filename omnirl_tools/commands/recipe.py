@@ -36,7 +36,7 @@ class Recipe:
         kwargs = self.training.chat_template_kwargs
         return kwargs if isinstance(kwargs, dict) else {}
 
-    def processor(self) -> Any:
+    def processor(self) -> object:
         """The policy's processor with the run's pixel budget; CannotRun where it is out of reach."""
         settings: dict[str, Any] = {
             "revision": self.model.model_revision,

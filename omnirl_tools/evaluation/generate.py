@@ -42,7 +42,7 @@ class Generation:
         return len(self.token_ids)
 
 
-def generate(model: Any, processor: Any, rows: Sequence[Sample], **settings: Any) -> list[Generation]:
+def generate(model: object, processor: object, rows: Sequence[Sample], **settings: Any) -> list[Generation]:
     """Return one completion per row, in the order of the rows; `settings` are those of `generate_batches`."""
     rows = list(rows)
     done: dict[int, Generation] = {}
@@ -52,8 +52,8 @@ def generate(model: Any, processor: Any, rows: Sequence[Sample], **settings: Any
 
 
 def generate_batches(
-    model: Any,
-    processor: Any,
+    model: object,
+    processor: object,
     rows: Sequence[Sample],
     *,
     max_new_tokens: int,

@@ -11,11 +11,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from omnirl_core.boxes import area, default_space, parse_boxes, to_pixels
 from omnirl_core.data import load_dataset
 from omnirl_core.rewards.grounding import box_iou
 from omnirl_core.text import answer_text
-from omnirl_core.types import Box, JsonObject, Sample
+from omnirl_core.types import Box, JsonObject, Line, Sample
 from omnirl_tools.evaluation.generate import Generation, generate
 from omnirl_tools.evaluation.intervals import wilson_interval
 from omnirl_tools.evaluation.layout import aligned
@@ -85,7 +87,7 @@ class RecResult:
     n_unparsed: int
     """Rows without a readable box: wrong, and counted in `n`."""
     n_clipped: int
-    lines: list[dict[str, Any]] = field(repr=False, default_factory=list)
+    lines: list[Line] = field(repr=False, default_factory=list)
 
     def accuracy(self, threshold: float = 0.5) -> float:
         """Share of the rows at this IoU, in [0, 1]."""
@@ -144,8 +146,8 @@ def choose_rows(protocol: Protocol, datasets: Mapping[str, Sequence[dict]]) -> d
 
 
 def evaluate_rec(
-    model: Any,
-    processor: Any,
+    model: PreTrainedModel,
+    processor: object,
     datasets: Mapping[str, Sequence[JsonObject]],
     protocol: str | Protocol = "robust",
     *,

@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omnirl_core.types import Line, Settings
 
@@ -81,7 +81,10 @@ def finite(value: object) -> Any:
     return value
 
 
-def by_row(lines: Iterable[Mapping[str, object]]) -> dict[Hashable, Any]:
+Row = TypeVar("Row", bound=Settings)
+
+
+def by_row(lines: Iterable[Row]) -> dict[Hashable, Row]:
     """Key each line by what tells its row from others; samples of one row are counted in their order.
 
     `row_id` alone does not: it is `file:line`, and a JSON file may stand on a single line.
@@ -90,7 +93,7 @@ def by_row(lines: Iterable[Mapping[str, object]]) -> dict[Hashable, Any]:
     [{'row_id': 'a:1', 'problem': '?'}, {'row_id': 'a:1', 'problem': '?'}]
     """
     seen: Counter[Hashable] = Counter()
-    keyed: dict[Hashable, Any] = {}
+    keyed: dict[Hashable, Row] = {}
     for line in lines:
         row = row_key(line)
         keyed[row, seen[row]] = line

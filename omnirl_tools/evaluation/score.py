@@ -38,7 +38,8 @@ def guarded_scores(
     """
     faults: list[RewardFault] = []
     name, abstains = str(getattr(reward, "__name__", reward)), on_error == "abstain"
-    scores = GuardedReward(reward, name, timeout_s, abstains, rank, faults).guarded()(**columns)
+    guarded: Any = GuardedReward(reward, name, timeout_s, abstains, rank, faults).guarded()
+    scores = guarded(**columns)
     if faults and not abstains:
         remedy = "fix the function, or set on_reward_error: abstain, which scores None there"
         raise RewardError(f"held-out samples: {listed(faults, then=remedy)}")
@@ -48,8 +49,8 @@ def guarded_scores(
 
 
 def evaluate(
-    model: Any,
-    processor: Any,
+    model: object,
+    processor: object,
     rows: Sequence[Sample],
     rewards: Sequence[Reward],
     *,

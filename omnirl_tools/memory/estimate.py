@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PretrainedConfig
 from trl import ModelConfig, get_peft_config
 
 from omnirl_core.models import base_model, vision_tower, without_vision
@@ -97,7 +98,7 @@ class MemoryEstimate:
 def estimate_memory(
     training: OmniGRPOConfig,
     model: ModelConfig,
-    config: Any,
+    config: PretrainedConfig,
     prompt: Prompt,
     *,
     bf16: bool = True,
@@ -156,7 +157,7 @@ class _Dtypes:
     gradient: torch.dtype
 
     @classmethod
-    def of(cls, model: ModelConfig, config: Any, cluster: Cluster, bf16: bool, adapts: bool) -> "_Dtypes":
+    def of(cls, model: ModelConfig, config: PretrainedConfig, cluster: Cluster, bf16: bool, adapts: bool) -> "_Dtypes":
         stored = _dtype(model.dtype, config)
         if cluster.deepspeed and bf16:  # the engine turns all into bf16, and keeps its own float32 weights
             return cls(*[torch.bfloat16] * 4)
@@ -262,7 +263,7 @@ def _head(parameters: Parameters, work: Workload, compute: torch.dtype, vocabula
     return tile + hidden + (4 * parameters.head if parameters.head_trains else 0)
 
 
-def _kv_cache(config: Any, work: Workload, compute: torch.dtype, on_gpu: bool) -> int:
+def _kv_cache(config: PretrainedConfig, work: Workload, compute: torch.dtype, on_gpu: bool) -> int:
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     token = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size * compute.itemsize
     copied = token * work.rollout_rows * work.prompt.tokens
@@ -272,7 +273,7 @@ def _kv_cache(config: Any, work: Workload, compute: torch.dtype, on_gpu: bool) -
     return prompts + token * work.rollout_rows * work.completion
 
 
-def _logits(config: Any, work: Workload) -> int:
+def _logits(config: PretrainedConfig, work: Workload) -> int:
     """Of one decoding step: as computed, in float32, scaled, and as probabilities."""
     return 4 * 4 * work.rollout_rows * config.vocab_size
 

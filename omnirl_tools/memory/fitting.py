@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from transformers import PretrainedConfig
 from trl import ModelConfig
 
 from omnirl_core.trainer import OmniGRPOConfig
@@ -29,7 +30,7 @@ class Plan:
     model: ModelConfig
     prompt: Prompt
     cluster: Cluster
-    config: Any
+    config: PretrainedConfig
     bf16: bool = True
 
     def estimate(self, on_gpu: bool = True) -> MemoryEstimate:

@@ -10,7 +10,7 @@ import torch
 from peft import PeftConfig, get_peft_model
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.models.qwen2_5_vl import Qwen2_5_VLConfig
 
@@ -20,7 +20,7 @@ from omnirl_core.trainer.shared_prefix.packing import PackMask, Span
 PUBLISHED = Path(__file__).with_name("published.json")
 
 
-def model_config(path: str, **kwargs: object) -> Any:
+def model_config(path: str, **kwargs: object) -> PretrainedConfig:
     """The model's config from its folder or the hub; Qwen2.5-VL-3B and -7B come with this package."""
     shipped = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     if path in shipped:
@@ -112,7 +112,7 @@ class Parameters:
         )
 
 
-def text_layers(model: nn.Module) -> Any:
+def text_layers(model: nn.Module) -> nn.ModuleList:
     """The decoder layers of the language model."""
     decoder = base_model(model).get_decoder()  # type: ignore[operator]
     return decoder.layers

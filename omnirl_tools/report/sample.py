@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from omnirl_core.types import Line
 from omnirl_tools.evaluation.lines import iter_lines, line_at, row_key
 from omnirl_tools.report.run_file import parts
 
@@ -19,7 +20,7 @@ class Group:
     phase: str
     places: list[tuple[Path, int]] = field(default_factory=list)
     """File and byte offset of each line."""
-    lines: list[dict[str, Any]] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
 
 
 def sample_groups(path: str | Path, most_completions: int) -> tuple[list[Group], int]:

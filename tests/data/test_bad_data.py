@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from omnirl_core.data import DataError, find_bad_rows, json_reader, limit_pixels, load_dataset, load_records
-from omnirl_core.data.validation import picture_problem, with_checked_images
+from omnirl_core.data.images import picture_problem, with_checked_images
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)  # (H, W, 3)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from omnirl_core.boxes import iou, parse_boxes, parse_labelled_boxes
+from omnirl_core.data.dataset import PromptFormat
 from omnirl_core.data.json_reader import StrictDecoder, read_json, read_jsonl
 from omnirl_core.data.mixture import Sampling
-from omnirl_core.data.prompts import PromptFormat
 from omnirl_core.data.record import DataError, RowContext, record_from_row
 from omnirl_core.data.sources import find_sources
 from omnirl_core.rewards.load import RewardsError, load_rewards

@@ -5,8 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from omnirl_core.shapes.scenes import COLORS, random_scene
-from omnirl_core.shapes.tasks import GROUPS, TASKS, Example, make_example
+from omnirl_core.shapes.tasks import COLORS, GROUPS, TASKS, Example, make_example, random_scene
 
 
 def examples(task: str, n: int, split: str = "train") -> list[Example]:

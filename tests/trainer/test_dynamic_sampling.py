@@ -11,7 +11,7 @@ from forked import environment, python
 
 from omnirl_core.trainer.dynamic_sampling import Layout, fill_slots, next_size
 
-SCRIPT = Path(__file__).parent / "distributed_sampling.py"
+SCRIPT = Path(__file__).parents[1] / "distributed" / "distributed_sampling.py"
 
 
 def some(prompts, completions, **columns):

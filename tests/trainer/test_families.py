@@ -1,22 +1,12 @@
 """Every family in docs/models.md trains on every kind of rows, as the table there says."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from scripts import model_families
+
 ROOT = Path(__file__).parents[2]
-
-
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("model_families", ROOT / "scripts" / "model_families.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-model_families = load_script()
 PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 
 

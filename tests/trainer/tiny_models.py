@@ -10,12 +10,13 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
-    Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
 )
+
+from scripts.build_tiny_policy import small_config
 
 SPECIAL = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
@@ -30,6 +31,17 @@ TEMPLATE = (
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 PATCH = 8
+DEMO = """\
+output_dir: outputs/demo
+model_name_or_path: tiny_policy
+draw_shapes: {task: text_only, train: 6, test: 4, seed: 0}
+dataset_name: data/shapes/train.json
+eval_dataset_name: data/shapes/test.json
+rewards: rewards.yaml
+use_cpu: true
+bf16: false
+"""
+"""A recipe that draws the data that it names."""
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -58,22 +70,12 @@ def tiny_processor() -> Qwen2_5_VLProcessor:
 
 def tiny_qwen(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
     """Random, with weights so large that positions and pixels move the log-probabilities."""
-    token = tokenizer.convert_tokens_to_ids
-    config = Qwen2_5_VLConfig(
-        text_config=dict(
-            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True,
-            rope_parameters={"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10_000.0},
-            bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-        ),
-        vision_config=dict(
-            depth=2, hidden_size=32, intermediate_size=64, num_heads=2, out_hidden_size=32, patch_size=PATCH,
-            window_size=4 * PATCH, fullatt_block_indexes=[1], tokens_per_second=2,
-        ),
-        tie_word_embeddings=True,
-        image_token_id=token("<|image_pad|>"), video_token_id=token("<|video_pad|>"),
-        vision_start_token_id=token("<|vision_start|>"), vision_end_token_id=token("<|vision_end|>"),
+    text = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2)
+    vision = dict(
+        depth=2, hidden_size=32, intermediate_size=64, num_heads=2, out_hidden_size=32, patch_size=PATCH,
+        window_size=4 * PATCH, fullatt_block_indexes=[1], tokens_per_second=2,
     )  # fmt: skip
+    config = small_config(tokenizer, text, vision, [1, 1, 2])
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(config)
     with torch.no_grad():

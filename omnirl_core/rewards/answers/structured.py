@@ -173,13 +173,13 @@ class Fields:
     def __init__(self, strict_types: bool, ignore: frozenset[str], relative_tolerance: float | None) -> None:
         self.strict_types, self.ignore, self.relative_tolerance = strict_types, ignore, relative_tolerance
 
-    def count(self, value: Any) -> int:
+    def count(self, value: object) -> int:
         """How many values there are at the ends of all paths; an empty list or object is one."""
         if isinstance(value, dict):
             return sum(self.count(one) for key, one in value.items() if key not in self.ignore) or 1
         return sum(map(self.count, value)) or 1 if isinstance(value, list | tuple) else 1
 
-    def agreeing(self, said: Any, wanted: Any) -> float:
+    def agreeing(self, said: object, wanted: object) -> float:
         """How many of them agree."""
         if isinstance(wanted, dict) and isinstance(said, dict):
             if not said or not wanted:
@@ -202,7 +202,7 @@ class Fields:
         rows, columns = linear_sum_assignment(worth, maximize=True)
         return sum(worth[row][column] for row, column in zip(rows, columns, strict=True))
 
-    def _same(self, said: Any, wanted: Any) -> bool:
+    def _same(self, said: object, wanted: object) -> bool:
         if isinstance(said, dict | list) or isinstance(wanted, dict | list | tuple):
             return False
         if self.strict_types and _kind(said) != _kind(wanted):

@@ -144,11 +144,10 @@ def same_value(value: object, expected: object, tolerance: float) -> bool:
     return True
 
 
-def same_scalar(one: Any, other: Any, tolerance: float) -> bool:
+def same_scalar(one: object, other: object, tolerance: float) -> bool:
     """Whether two JSON scalars agree: 2 for an expected 2.0 does; 2.0 for 2, 1 for true do not; no container does."""
-    if type(other) is float and type(one) in (
-        float,
-        int,
+    if (
+        isinstance(other, float) and isinstance(one, float | int) and not isinstance(one, bool)
     ):  # where a whole number is asked for, `/` is not `//`
         return close(one, other, tolerance)
     return type(one) is type(other) and not isinstance(one, list | dict) and one == other
@@ -163,6 +162,6 @@ def close(one: float, other: float, tolerance: float) -> bool:
     return math.isclose(one, other, rel_tol=tolerance, abs_tol=tolerance) or (math.isnan(one) and math.isnan(other))
 
 
-def in_some_order(values: list[object]) -> list[Any]:
+def in_some_order(values: list[object]) -> list[object]:
     """A list's elements in an order that depends on nothing but themselves."""
     return sorted(values, key=lambda value: json.dumps(value, sort_keys=True))

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch.utils.data import Sampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import GRPOTrainer
+from trl.trainer.utils import RepeatSampler
 
 from omnirl_core.trainer.fault_tolerance.checkpoint_storage import (
     REFERENCE,
@@ -234,7 +235,8 @@ class CheckpointMixin(GRPOTrainer):
 
     def _get_train_sampler(self, dataset: Any = None) -> "EpochSampler":
         """TRL 1.16's sampler forgets on resume which epoch it is in."""
-        return EpochSampler(super()._get_train_sampler(dataset))
+        sampler: Any = super()._get_train_sampler(dataset)
+        return EpochSampler(sampler)
 
 
 class EpochSampler(Sampler[int]):
@@ -244,7 +246,7 @@ class EpochSampler(Sampler[int]):
     draw other samples than the uninterrupted one. An uninterrupted run draws what it draws with TRL.
     """
 
-    def __init__(self, sampler: Any):
+    def __init__(self, sampler: RepeatSampler):
         self.sampler = sampler
 
     def __iter__(self) -> Iterator[int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from omnirl_core.trainer.fault_tolerance.reward_guard import listed, written_to
 from omnirl_core.trainer.grpo_config import OmniGRPOConfig
-from omnirl_core.types import Line, ModelInputs, Settings
+from omnirl_core.types import Line, ModelInputs, Sample, Settings
 
 if TYPE_CHECKING:
     from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
@@ -29,7 +29,7 @@ class NonFinite:
     what: str
     """loss, gradient norm, or log-probability"""
     value: str
-    rows: tuple[dict[str, Any], ...]
+    rows: tuple[Sample, ...]
     """Lines as completions.jsonl has them: row, completion and rewards."""
     rank: int = 0
 

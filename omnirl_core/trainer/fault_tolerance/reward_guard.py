@@ -13,12 +13,13 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from trl.trainer.grpo_trainer import RewardFunc
 from trl.trainer.utils import is_async_callable
 
 from omnirl_core.text import completion_text
@@ -51,7 +52,7 @@ class RewardFault:
     reward: str
     what: str
     """What it did, as in "returned nan"."""
-    row_ids: tuple[Any, ...]
+    row_ids: tuple[object, ...]
     completion: str | None = None
     """Of the row, where it is one."""
     solution: str | None = None
@@ -79,7 +80,7 @@ class GuardedReward:
     row, and, where it should `abstain` there only, to score the others.
     """
 
-    function: Callable[..., Any]
+    function: RewardFunc
     name: str
     timeout_s: float | None
     """Most seconds of a call, unless the function has a `timeout_s` of its own."""
@@ -89,16 +90,16 @@ class GuardedReward:
     begins: Callable[[], None] = lambda: None
     """Called before each call."""
 
-    def guarded(self) -> Callable[..., Any]:
+    def guarded(self) -> RewardFunc:
         """What to give TRL in the function's place."""
         if isinstance(self.function, nn.Module):  # a reward model: TRL calls it otherwise
             return self.function
-        if is_async_callable(self.function):
+        if is_async_callable(self._function):
 
             async def judge(**columns: Any) -> list[float | None]:
                 return await self._judge_later(columns)
 
-            return judge
+            return cast(RewardFunc, judge)
         return lambda **columns: self._judge(columns)
 
     def _judge(self, columns: dict[str, Any]) -> list[float | None]:
@@ -118,17 +119,21 @@ class GuardedReward:
 
     async def _judge_later(self, columns: dict[str, Any]) -> list[float | None]:
         """As `_judge`; all completions alone are awaited at once, so that together they take one timeout at most."""
-        values, error = await in_time_later(self.function(**columns), self._seconds)
+        values, error = await in_time_later(self._function(**columns), self._seconds)
         if error is None:
             return self._checked(values, columns)
         known = len(self.faults)
         samples = [_row(columns, i) for i in range(len(columns["completions"]))]
-        alone = [in_time_later(self.function(**sample), self._seconds) for sample in samples]
+        alone = [in_time_later(self._function(**sample), self._seconds) for sample in samples]
         scores: list[float | None] = []
         for i, (value, found) in enumerate(await asyncio.gather(*alone)):
             scores += self._alone(value, found, columns, i)
         self._blame(error, columns, known)
         return scores
+
+    @property
+    def _function(self) -> Callable[..., Any]:
+        return cast(Callable[..., Any], self.function)
 
     @property
     def _seconds(self) -> float | None:
@@ -138,7 +143,7 @@ class GuardedReward:
         """What the function gives, or what it raised."""
         self.begins()
         try:
-            return in_time(lambda: self.function(**columns), self._seconds), None
+            return in_time(lambda: self._function(**columns), self._seconds), None
         except (Exception, RewardTimeout) as error:  # noqa: BLE001  a user's function may raise anything
             return None, error
 
@@ -201,8 +206,8 @@ class RewardGuard:
         self._found: list[RewardFault] = []
 
     def wrap(
-        self, functions: Sequence[Callable[..., object]], names: Sequence[str], begins: Callable[[str], None]
-    ) -> list[Callable[..., Any]]:
+        self, functions: Sequence[RewardFunc], names: Sequence[str], begins: Callable[[str], None]
+    ) -> list[RewardFunc]:
         """What to give TRL in place of the functions for one batch; `begins` is called with a name before each."""
         self._found = []
         timeout_s, abstains = self.args.reward_timeout_s, self.args.on_reward_error == "abstain"

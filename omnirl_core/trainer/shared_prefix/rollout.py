@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast as ModelOutputWithCache
 
@@ -25,20 +26,21 @@ CACHE_NAME = "cache" if "cache" in ModelOutputWithCache.__dataclass_fields__ els
 
 
 @contextmanager
-def shared_prefill(model: Any, prompt_of_sample: Sequence[int]) -> Iterator[None]:
+def shared_prefill(model: PreTrainedModel, prompt_of_sample: Sequence[int]) -> Iterator[None]:
     """While it lasts, `model.generate` runs each distinct prompt once.
 
     `prompt_of_sample` numbers the distinct prompts from 0 in the order of their first rows. `input_ids` and
     `attention_mask` come for all rows, padded on the left; everything about images for the distinct prompts only.
     """
     own = vars(model).get("generate")
-    model.generate = functools.partial(_generate, model, model.generate, tuple(prompt_of_sample))
+    generate = functools.partial(_generate, model, model.generate, tuple(prompt_of_sample))
+    setattr(model, "generate", generate)  # noqa: B010  of this object, and so no method that types know
     try:
         yield
     finally:
         del model.generate
         if own is not None:
-            model.generate = own
+            setattr(model, "generate", own)  # noqa: B010
 
 
 def _generate(
@@ -85,9 +87,9 @@ Qwen2.5-VL-3B on an H100, 36 layers of them took 20 to 40 ms a token longer (ben
 """
 
 
-def cache_of_rows(prefilled: Any, mask: Tensor, prompt_of_sample: Sequence[int]) -> Any:
+def cache_of_rows(prefilled: Cache, mask: Tensor, prompt_of_sample: Sequence[int]) -> object:
     """The cache that all rows generate from: prompts once, or on a GPU a copy for each row where they are small."""
-    keys = prefilled.layers[0].keys
+    keys = keys_and_values(prefilled)[0][0]
     size = 2 * len(prefilled.layers) * len(prompt_of_sample) * keys[0].numel() * keys.dtype.itemsize
     if not copies_prompts(keys.device, size):
         return PrefixCache(prefilled, mask, prompt_of_sample)
@@ -100,18 +102,25 @@ def copies_prompts(device: torch.device, n_bytes: int) -> bool:
     return device.type == "cuda" and n_bytes <= COPIED_BYTES
 
 
+def keys_and_values(cache: Cache) -> list[tuple[Tensor, Tensor]]:
+    """Of each layer, (B, heads, P, size)."""
+    layers: list[Any] = cache.layers
+    return [(layer.keys, layer.values) for layer in layers]
+
+
 class PrefixCache(Cache):
     """Keys and values of each distinct prompt once, and of the tokens that every row has generated since."""
 
-    def __init__(self, prefilled: Any, mask: Tensor, prompt_of_sample: Sequence[int]):
+    def __init__(self, prefilled: Cache, mask: Tensor, prompt_of_sample: Sequence[int]):
         block, prompt_of_block = blocks(prompt_of_sample)
         owners = torch.tensor(prompt_of_block, device=mask.device)  # (blocks,)
-        heads = prefilled.layers[0].keys.shape[1]
+        layers_given = keys_and_values(prefilled)
+        heads = layers_given[0][0].shape[1]
         hidden = None if bool(mask.all()) else (mask[owners] == 0).repeat_interleave(heads, 0)[:, None]
         is_one_each = prompt_of_block == list(range(len(mask)))
         layers: list[Any] = []
-        for layer in prefilled.layers:
-            keys, values = (x if is_one_each else x[owners] for x in (layer.keys, layer.values))
+        for given in layers_given:
+            keys, values = (x if is_one_each else x[owners] for x in given)
             layers.append(PrefixLayer(keys, values, hidden, block))
         super().__init__(layers=layers)
 
@@ -134,8 +143,8 @@ class PrefixLayer(CacheLayerMixin):
     """
 
     is_sliding = False
-    keys: Any
-    values: Any
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, keys: Tensor, values: Tensor, hidden: Tensor | None, block: int):
         super().__init__()
@@ -149,7 +158,7 @@ class PrefixLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing is left to do."""
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Any, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         end = self.n_own + key_states.shape[2]
         if end > self.own_keys.shape[1]:  # twice the room, so that a token is copied once on average
             self.own_keys = torch.cat([self.own_keys, torch.empty_like(self.own_keys)], 1)
@@ -157,7 +166,8 @@ class PrefixLayer(CacheLayerMixin):
         self.own_keys[:, self.n_own : end] = key_states.flatten(0, 1)
         self.own_values[:, self.n_own : end] = value_states.flatten(0, 1)
         self.n_own = end
-        return PrefixedKeys(self), value_states
+        keys: Any = PrefixedKeys(self)
+        return keys, value_states
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 from trl.data_utils import prepare_multimodal_messages
 
 from omnirl_core.models import base_model
@@ -24,7 +25,7 @@ from omnirl_core.trainer.shared_prefix.packing import (
 )
 from omnirl_core.trainer.shared_prefix.rollout import shared_prefill
 from omnirl_core.trainer.shared_prefix.support import rollout_obstacle, training_obstacle
-from omnirl_core.types import ModelInputs, Sample, Settings
+from omnirl_core.types import Message, ModelInputs, Sample, Settings
 
 if TYPE_CHECKING:
     from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
@@ -47,13 +48,13 @@ class SharedBatch:
     """
 
     samples: Sequence[Sample]
-    prompts: list[Any] = field(init=False)
+    prompts: list[str | list[Message]] = field(init=False)
     """Of each sample, with the images in their blocks, as TRL gives them to rewards."""
     prompt_of_sample: list[int] = field(init=False)
     """Numbers of the distinct prompts, in the order of their first samples."""
     encoded: list[Prompt] = field(default_factory=list)
     """The distinct prompts, once they are tokenized."""
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: Settings = field(default_factory=dict)
     """What the processor gave for them besides token ids."""
 
     def __post_init__(self) -> None:
@@ -71,7 +72,7 @@ class SharedBatch:
         return [sample | {"prompt": prompt} for sample, prompt in zip(hidden, prompts, strict=True)]
 
     @property
-    def distinct_prompts(self) -> list[Any]:
+    def distinct_prompts(self) -> list[object]:
         return self.first_of_each(self.prompts)
 
     def first_of_each(self, values: Sequence[T]) -> list[T]:
@@ -119,7 +120,14 @@ class SharedPrefix:
         in_rollout: the rollout shares prompts too, not only the log-probability passes.
     """
 
-    def __init__(self, accelerator: Accelerator, policy: Any, reference: Any, args: OmniGRPOConfig, in_rollout: bool):
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        policy: PreTrainedModel,
+        reference: object,
+        args: OmniGRPOConfig,
+        in_rollout: bool,
+    ):
         self.accelerator = accelerator
         self.policy, self.reference = policy, reference
         self.args = args
@@ -149,7 +157,9 @@ class SharedPrefix:
         finally:
             self.prompts = None
 
-    def expand(self, tokenized: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+    def expand(
+        self, tokenized: tuple[list[list[int]], Sequence[Sequence[object] | None] | None, ModelInputs]
+    ) -> tuple[list[list[int]], list[Sequence[object] | None] | None, ModelInputs]:
         """The batch's distinct prompts, as tokenized, for all samples.
 
         Fields of images are for all samples; the rollout takes them from the prompts.
@@ -169,13 +179,13 @@ class SharedPrefix:
             {"image_grid_thw": torch.cat(grids)} if grids else {},
         )
 
-    def prefill(self, model: object) -> AbstractContextManager[None]:
+    def prefill(self, model: PreTrainedModel) -> AbstractContextManager[None]:
         """While it lasts, `model.generate` runs each distinct prompt of the batch once."""
         assert self.batch is not None
         return shared_prefill(model, self.batch.prompt_of_sample)
 
     def log_probs(
-        self, model: Any, completion_ids: Tensor, completion_mask: Tensor, batch_size: int | None
+        self, model: nn.Module, completion_ids: Tensor, completion_mask: Tensor, batch_size: int | None
     ) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities and entropies, (B, C), of packs of at most `batch_size` completions.
 
@@ -196,8 +206,8 @@ class SharedPrefix:
 
     def verify(
         self,
-        model: Any,
-        plain: Callable[..., tuple[Tensor, Any, Any]],
+        model: nn.Module,
+        plain: Callable[..., tuple[Tensor, object, object]],
         input_ids: Tensor,
         completion_mask: Tensor,
         batch_size: int | None,
@@ -265,7 +275,7 @@ def _say_fallback(trainer: "OmniGRPOTrainer", what: str, obstacle: str) -> None:
 
 
 @contextmanager
-def without_dropout(model: Any) -> Iterator[None]:
+def without_dropout(model: nn.Module) -> Iterator[None]:
     """The model as it is in evaluation."""
     training = [module for module in model.modules() if module.training]
     for module in training:

@@ -12,7 +12,7 @@ from forked import environment, python
 from omnirl_core.shapes import write_dataset
 from omnirl_tools.resume import newest_checkpoint
 
-SCRIPT = Path(__file__).parents[1] / "distributed_faults.py"
+SCRIPT = Path(__file__).parents[2] / "distributed" / "distributed_faults.py"
 REWARD = """
 import os, re, time
 

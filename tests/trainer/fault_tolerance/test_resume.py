@@ -84,7 +84,7 @@ def test_another_models_reference_is_refused(tiny_text_checkpoint, tiny_checkpoi
 
 
 def test_a_sharded_reference_is_saved_whole_and_restored_in_its_shards(tmp_path):
-    """As FSDP2 shards it; ZeRO-3 is in tests/test_kill_points.py."""
+    """As FSDP2 shards it; ZeRO-3 is in tests/scripts/test_kill_points.py."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         mesh = init_device_mesh("cpu", (1,))

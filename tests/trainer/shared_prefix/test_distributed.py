@@ -11,7 +11,7 @@ import pytest
 import torch
 from forked import environment, python
 
-SCRIPT = Path(__file__).parents[1] / "shared_prefix_steps.py"
+SCRIPT = Path(__file__).parents[2] / "distributed" / "shared_prefix_steps.py"
 
 ZERO3 = """
 compute_environment: LOCAL_MACHINE

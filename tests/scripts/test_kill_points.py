@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from forked import python
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def kill_points(*arguments: str) -> str:

@@ -261,7 +261,7 @@ def test_default_space_knows_the_families_and_asks_about_others():
 
 
 def test_the_examples_of_the_docs_run():
-    page = Path(__file__).parents[1] / "docs" / "boxes.md"
+    page = Path(__file__).parents[2] / "docs" / "boxes.md"
     result = doctest.testfile(str(page), module_relative=False)
     assert result.attempted >= 4
     assert result.failed == 0

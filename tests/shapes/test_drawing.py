@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tiny_models import DEMO
 
 from omnirl_core.config.arguments import parse
 from omnirl_core.data import DataError
@@ -20,16 +21,6 @@ from recipes.text_only import prepare_facts as facts
 from recipes.text_only import prepare_smollm2 as smollm2
 
 ROWS = '[{"problem": "Color?", "solution": "red"}, {"problem": "Sum?", "solution": 3}]'
-DEMO = """\
-output_dir: outputs/demo
-model_name_or_path: tiny_policy
-draw_shapes: {task: text_only, train: 6, test: 4, seed: 0}
-dataset_name: data/shapes/train.json
-eval_dataset_name: data/shapes/test.json
-rewards: rewards.yaml
-use_cpu: true
-bf16: false
-"""
 
 
 def tree(folder: Path) -> dict[str, str]:

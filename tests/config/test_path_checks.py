@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from tiny_models import DEMO
 
 from omnirl_core import launch
 from omnirl_core.yaml_loader import ConfigError
@@ -21,18 +22,8 @@ from recipes.text_only import prepare_facts as facts
 from recipes.text_only import prepare_smollm2 as smollm2
 from scripts import build_tiny_policy
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ROWS = [{"problem": "Color?", "solution": "red"}, {"problem": "Sum?", "solution": 3}]
-RECIPE = """\
-output_dir: outputs/demo
-model_name_or_path: tiny_policy
-draw_shapes: {task: text_only, train: 6, test: 4, seed: 0}
-dataset_name: data/shapes/train.json
-eval_dataset_name: data/shapes/test.json
-rewards: rewards.yaml
-use_cpu: true
-bf16: false
-"""
 LINE = {
     "row_id": "a:1",
     "rewards": {"exact": 1.0},
@@ -170,7 +161,7 @@ def place(tmp_path_factory) -> Path:
     """A working folder with a recipe, a run, data and notes of the user's own."""
     folder = tmp_path_factory.mktemp("place")
     files = {
-        "recipe.yaml": RECIPE, "rewards.yaml": "rewards:\n- {name: think_format, weight: 0.2}\n- {name: exact}\n",
+        "recipe.yaml": DEMO, "rewards.yaml": "rewards:\n- {name: think_format, weight: 0.2}\n- {name: exact}\n",
         "mydata/train.json": json.dumps(ROWS), "mydata/test.json": json.dumps(ROWS), "mydata/config.json": "{}",
         "mydata/train/0000000-0.png": "mine", "notes.txt": "not to be lost\n",
         "answers.jsonl": json.dumps({"completion": "red"}) + "\n", "run/run.json": "{}",

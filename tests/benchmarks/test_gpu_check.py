@@ -6,7 +6,7 @@ from pathlib import Path
 
 from forked import environment, python
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "gpu_check.sh"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "gpu_check.sh"
 
 
 def check(out: Path, *arguments: str) -> subprocess.CompletedProcess:

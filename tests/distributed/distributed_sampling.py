@@ -1,8 +1,8 @@
 r"""Dynamic sampling on several ranks; run by test_dynamic_sampling.py.
 
-python -m torch.distributed.run --nproc_per_node=4 tests/trainer/distributed_sampling.py agree
+python -m torch.distributed.run --nproc_per_node=4 tests/distributed/distributed_sampling.py agree
 accelerate launch --config_file accelerate_configs/zero3.yaml --num_processes 2 \
-    tests/trainer/distributed_sampling.py train zero3 CHECKPOINT FOLDER IMAGE IMAGE
+    tests/distributed/distributed_sampling.py train zero3 CHECKPOINT FOLDER IMAGE IMAGE
 """
 
 import random

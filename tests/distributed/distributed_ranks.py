@@ -1,6 +1,6 @@
 """Groups of processes for tests: torch and trl are imported once, then every process of every group is forked.
 
-    python tests/trainer/distributed_ranks.py LAYOUTS.json --checkpoint FOLDER --images A.png ... --output FOLDER
+    python tests/distributed/distributed_ranks.py LAYOUTS.json --checkpoint FOLDER --images A.png ... --output FOLDER
 
 A group gets the environment that `accelerate launch --config_file accelerate_configs/<engine>.yaml` gives it.
 Consecutive layouts of one engine and size share a group. A watchdog ends a group that makes no progress, names

@@ -17,12 +17,12 @@ from omnirl_core.shapes import tiny_policy, write_dataset
 from omnirl_tools.samples import agreed_bad_rows, read_rows
 from recipes.grpo import main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TWO_PROCESSES = """
 import json, os, sys
 from pathlib import Path
 from accelerate import PartialState
-from omnirl_core.data import validation, DataError
+from omnirl_core.data import images, DataError
 from omnirl_tools.samples import agreed_bad_rows
 
 state = PartialState(cpu=True)

@@ -31,6 +31,8 @@ FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signa
 HOLD = {"hold": True}
 HEADER = 8
 START_S = 300.0
+HELPERS = str(Path(__file__).parents[1] / "trainer")
+"""What the processes share with the trainer's tests: conftest.py and tiny_models.py."""
 _held: list[socket.socket] = []
 
 
@@ -49,12 +51,13 @@ def python() -> str:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """For a launcher: one thread a process, nothing fetched, and ranks that are forks as well.
+    """For a launcher: one thread a process, nothing fetched, ranks that are forks as well, and the trainer's helpers.
 
     Of this process's, less an override of the CPU's, which would switch DeepSpeed off.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
     given = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu", "PYTHON_EXEC": python()}
+    given["PYTHONPATH"] = os.pathsep.join(filter(None, [HELPERS, kept.get("PYTHONPATH")]))
     return {**kept, **given, **more}
 
 
@@ -262,7 +265,7 @@ def serve(path: Path, modules: list[str]) -> None:
     from functools import cache
     from importlib import import_module
 
-    from omnirl_core.log_filters import silence_imports
+    from omnirl_core.launch import silence_imports
 
     del sys.path[0]  # this file's folder; by `-P`, IPython in a fork would not import from its working folder
     silence_imports()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from forked import environment, python
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow

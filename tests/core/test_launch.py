@@ -17,7 +17,7 @@ from omnirl_tools.cli import main
 from omnirl_tools.commands import compare
 from recipes import grpo
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)

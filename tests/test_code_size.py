@@ -1,0 +1,24 @@
+"""The packages stay small: files, lines of a file, length of functions, and `Any` in signatures."""
+
+import pytest
+
+from scripts.code_size import PACKAGES, ROOT, any_in_signatures, lines, measure
+
+CORE = measure(ROOT / "omnirl_core")
+
+
+def test_the_core_is_small():
+    assert CORE.files <= 93
+    assert CORE.median_function <= 10
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_file_is_long(package):
+    long = [path.name for path in (ROOT / package).rglob("*.py") if lines(path) > 400]
+    assert set(long) <= {"grpo_trainer.py"}
+    assert measure(ROOT / package).longest_file <= 500
+
+
+def test_signatures_say_what_they_take():
+    uses = any_in_signatures()
+    assert len(uses) <= 40, "\n".join(uses)
