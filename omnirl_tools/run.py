@@ -4,7 +4,7 @@ import dataclasses
 import json
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -120,11 +120,22 @@ def grade(trainer: Trainer, rewards: list[Reward], rows: Dataset | None, name: s
 
 
 def answered(
-    trainer: Trainer, rewards: list[Reward], rows: Dataset, temperature: float = 0.0, progress: str | None = None
+    trainer: Trainer,
+    rewards: list[Reward],
+    rows: Dataset,
+    temperature: float = 0.0,
+    progress: str | None = None,
+    call: Callable[..., list[float | None]] | None = None,
 ) -> list[Line]:
     """The rows with answers and rewards, each process its share; every line everywhere."""
     accelerator = trainer.accelerator
     args: Any = trainer.args
+    guarded = partial(
+        guarded_scores,
+        timeout_s=args.reward_timeout_s,
+        on_error=args.on_reward_error,
+        rank=accelerator.process_index,
+    )
     share = rows.select(range(accelerator.process_index, len(rows), accelerator.num_processes))
     with unwrap_model_for_generation(trainer.model_wrapped, accelerator) as model:
         lines = evaluate(
@@ -137,12 +148,7 @@ def answered(
             temperature=temperature,
             seed=args.seed,
             progress=progress if accelerator.is_main_process else None,
-            call=partial(
-                guarded_scores,
-                timeout_s=args.reward_timeout_s,
-                on_error=args.on_reward_error,
-                rank=accelerator.process_index,
-            ),
+            call=call or guarded,
         )
     return gather_object(lines)
 

@@ -4,12 +4,17 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
 
 from trl import ModelConfig
+from trl.trainer.utils import is_async_callable
 
 from omnirl_core.config.arguments import DataArguments
 from omnirl_core.rewards import Reward
 from omnirl_core.trainer import OmniGRPOTrainer
+from omnirl_core.trainer.fault_tolerance.reward_guard import GuardedReward
 from omnirl_core.types import Line
 from omnirl_tools.run import answered
 
@@ -41,7 +46,10 @@ def advise_warm_start(
     if n < trainer.accelerator.num_processes:
         return None
     chosen = dataset.select([i * len(dataset) // n for i in range(n)])  # type: ignore[union-attr,arg-type]
-    lines = answered(trainer, rewards, chosen, temperature=trainer.args.temperature)
+    judging = [one for one in rewards if not is_async_callable(one)]
+    with nullcontext() if trainer.watchdog is None else trainer.watchdog.watching():
+        trainer._ping("warm start check", ())
+        lines = answered(trainer, judging, chosen, trainer.args.temperature, call=partial(_scores, trainer))
     tasks = unrewarded(lines)
     if tasks is None:
         return None
@@ -51,25 +59,35 @@ def advise_warm_start(
     return said
 
 
+def _scores(trainer: OmniGRPOTrainer, reward: Reward, **columns: Any) -> list[float | None]:
+    """None where the reward fails: training will say so, on all ranks, by its own rules; the watchdog looks on."""
+    trainer._ping(f"reward '{reward.__name__}'", [{"row_id": one} for one in columns.get("row_id", ())])
+    timeout_s, rank = trainer.settings.reward_timeout_s, trainer.accelerator.process_index
+    scores: list[float | None] = GuardedReward(reward, reward.__name__, timeout_s, True, rank, []).guarded()(**columns)
+    return scores
+
+
 def unrewarded(lines: Sequence[Line]) -> list[str] | None:
     """The tasks whose answers all earned nothing, [] where those of all tasks did, None where none is so.
 
     >>> unrewarded([{"task": "color", "rewards": {"exact": 0.0, "format": 1.0}, "format_rewards": ["format"]}])
     []
     """
-    if not any(_best(line) > 0 for line in lines):
+    best_of = [(str(line.get("task")), best) for line in lines if (best := _best(line)) is not None]
+    if best_of and not any(best > 0 for _, best in best_of):
         return []
     of_task: dict[str, list[float]] = {}
-    for line in lines:
-        of_task.setdefault(str(line.get("task")), []).append(_best(line))
-    found = [task for task, best in of_task.items() if len(best) >= LEAST_OF_TASK and max(best) <= 0]
+    for task, best in best_of:
+        of_task.setdefault(task, []).append(best)
+    found = [task for task, values in of_task.items() if len(values) >= LEAST_OF_TASK and max(values) <= 0]
     return found or None
 
 
-def _best(line: Line) -> float:
+def _best(line: Line) -> float | None:
+    """None where no reward judges the answer."""
     judged = {name: value for name, value in line["rewards"].items() if value is not None}
     right = [value for name, value in judged.items() if name not in line.get("format_rewards", ())]
-    return max(right or judged.values(), default=0.0)
+    return max(right or judged.values(), default=None)
 
 
 def advice(tasks: Sequence[str], n: int, command: str) -> str:

@@ -20,6 +20,7 @@ def test_form_alone_is_no_reward():
     assert unrewarded([line("color", None)] * 3) is None  # only form is judged there
     assert unrewarded([line("color", 0.0)] * 3 + [line("count", 0.1)]) is None  # three are few
     assert unrewarded([line("color", 0.0)] * 8 + [line("count", 0.1)]) == ["color"]
+    assert unrewarded([{"task": "color", "rewards": {"exact": None}, "format_rewards": []}] * 9) is None  # it failed
     assert "on samples of color: groups" in advice(["color"], 9, "python x.py")
 
 
