@@ -1,5 +1,6 @@
 """YAML that people wrote, read safely: keys with their lines, keys given twice, and the settings of a run."""
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -201,3 +202,19 @@ def _why_unreadable(path: Path, error: OSError) -> str:
     there = [str(other) for other in found if not other.name.startswith(".")]
     hint = nearest(path, there) if there else ""
     return f"no such config file; paths start at the folder that the command runs in{hint}"
+
+
+def read_mapping(text: str) -> object:
+    """What a word of the command line says, as JSON or as YAML; ValueError where it is neither.
+
+    >>> read_mapping("{problem: question}"), read_mapping('{"learning_rate": 1e-5}')
+    ({'problem': 'question'}, {'learning_rate': 1e-05})
+    """
+    try:
+        return json.loads(text)  # first: YAML takes 1e-5 for a text
+    except ValueError:
+        pass
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"{text!r} is no mapping; write '{{name: value}}'") from None

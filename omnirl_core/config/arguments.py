@@ -5,13 +5,12 @@ TRL and torch are imported where `parse` needs them: a command that reads `DataA
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-import yaml
+from typing import TYPE_CHECKING
 
 from omnirl_core.config.parser import Check, StrictParser
 from omnirl_core.data.mixture import checked_columns
 from omnirl_core.shapes.dataset import only_own_names
+from omnirl_core.yaml_loader import read_mapping
 
 if TYPE_CHECKING:
     from trl import ModelConfig
@@ -73,18 +72,11 @@ class DataArguments:
     def __post_init__(self) -> None:
         for name in ("templates", "columns", "draw_shapes"):  # on the command line a mapping is JSON or YAML
             if isinstance(getattr(self, name), str):
-                setattr(self, name, _mapping(getattr(self, name)))
+                setattr(self, name, read_mapping(getattr(self, name)))
         if self.columns is not None:
             self.columns = dict(checked_columns(self.columns))
         if self.max_image_pixels is not None and self.max_image_pixels < 1:
             raise ValueError(f"max_image_pixels {self.max_image_pixels} is not a whole number above 0")
-
-
-def _mapping(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ValueError(f"{text} is no mapping; write '{{name: value}}'") from None
 
 
 def parse(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import json
 import os
 import re
 import sys
@@ -12,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from omnirl_core.type_checks import alternatives, choices_of, nearest, value_faults
-from omnirl_core.yaml_loader import ConfigError, Given, read_given
+from omnirl_core.yaml_loader import ConfigError, Given, read_given, read_mapping
 
 COMMAND_LINE = "command line"
 EARLIER_NAMES = {"torch_dtype": "dtype"}
@@ -269,7 +268,7 @@ def read_value(
     if isinstance(value, str):
         value = _from_text(value, kinds)
         if isinstance(value, str) and _holds(dict, kinds) and value.lstrip().startswith("{"):
-            return value, f"{name}: {value!r} is no JSON mapping"
+            return value, f"{name}: {value!r} is no mapping; write '{{name: value}}'"
     if choices and isinstance(value, str) and value not in choices:
         return value, f"{name}: {value!r} is not a choice{nearest(value, choices)}"
     faults = value_faults(name, value, annotation)
@@ -301,7 +300,7 @@ def _choices(name: str, annotation: Any, field: dataclasses.Field | None) -> lis
 def _from_text(text: str, kinds: Sequence[Any]) -> Any:
     """The text as a mapping, a truth value or a number where the field holds one; else as it is."""
     if _holds(dict, kinds) and text.lstrip().startswith("{"):
-        return _tried(json.loads, text)
+        return _tried(read_mapping, text)
     if str in kinds:
         return text
     readers: tuple[tuple[type, Callable[[str], Any]], ...] = (

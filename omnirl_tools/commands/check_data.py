@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from tqdm import tqdm
 
 from omnirl_core.config.arguments import DataArguments
@@ -29,7 +28,7 @@ from omnirl_core.data.mixture import Source
 from omnirl_core.data.sources import find_sources
 from omnirl_core.shapes.dataset import only_own_names
 from omnirl_core.type_checks import nearest_file
-from omnirl_core.yaml_loader import ConfigError
+from omnirl_core.yaml_loader import ConfigError, read_mapping
 from omnirl_tools.checks.data import check_data
 from omnirl_tools.checks.parallel import WorkerDied
 from omnirl_tools.checks.row_check import MIN_SIDE, RowCheck
@@ -169,9 +168,9 @@ def _of_recipe(arguments: argparse.Namespace, data: CheckSettings, length: "Prom
 
 def _of_file(arguments: argparse.Namespace) -> Plan:
     try:
-        columns = yaml.safe_load(arguments.columns) if arguments.columns else None
-    except yaml.YAMLError as error:
-        raise CannotRun(f"--columns {arguments.columns}: write '{{problem: question}}'") from error
+        columns = read_mapping(arguments.columns) if arguments.columns else None
+    except ValueError as error:
+        raise CannotRun(f"--columns: {error}") from error
     splits = _splits(arguments.source, arguments.eval_dataset_name, arguments.image_root, columns)
     check = _row_check(arguments, arguments.max_image_pixels)
     return Plan(splits, check, arguments.report, allow_outside_image_root=arguments.allow_outside_image_root)

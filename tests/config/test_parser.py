@@ -314,3 +314,12 @@ def test_remote_code_is_off_unless_asked_for(files):
     assert len(configs) > 10
     assert not [path for path in configs if "trust_remote_code" in path.read_text()]
     assert json.dumps(training.model_init_kwargs) in ("null", "{}")
+
+
+@pytest.mark.parametrize("text", ['{"problem": "question"}', "{problem: question}"])
+def test_a_mapping_on_the_command_line_is_json_or_yaml(text, files):
+    (files / "run.yaml").write_text(
+        "dataset_name: d.json\nmodel_name_or_path: m\noutput_dir: out\nuse_cpu: true\nbf16: false\n"
+    )
+    data, _, _ = parse(["--config", "run.yaml", "--columns", text])
+    assert data.columns == {"problem": "question"}
