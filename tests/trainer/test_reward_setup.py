@@ -22,7 +22,7 @@ README = (ROOT / "README.md").read_text()
 OWN_ROWS = json.loads(re.search(r"## Your own data\n\n```json\n(.*?)```", README, re.DOTALL)[1])
 SHIPPED = [*sorted(ROOT.glob("recipes/rewards/*.yaml")), *sorted(ROOT.glob("recipes/*/*rewards.yaml"))]
 SOLUTIONS = {
-    "pointing.yaml": [10, 20, 50, 40], 
+    "pointing.yaml": [10, 20, 50, 40],
     "code.yaml": {"tests": [{"input": "1", "output": "1"}]}, "rec_soft.yaml": [1, 2, 30, 40],
     "rec_strict.yaml": [1, 2, 30, 40], "detection.yaml": [[1, 2, 30, 40]], "multiple_choice.yaml": "B",
     "counting.yaml": 3, "math.yaml": 3,
