@@ -71,8 +71,7 @@ from omnirl_core.trainer.shared_prefix.runtime import (
     regrouped,
     shared_prefix_of,
 )
-from omnirl_core.trainer.vllm_checks import note_vllm_dtype
-from omnirl_core.trainer.vllm_images import engine_for_images
+from omnirl_core.trainer.vllm import engine_for_images, note_vllm_dtype
 from omnirl_core.types import Sample
 
 Datasets: TypeAlias = Dataset | IterableDataset

@@ -31,7 +31,7 @@ from omnirl_core.rewards.coverage import Sample, accuracy_rewards, coverage_erro
 from omnirl_core.trainer.grpo_config import OmniGRPOConfig, settings_of
 from omnirl_core.trainer.multimodal import may_have_images
 from omnirl_core.trainer.prompt_length import PromptLength, fit_prompts
-from omnirl_core.trainer.vllm_checks import vllm_obstacle
+from omnirl_core.trainer.vllm import vllm_obstacle
 
 logger = logging.getLogger(__name__)
 

@@ -64,6 +64,7 @@ CASES = [
     (evaluate.main, [*CONFIG, *OWN[2:], "--protocol", "vlmr1", "--annotations", TYPO]),
     (main, ["check-data", "recipe.yml"]),
     (main, ["check-data", TYPO]),
+    (main, ["select", TYPO, "kept.yaml"]),
     (main, ["check-data", FILE, "--eval_dataset_name", TYPO]),
     (main, ["check-data", FILE, "--image_root", FILE]),
     (main, ["check-data", FILE, "--report", FILE]),

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from omnirl_core.models import vision_tower
 from omnirl_core.trainer.prompt_length import prompt_images
 from omnirl_core.trainer.shared_prefix.runtime import SharedBatch, SharedPrefix
-from omnirl_core.trainer.vllm_checks import vllm_obstacle
 from omnirl_core.types import Sample
 
 if TYPE_CHECKING:
@@ -252,6 +251,8 @@ def _refuse_blind(trainer: "OmniGRPOTrainer", inputs: Sequence[Sample]) -> None:
             f"samples {names:.200} have images, and processing_class is a {kind}, which takes none; pass the processor "
             "of a vision-language model, or leave these samples out"
         )
+    from omnirl_core.trainer.vllm import vllm_obstacle  # which needs this module
+
     obstacle = vllm_obstacle(trainer.model.config) if trainer.use_vllm else None
     if obstacle:
         raise ValueError(f"samples {names:.200} have images. {obstacle}")

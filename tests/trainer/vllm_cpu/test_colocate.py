@@ -4,7 +4,7 @@ import pytest
 from greedy import by_transformers, by_vllm, largest_gap, ratios, shake
 from peft import LoraConfig
 
-from omnirl_core.trainer import vllm_images
+from omnirl_core.trainer import vllm as vllm_images
 from omnirl_core.trainer.fault_tolerance.image_guard import ImageMismatchError
 
 pytestmark = pytest.mark.vllm

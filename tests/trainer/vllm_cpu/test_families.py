@@ -8,7 +8,7 @@ from greedy import by_transformers, by_vllm, largest_gap, shake
 from peft import LoraConfig
 from serving import serving
 
-from omnirl_core.trainer.vllm_checks import FAMILIES, vllm_obstacle
+from omnirl_core.trainer.vllm import FAMILIES, vllm_obstacle
 from scripts.ports import free_port
 
 pytestmark = pytest.mark.vllm

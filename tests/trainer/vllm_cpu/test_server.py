@@ -4,7 +4,7 @@ import pytest
 from greedy import by_transformers, by_vllm, largest_gap, ratios
 from serving import serving
 
-from omnirl_core.trainer import vllm_images
+from omnirl_core.trainer import vllm as vllm_images
 from omnirl_core.trainer.fault_tolerance.image_guard import ImageMismatchError
 from scripts.ports import free_port
 
