@@ -32,6 +32,7 @@ SETTINGS = {
     "gradient_checkpointing": "false", "per_device_train_batch_size": "4", "num_generations": "4",
     "max_completion_length": "8", "max_steps": "3", "learning_rate": "1e-3", "logging_steps": "1", "seed": "3",
     "save_strategy": "no", "report_to": "none", "disable_tqdm": "true",
+    "warm_start_check": "false",  # it would meet the faulty reward first
 }  # fmt: skip
 
 
