@@ -63,8 +63,8 @@ def _scores(trainer: OmniGRPOTrainer, reward: Reward, **columns: Any) -> list[fl
     """None where the reward fails: training will say so, on all ranks, by its own rules; the watchdog looks on."""
     trainer._ping(f"reward '{reward.__name__}'", [{"row_id": one} for one in columns.get("row_id", ())])
     timeout_s, rank = trainer.settings.reward_timeout_s, trainer.accelerator.process_index
-    scores: list[float | None] = GuardedReward(reward, reward.__name__, timeout_s, True, rank, []).guarded()(**columns)
-    return scores
+    guarded: Any = GuardedReward(reward, reward.__name__, timeout_s, True, rank, []).guarded()
+    return guarded(**columns)
 
 
 def unrewarded(lines: Sequence[Line]) -> list[str] | None:
