@@ -30,7 +30,8 @@ demo: setup  ## train the tiny policy on mixed rows on the CPU (two to five minu
 	@$(RUN) --config_file accelerate_configs/cpu.yaml recipes/grpo.py --config recipes/mixed/demo.yaml; \
 	code=$$?; case $$code in 75|130) exit 0;; *) exit $$code;; esac  # stopped by Ctrl-C: it has said how to go on
 
-test: setup lint ops  ## lint, types, import rules, then every test and every notebook
+test: setup  ## lint, types, import rules, then every test and every notebook
+	@$(MAKE) --no-print-directory -j 2 lint ops
 	$(PYTEST) -m 'not repeat and not vllm' $(NBVAL) notebooks tests omnirl_core omnirl_tools
 	@$(MAKE) --no-print-directory test-vllm
 

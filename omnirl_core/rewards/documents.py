@@ -8,6 +8,8 @@ from rapidfuzz import fuzz
 from rapidfuzz.distance import Levenshtein
 
 from omnirl_core.rewards.answers.answers import MAX_CELLS, best_of_references, edit_similarity, exact, number
+from omnirl_core.rewards.overlap.content import question_of
+from omnirl_core.rewards.overlap.contradiction import contradictions
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.rewards.tables import read_tables
 
@@ -15,15 +17,24 @@ MOST_CHARACTERS = 20_000  # of a page that is tested
 
 
 @on_answer
-def anls(prediction: str, solution: object, *, prompt: object = None, problem: str | None = None) -> float | None:
+@best_of_references
+def anls(
+    prediction: str, solution: str, *, contradiction: float = 1.0, prompt: object = None, problem: str | None = None
+) -> float | None:
     """ANLS as in the DocVQA papers, in [0, 1]: 1 - edit distance / longer length, and 0.0 from a distance of half on.
 
-    The best reference counts. Case and spacing aside. It is `edit_similarity` with its `floor` at one half.
+    The best reference counts. Case and spacing aside. It is `edit_similarity` with its `floor` at one half. Where the
+    question is known, each kind of fact that the answer has otherwise (a number, a unit, a name) multiplies the score
+    by `contradiction`: 2000 for 2009 is 0.75 by letters. 1 does not look, as in the papers.
 
     >>> anls("Main Street", ["main streat", "5th Avenue"]), anls("Maple", "Main Street")
     (0.9090909090909091, 0.0)
     """
-    return edit_similarity(prediction, solution, floor=0.5, prompt=prompt, problem=problem)
+    score = edit_similarity(prediction, solution, floor=0.5, prompt=prompt, problem=problem)
+    question = question_of(prompt, problem)
+    if not score or not question or contradiction == 1:
+        return score
+    return score * contradiction ** contradictions(prediction, solution, question)
 
 
 @on_answer

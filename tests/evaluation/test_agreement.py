@@ -29,12 +29,21 @@ REFERENCES = {
     "chinese": "红色的圆在蓝色方块的左边", "yes": "yes", "none": None,
     "code": {"tests": [{"stdin": "1 2", "stdout": "3"}, {"stdin": "4 5", "stdout": "9"}]},
 }  # fmt: skip
+OF_TASK = {
+    "table": "| a | b |\n|---|---|\n| 1 | 2 |", "page": TEXT, "chart": "7", "document": "red circle",
+    "tests": [{"type": "present", "text": "red circle"}, {"type": "present", "text": "blue"}],
+    "click": [4, 3, 20, 16], "point": [12, 9], "mask": [[4, 3], [20, 3], [20, 16], [4, 16]], "span": [1, 3],
+    "qa": TEXT, "vqa": ["red"] * 6 + ["blue"] * 4, "contains": "red", "pattern": "[A-Z]|red", "about": 7,
+    "labels": ["red", "circle"], "ranking": [4, 3, 20, 16], "json": {"bbox_2d": [1, 1, 9, 9]}, "report": TEXT,
+}  # fmt: skip
+"""References of tasks that only one config has; REFERENCES stand in rows of every config."""
 SEEN = {"caption", "color", "shape", "count", "boxes", "detection", "compare"}
 SAID = [
     TEXT, "a blue circle", "B", "(B) the square", "A", "7", "seven", "7.2", "0.5", "\\frac{1}{2}", "red", "circle",
     "the second", "yes", "", "红色的圆在左边", "[4, 3, 20, 16]", "[5, 2, 22, 15]", "[0, 0, 500, 500]",
     '[{"bbox_2d": [4, 3, 20, 16], "label": "dog"}]', '{"bbox_2d": [1, 1, 9, 9]}', "[[4, 3, 20, 16], [1, 1, 9, 9]]",
-    "(4, 3), (20, 16)", "[1, 2", "no box", "🙂 é", "red red red red red red red red red",
+    "(4, 3), (20, 16)", "[1, 2", "no box", "| a | b |\n|---|---|\n| 1 | 3 |", "[[4, 3], [20, 3], [20, 16], [4, 16]]",
+    f"# Seen\n- {TEXT}", "🙂 é", "red red red red red red red red red",
 ]  # fmt: skip
 PROGRAM = "```python\na, b = map(int, input().split())\nprint(a {} b)\n```"
 FRAMES = [
@@ -62,10 +71,11 @@ class Scripted(OmniGRPOTrainer):
 
 def asked(number: int, kind: str, image_files: list[str], task: str | None) -> dict[str, Any]:
     images = image_files[number % 5 : number % 5 + (2 if kind == "compare" else 1)] if kind in SEEN else []
-    blocks = [*({"type": "image"} for _ in images), {"type": "text", "text": f"Question {number}?"}]
+    blocks = [*({"type": "image"} for _ in images), {"type": "text", "text": f"What is in question {number}?"}]
     return {
-        "prompt": [{"role": "user", "content": blocks}], "images": images, "solution": REFERENCES[kind], "task": task,
-        "problem": f"Question {number}?", "row_id": f"rows.json:{number}",
+        "prompt": [{"role": "user", "content": blocks}], "images": images, "task": task,
+        "solution": (REFERENCES | OF_TASK)[kind],
+        "problem": f"What is in question {number}?", "row_id": f"rows.json:{number}",
     }  # fmt: skip
 
 
@@ -78,7 +88,7 @@ def rows_for(path: Path, image_files: list[str]) -> list[dict[str, Any]]:
     for number in range(PROMPTS_OF_CODE if path.stem == "code" else PROMPTS):
         kind = kinds[number % len(kinds)]
         task = tasks[number % len(tasks)] if tasks and number % 9 else None
-        kind = task if task in REFERENCES else kind
+        kind = task if task in REFERENCES or task in OF_TASK else kind
         rows += [asked(number, kind, image_files, task)] * GROUP
     return rows
 
@@ -109,6 +119,8 @@ def trained(tiny_checkpoint, image_files, tmp_path_factory):
         drawn = index.with_transform(lambda batch: {k: [rows[i][k] for i in batch["place"]] for k in rows[0]})
         trainer = Scripted(tiny_checkpoint, load_rewards(path), config, drawn)
         trainer.said = completions(len(rows), path.stem == "code")
+        if path.stem == "answer_form":
+            trainer.said[::100] = ["red " * 1200] * len(trainer.said[::100])
         trainer.model.train()
         trainer.jsonl_logger.on_train_begin(trainer.args, trainer.state, trainer.control)  # lines of training
         trainer._generate_and_score_completions([dict(row) for row in rows])

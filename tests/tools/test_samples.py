@@ -22,18 +22,18 @@ TWO_PROCESSES = """
 import json, os, sys
 from pathlib import Path
 from accelerate import PartialState
-from omnirl_core.data import images, DataError
+from omnirl_core.data import DataError, images
 from omnirl_tools.samples import agreed_bad_rows
 
 state = PartialState(cpu=True)
 assert state.num_processes == 2
-real = validation.open_image
+real = images.open_image
 def flaky(path, row_id=None):  # an image that only one of the two cannot read
     if path.endswith("img/3.png"):
         raise DataError(f"image {path!r} cannot be read: Input/output error")
     return real(path, row_id)
 if state.process_index == 1:
-    validation.open_image = flaky
+    images.open_image = flaky
 folder = Path(sys.argv[1])
 bad = agreed_bad_rows(str(folder / "rows.jsonl"), None)
 (folder / f"bad_{state.process_index}.json").write_text(json.dumps(bad))

@@ -16,22 +16,30 @@ from omnirl_core.text import SOLO, UNSPACED, reference_texts, tokens
 
 MOST_SEARCHED = 10_000  # characters of an answer that a pattern is tried on
 
+CONTRADICTED = 0.1
+"""What is left of a score for each kind of fact that the answer has otherwise."""
+
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _UNSPACED = re.compile(f"[{SOLO}{''.join(UNSPACED)}]")
 
 
-def names_a_fact(prediction: str, reference: str, question: str) -> bool:
-    """Whether the answer has a word of the reference that is neither of the question nor a function word.
+def fact_share(prediction: str, reference: str, question: str, contradiction: float = CONTRADICTED) -> float:
+    """What an answer's facts let it earn, in [0, 1]; 1.0 where the question is not known.
 
-    Yes where the question is not known, and where the reference has function words only.
+    0.0 without a word of the reference that is neither of the question nor a function word; else `contradiction` for
+    each kind of fact that the answer has otherwise (denial, number, unit, colour, name, one of two to choose from).
 
     >>> question, reference = "What color is the car?", "The car is red."
-    >>> [names_a_fact(answer, reference, question) for answer in ("The car is", "The car is blue", "red")]
-    [False, False, True]
+    >>> [fact_share(answer, reference, question) for answer in ("The car is", "The car is blue", "red", "not red")]
+    [0.0, 0.0, 1.0, 0.1]
     """
-    pair = weigh(prediction, reference, question, LIGHT_WEIGHT) if question else None
-    return pair is None or pair.predicted.shared(pair.reference, 1, stemmed=True) > 0
+    if not question:
+        return 1.0
+    pair = weigh(prediction, reference, question, LIGHT_WEIGHT)
+    if pair is not None and not pair.predicted.shared(pair.reference, 1, stemmed=True):
+        return 0.0
+    return float(contradiction ** contradictions(prediction, reference, question))
 
 
 @on_answer
@@ -48,7 +56,8 @@ def token_f1(
 
     Lower case, without punctuation and the articles a, an, the (Rajpurkar et al. 2016); of languages without spaces
     one token an ideograph or letter. Where the question is known (columns `problem`, `prompt`), an answer without a
-    word of the reference beyond the question's earns 0.0; `needs_fact: false` for answers made of the prompt's words.
+    word of the reference beyond the question's earns 0.0, and one that has a fact otherwise a tenth;
+    `needs_fact: false` is SQuAD's F1, for answers made of the prompt's words.
 
     >>> token_f1("the red car", "A red bus!"), token_f1("Paris", ["Lyon", "paris"])
     (0.5, 1.0)
@@ -58,10 +67,11 @@ def token_f1(
     if not said or not wanted:  # SQuAD: both empty is right
         return float(said == wanted and prediction.split() == solution.split())
     shared = (Counter(said) & Counter(wanted)).total()
-    if not shared or (needs_fact and not names_a_fact(prediction, solution, question_of(prompt, problem))):
+    if not shared:
         return 0.0
     precision, recall = shared / len(said), shared / len(wanted)
-    return 2 * precision * recall / (precision + recall)
+    share = fact_share(prediction, solution, question_of(prompt, problem)) if needs_fact else 1.0
+    return share * 2 * precision * recall / (precision + recall)
 
 
 def squad_words(text: str) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from omnirl_core.rewards.answers.short_answers import names_a_fact
+from omnirl_core.rewards.answers.short_answers import fact_share
 from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, question_of, weigh
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.text import reference_texts, tokens
@@ -46,10 +46,9 @@ def cider(
     if references is None:
         return None
     said, question = _vectors(prediction, known), question_of(prompt, problem)
-    if needs_fact and not any(names_a_fact(prediction, reference, question) for reference in references):
-        return 0.0
+    share = max(fact_share(prediction, reference, question) for reference in references) if needs_fact else 1.0
     scores = [_cider_d(said, _vectors(text, known)) for text in references]
-    return min(1.0, max(scores) if best else sum(scores) / len(scores))
+    return share * min(1.0, max(scores) if best else sum(scores) / len(scores))
 
 
 Vectors = tuple[list[dict[Grams, float]], list[float], int]
@@ -129,10 +128,9 @@ def chrf(
     references, question = reference_texts(solution), question_of(prompt, problem)
     if references is None:
         return None
-    if needs_fact:
-        references = [text for text in references if names_a_fact(prediction, text, question)]
     said = "".join(prediction.split())
-    return max((_chrf(said, "".join(text.split()), beta) for text in references), default=0.0)
+    shares = {text: fact_share(prediction, text, question) if needs_fact else 1.0 for text in references}
+    return max(share and share * _chrf(said, "".join(text.split()), beta) for text, share in shares.items())
 
 
 def _chrf(said: str, wanted: str, beta: float) -> float:
@@ -159,28 +157,30 @@ def keywords(
     """Share of the reference's key phrases that the answer has in their order, in [0, 1] (after RLVRR, 2026).
 
     The phrases are the list `keywords` of the solution; of a plain text they are its words that are neither function
-    words nor the question's. The score falls with each word over twice the reference's length plus `surplus`.
+    words nor the question's, and a fact that the answer has otherwise leaves a tenth. The score falls with each word
+    over twice the reference's length plus `surplus`.
 
     >>> keywords("a dog sleeps on the old sofa", {"keywords": ["dog", "old sofa", "kitchen"]})
     0.6666666666666666
     >>> keywords("sofa dog", "The dog sleeps on the sofa", problem="What is there?")
     0.3333333333333333
     """
-    question = question_of(prompt, problem) or "?"
+    question, share = question_of(prompt, problem), 1.0
     if isinstance(solution, Mapping) and "keywords" in solution:
         phrases = [tokens(text) for text in reference_texts(solution["keywords"]) or ()]
         said, size = tokens(prediction), sum(map(len, phrases))
     else:
         texts = reference_texts(solution)
-        pair = weigh(prediction, texts[0], question, LIGHT_WEIGHT) if texts else None
+        pair = weigh(prediction, texts[0], question or "?", LIGHT_WEIGHT) if texts else None
         if texts is None or pair is None:
             return None
+        share = fact_share(prediction, texts[0], question)
         phrases, said, size = [[w] for w in pair.reference.words], pair.predicted.words, len(tokens(texts[0]))
     phrases = [phrase for phrase in phrases if phrase]
     if not phrases:
         return None
     most = 2 * size + surplus
-    return _in_order(phrases, said[:most]) / len(phrases) * min(1.0, most / max(1, len(tokens(prediction))))
+    return share * _in_order(phrases, said[:most]) / len(phrases) * min(1.0, most / max(1, len(tokens(prediction))))
 
 
 def _in_order(phrases: list[list[str]], words: list[str]) -> int:
