@@ -16,9 +16,10 @@ import pyarrow as pa
 from datasets.table import InMemoryTable
 
 from omnirl_core.data.images import RowRules, Rules
-from omnirl_core.data.mixture import Columns
+from omnirl_core.data.mixture import ColumnNames
 from omnirl_core.data.record import PLACEHOLDER, DataError, Record
 from omnirl_core.data.sources import find_sources, read_records
+from omnirl_core.rewards.answers.choices import parsed_options
 from omnirl_core.types import Message
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,11 @@ class PromptFormat:
         turns.append({"role": "user", "content": _blocks(problem, n_images, before, after)})
         return turns
 
+    @property
+    def asks_options(self) -> bool:
+        """Whether any template has `{options}`."""
+        return any(OPTIONS in template for template in self.templates.values())
+
     def check(self, task: str | None, options: object) -> None:
         """ValueError where the task's template asks for options and there are none."""
         if OPTIONS in self._template(task):
@@ -106,10 +112,7 @@ def option_lines(options: object) -> str:
     A. Rome
     B. Paris
     """
-    try:
-        options = json.loads(options) if isinstance(options, str) else options
-    except ValueError:
-        options = None
+    options = parsed_options(options) if isinstance(options, str) else options
     if not isinstance(options, list | tuple | Mapping) or not options:
         raise ValueError(f"the template has {OPTIONS}, and `options` is {options!r}; give a list or mapping of texts")
     pairs = (
@@ -163,7 +166,7 @@ def load_dataset(
     system_prompt: str | None = None,
     task: str | None = None,
     split: str = "train",
-    columns: Columns | None = None,
+    columns: ColumnNames | None = None,
     seed: int = 0,
     **rules: Unpack[Rules],
 ) -> datasets.Dataset:
@@ -179,9 +182,11 @@ def load_dataset(
     store = _Store()
     row_rules = RowRules(**rules)
     sources = find_sources(path, image_root, task=task, split=split, columns=columns)
+    asks_options = prompts.asks_options
     with _no_search_for_cycles():
         for record in read_records(sources, row_rules, seed=seed):
-            _check_options(record, prompts)
+            if asks_options:
+                _check_options(record, prompts)
             store.add(record)
     unused = set(templates or {}) - store.tasks - {"default"}
     if unused:

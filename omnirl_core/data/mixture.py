@@ -17,7 +17,7 @@ from omnirl_core.data.tables import count_parquet, is_saved, read_csv, read_parq
 from omnirl_core.type_checks import nearest
 from omnirl_core.yaml_loader import YamlFault, read_yaml
 
-Columns: TypeAlias = Mapping[str, str | list[str]]
+ColumnNames: TypeAlias = Mapping[str, str | list[str]]
 """Our name -> theirs, with dots into objects and lists (`answers.text.0`); for `images` also a list of names."""
 
 READERS: dict[str, Callable[[str, Container[int] | None], Iterator[RawRow]]] = {
@@ -102,7 +102,7 @@ class Source:
     split: str = "train"
     in_order: bool = False
     """Of a mixture whose rows follow from easy to hard, over all of its sources."""
-    columns: Columns = field(default_factory=dict)
+    columns: ColumnNames = field(default_factory=dict)
 
 
 def check_file(place: str) -> None:
@@ -116,7 +116,7 @@ def check_file(place: str) -> None:
         raise DataError(f"{place}: {kind}; give a {kinds} file")
 
 
-def mixture(path: str, image_root: str | None, task: str | None, columns: Columns) -> list[Source]:
+def mixture(path: str, image_root: str | None, task: str | None, columns: ColumnNames) -> list[Source]:
     """The entries of a YAML mixture; all its mistakes in one DataError. Paths start at its folder."""
     problems = Problems()
     sources = []
@@ -209,7 +209,7 @@ def _entry(path: str, node: yaml.MappingNode, problems: Problems) -> dict[str, A
     return entry
 
 
-def checked_columns(columns: object) -> Columns:
+def checked_columns(columns: object) -> ColumnNames:
     """The mapping; ValueError where it is none of names."""
     if not isinstance(columns, Mapping) or not all(isinstance(ours, str) and ours for ours in columns):
         raise ValueError(f"columns: {shown(columns)} is no mapping; write {{problem: question, solution: answer}}")
@@ -221,7 +221,7 @@ def checked_columns(columns: object) -> Columns:
     return dict(columns)
 
 
-def renamed(row: object, columns: Columns) -> object:
+def renamed(row: object, columns: ColumnNames) -> object:
     """The row with its columns under our names; DataError where one is missing.
 
     >>> renamed({"question": "How many?", "answers": {"text": ["3", "three"]}},

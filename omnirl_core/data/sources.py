@@ -10,9 +10,18 @@ from typing import Unpack
 
 from omnirl_core.data.images import ImageFiles, RowRules, Rules, with_checked_images
 from omnirl_core.data.json_reader import RawRow
-from omnirl_core.data.mixture import COUNTERS, READERS, Columns, Source, check_file, checked_columns, mixture, renamed
+from omnirl_core.data.mixture import (
+    COUNTERS,
+    READERS,
+    ColumnNames,
+    Source,
+    check_file,
+    checked_columns,
+    mixture,
+    renamed,
+)
 from omnirl_core.data.record import DataError, Problems, Record, RowContext, image_folder, record_from_row
-from omnirl_core.data.tables import hub_rows, open_hub, read_saved
+from omnirl_core.data.tables import hub_rows, is_saved, open_hub, open_saved
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +34,7 @@ def load_records(
     *,
     task: str | None = None,
     split: str = "train",
-    columns: Columns | None = None,
+    columns: ColumnNames | None = None,
     seed: int = 0,
     **rules: Unpack[Rules],
 ) -> list[Record]:
@@ -45,7 +54,7 @@ def find_bad_rows(
     *,
     task: str | None = None,
     split: str = "train",
-    columns: Columns | None = None,
+    columns: ColumnNames | None = None,
     seed: int = 0,
     share: tuple[int, int] = (0, 1),
     **rules: Unpack[Rules],
@@ -69,7 +78,7 @@ def find_sources(
     *,
     task: str | None = None,
     split: str = "train",
-    columns: Columns | None = None,
+    columns: ColumnNames | None = None,
 ) -> list[Source]:
     """The sources that a path names: itself, or the entries of a YAML mixture."""
     columns = checked_columns(columns or {})
@@ -176,14 +185,17 @@ def _source_rows(source: Source, seed: str, context: RowContext) -> Iterator[Rec
 
 def _sampled_rows(source: Source, seed: str) -> Iterator[RawRow]:
     """The rows that the source's strategy takes; counts them first only where it must."""
-    dataset = open_hub(source.place, source.config, source.split) if source.on_hub else None
     ending = next((ending for ending in READERS if source.place.endswith(ending)), "")
-    read = READERS.get(ending, read_saved)
+    dataset = None
+    if source.on_hub:
+        dataset = open_hub(source.place, source.config, source.split)
+    elif is_saved(source.place):
+        dataset = open_saved(source.place)
 
     def rows(keep: Container[int] | None) -> Iterator[RawRow]:
         if dataset is not None:
             return hub_rows(dataset, keep)
-        return read(source.place, keep)
+        return READERS[ending](source.place, keep)
 
     sampling = source.sampling
     if sampling.amount is None:

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import PurePath
@@ -23,23 +23,25 @@ ARROW_BATCH = 256
 
 def read_parquet(path: str, keep: Container[int] | None = None) -> Iterator[RawRow]:
     """The rows of a Parquet file, numbered from 1; images inside of it become files in the cache of `datasets`."""
-    try:
-        with pq.ParquetFile(path) as file:
-            yield from arrow_rows(file.iter_batches(ARROW_BATCH), keep)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not readable as Parquet: {str(error).splitlines()[0]}") from error
+    return arrow_rows(_parquet(path, lambda file: file.iter_batches(ARROW_BATCH)), keep)
 
 
 def count_parquet(path: str) -> int:
     """Rows as its footer says, without reading them."""
+    return int(next(_parquet(path, lambda file: [file.metadata.num_rows])))
+
+
+def _parquet(path: str, read: Callable[[pq.ParquetFile], Iterable[Any]]) -> Iterator[Any]:
+    """What `read` gives of the file, one after the other; its faults, and no others, are DataErrors."""
     try:
-        return int(pq.read_metadata(path).num_rows)
+        with pq.ParquetFile(path) as file:
+            yield from read(file)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: not readable as Parquet: {str(error).splitlines()[0]}") from error
 
 
-def read_saved(path: str, keep: Container[int] | None = None) -> Iterator[RawRow]:
-    """The rows of a folder of `Dataset.save_to_disk`; DataError where it is none, or one of several splits."""
+def open_saved(path: str) -> datasets.Dataset:
+    """The data set of a folder of `Dataset.save_to_disk`; DataError where it is none, or one of several splits."""
     try:
         found = datasets.load_from_disk(path)
     except (OSError, ValueError, pa.ArrowInvalid) as error:
@@ -47,7 +49,7 @@ def read_saved(path: str, keep: Container[int] | None = None) -> Iterator[RawRow
     if not isinstance(found, datasets.Dataset):
         splits = ", ".join(os.path.join(path, str(split)) for split in found)
         raise DataError(f"{path}: holds several splits; name one: {splits}")
-    yield from hub_rows(found, keep)
+    return found
 
 
 def is_saved(path: str) -> bool:
@@ -125,7 +127,7 @@ def open_hub(name: str, config: str | None = None, split: str = "train") -> data
 def hub_rows(dataset: datasets.Dataset, keep: Container[int] | None = None) -> Iterator[RawRow]:
     """Its rows, numbered from 1; images inside the data set become files in the cache of `datasets`."""
     # as arrow: images stay encoded
-    tables = dataset.with_format("arrow").iter(batch_size=256)
+    tables = dataset.with_format("arrow").iter(batch_size=ARROW_BATCH)
     return arrow_rows((batch for table in tables for batch in table.to_batches()), keep)
 
 

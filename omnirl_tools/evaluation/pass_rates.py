@@ -58,7 +58,8 @@ def write_mixture(rows: Sequence[Line], path: Path, curriculum: bool) -> list[Pa
     """A YAML mixture of the rows, and the JSONL beside it that holds them."""
     data = path.with_suffix(".jsonl")
     folders = [os.path.dirname(image) for row in rows for image in row.get("images", ())]
-    entry = [f"  - json_path: {json.dumps(data.name)}"]
+    # the names are ours, whatever mapping a recipe has for the data that they were chosen from
+    entry = [f"  - json_path: {json.dumps(data.name)}", "    columns: {}"]
     if folders:
         entry.append(f"    image_root: {json.dumps(os.path.commonpath(folders))}")
     order = ["order: curriculum  # by pass_rate, easy to hard, without a shuffle"] if curriculum else []

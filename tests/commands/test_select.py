@@ -57,6 +57,8 @@ def test_a_curriculum_is_trained_on_from_easy_to_hard(rates, tmp_path, capsys, t
     assert "4 of 6 samples kept" in capsys.readouterr().out
     data = load_dataset(str(mixture))
     assert [row["pass_rate"] for row in data] == [0.75, 0.5, 0.5, 0.25]
+    mapping = {"problem": "question", "solution": "answer"}  # of the data that they were chosen from
+    assert [row["problem"] for row in load_dataset(str(mixture), columns=mapping)] == [row["problem"] for row in data]
     original = {row["problem"]: row for row in load_dataset(str(tmp_path / "data" / "train.json"))}
     for row in data:
         same = original[row["problem"]]

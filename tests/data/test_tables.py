@@ -94,6 +94,17 @@ def test_images_inside_of_parquet_are_written_once_and_opened(tmp_path):
     assert found[2]["images"][0] == found[2]["images"][1]
 
 
+def test_only_the_images_of_chosen_rows_are_written(tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "problem": datasets.Value("string")})
+    rows = {"image": [Image.new("RGB", (8, 8), (n, 0, 0)) for n in range(20)], "problem": ["?"] * 20}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "d")
+    (tmp_path / "mix.yaml").write_text(
+        "datasets:\n- {path: d, sampling_strategy: 'end:2', columns: {solution: problem, problem: problem}}\n"
+    )
+    assert len(load_records(tmp_path / "mix.yaml")) == 2
+    assert len([path for path in (tmp_path / "cache").rglob("*") if path.is_file()]) == 2
+
+
 def test_several_image_columns_become_one_list(tmp_path):
     features = {"q": datasets.Value("string"), "image_1": datasets.Image(), "image_2": datasets.Image()}
     photos = {"image_1": [Image.new("RGB", (8, 8))] * 2, "image_2": [None, Image.new("RGB", (9, 9))]}

@@ -69,7 +69,7 @@ def option_texts(options: Options) -> dict[str, str]:
     >>> option_texts(["A. Rome", "B. Paris"]), option_texts({"a": "Rome"})
     ({'A': 'Rome', 'B': 'Paris'}, {'A': 'Rome'})
     """
-    options = _parsed(options) if isinstance(options, str) else options
+    options = parsed_options(options) if isinstance(options, str) else options
     pairs: Iterable[tuple[str, str]] = zip(LETTERS, options or (), strict=False)
     if isinstance(options, Mapping):
         pairs = options.items()
@@ -77,7 +77,7 @@ def option_texts(options: Options) -> dict[str, str]:
     return {letter: re.sub(rf"^\s*\(?{letter}[).:、]\s*", "", text) for letter, text in named.items()}
 
 
-def _parsed(options: str) -> Sequence[str] | Mapping[str, str]:
+def parsed_options(options: str) -> Sequence[str] | Mapping[str, str]:
     """Options that a column holds as JSON; of other text the lines, where there are several."""
     try:
         found = json.loads(options)

@@ -24,10 +24,10 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _UNSPACED = re.compile(f"[{SOLO}{''.join(UNSPACED)}]")
 
 
-def fact_share(prediction: str, reference: str, question: str, contradiction: float = CONTRADICTED) -> float:
+def fact_share(prediction: str, reference: str, question: str) -> float:
     """What an answer's facts let it earn, in [0, 1]; 1.0 where the question is not known.
 
-    0.0 without a word of the reference that is neither of the question nor a function word; else `contradiction` for
+    0.0 without a word of the reference that is neither of the question nor a function word; else `CONTRADICTED` for
     each kind of fact that the answer has otherwise (denial, number, unit, colour, name, one of two to choose from).
 
     >>> question, reference = "What color is the car?", "The car is red."
@@ -39,7 +39,7 @@ def fact_share(prediction: str, reference: str, question: str, contradiction: fl
     pair = weigh(prediction, reference, question, LIGHT_WEIGHT)
     if pair is not None and not pair.predicted.shared(pair.reference, 1, stemmed=True):
         return 0.0
-    return float(contradiction ** contradictions(prediction, reference, question))
+    return float(CONTRADICTED ** contradictions(prediction, reference, question))
 
 
 @on_answer
