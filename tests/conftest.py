@@ -28,15 +28,18 @@ settings.register_profile("omnirl", deadline=None)  # machines are shared and no
 settings.load_profile("omnirl")
 
 LONGEST = (
-    "trainer/test_distributed.py", "trainer/fault_tolerance/test_killed_rank.py",
-    "accelerate_configs/test_launches.py", "recipes/test_demo.py", "trainer/test_drop_in.py",
-    "trainer/shared_prefix/test_distributed.py", "trainer/fault_tolerance/test_faults_of_ranks.py",
-    "recipes/test_seed_command.py", "scripts/test_kill_points.py", "scripts/test_long_run.py",
-    "memory/test_measured.py",
-    "trainer/shared_prefix/test_precision.py", "trainer/test_families.py", "trainer/test_steps.py",
-    "recipes/test_real_configs.py", "report/test_browser.py", "trainer/fault_tolerance/test_checkpoint_storage.py",
-    "accelerate_configs/test_multi_node.py", "trainer/shared_prefix/test_runtime.py",
-    "trainer/fault_tolerance/test_resume.py", "trainer/test_matrix.py", "fuzz/test_fuzz.py",
+    "rewards/test_fuzz.py", "recipes/test_real_configs.py", "scripts/test_kill_points.py",
+    "recipes/test_demo.py", "trainer/fault_tolerance/test_faults_of_ranks.py", "report/test_browser.py",
+    "accelerate_configs/test_launches.py", "evaluation/test_agreement.py", "rewards/test_code_hostile.py",
+    "memory/test_measured.py", "accelerate_configs/test_multi_node.py",
+    "trainer/shared_prefix/test_precision.py", "recipes/test_smollm2.py",
+    "trainer/fault_tolerance/test_killed_rank.py", "trainer/shared_prefix/test_distributed.py",
+    "report/test_figures_of_a_run.py", "trainer/fault_tolerance/test_resume.py",
+    "trainer/test_dynamic_sampling.py", "trainer/test_families.py", "rewards/test_code_cpp.py",
+    "trainer/test_drop_in.py", "trainer/fault_tolerance/test_checkpoint_storage.py", "recipes/test_evaluate.py",
+    "recipes/test_seed_command.py", "trainer/shared_prefix/test_runtime.py", "scripts/test_long_run.py",
+    "rewards/test_sandbox.py", "memory/test_estimate.py", "trainer/test_steps.py", "core/test_log_filters.py",
+    "recipes/test_own_data.py", "trainer/test_model_reuse.py", "trainer/test_determinism.py",
 )  # fmt: skip
 """Test files by the seconds that they take, from the most."""
 _frozen = 0
@@ -72,6 +75,11 @@ def image_files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     from tiny_models import noise_images
 
     return noise_images(tmp_path_factory.mktemp("pictures"))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than processors: tests of processes and time limits wait a third of theirs."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_configure(config: pytest.Config) -> None:

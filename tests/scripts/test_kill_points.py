@@ -33,7 +33,8 @@ def test_killed_and_stopped_runs_end_as_if_nothing_had_happened():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", [pytest.param("ddp", marks=pytest.mark.repeat), "zero3"])
+@pytest.mark.repeat
+@pytest.mark.parametrize("engine", ["ddp", "zero3"])
 def test_jobs_of_two_ranks_that_are_killed_end_as_if_nothing_had_happened(engine):
     printed = kill_points("--kills", "2", "--ranks", "2", "--engine", engine, "--seed", "1")
     assert re.search(r"^2 runs \(.*while saving.*\): 0 final states differ", printed, re.MULTILINE)
