@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from omnirl_core.config.parser import Check, StrictParser
-from omnirl_core.data.mixture import checked_columns
+from omnirl_core.data.columns import checked_columns
 from omnirl_core.shapes.dataset import only_own_names
 from omnirl_core.yaml_loader import read_mapping
 

@@ -15,8 +15,8 @@ import datasets
 import pyarrow as pa
 from datasets.table import InMemoryTable
 
+from omnirl_core.data.columns import ColumnNames
 from omnirl_core.data.images import RowRules, Rules
-from omnirl_core.data.mixture import ColumnNames
 from omnirl_core.data.record import PLACEHOLDER, DataError, Record
 from omnirl_core.data.sources import find_sources, read_records
 from omnirl_core.rewards.answers.choices import parsed_options

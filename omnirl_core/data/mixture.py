@@ -4,21 +4,19 @@ import math
 import os
 import random
 import re
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import Any
 
 import yaml
 
+from omnirl_core.data.columns import ColumnNames, checked_columns
 from omnirl_core.data.json_reader import RawRow, count_jsonl, read_json, read_jsonl
 from omnirl_core.data.record import DataError, Problems, shown
 from omnirl_core.data.tables import count_parquet, is_saved, read_csv, read_parquet
 from omnirl_core.type_checks import nearest
 from omnirl_core.yaml_loader import YamlFault, read_yaml
-
-ColumnNames: TypeAlias = Mapping[str, str | list[str]]
-"""Our name -> theirs, with dots into objects and lists (`answers.text.0`); for `images` also a list of names."""
 
 READERS: dict[str, Callable[[str, Container[int] | None], Iterator[RawRow]]] = {
     ".json": read_json,
@@ -207,52 +205,3 @@ def _entry(path: str, node: yaml.MappingNode, problems: Problems) -> dict[str, A
         elif value.tag != "tag:yaml.org,2002:null":  # an empty value is as good as none
             entry[key.value] = value.value
     return entry
-
-
-def checked_columns(columns: object) -> ColumnNames:
-    """The mapping; ValueError where it is none of names."""
-    if not isinstance(columns, Mapping) or not all(isinstance(ours, str) and ours for ours in columns):
-        raise ValueError(f"columns: {shown(columns)} is no mapping; write {{problem: question, solution: answer}}")
-    for ours, theirs in columns.items():
-        several = isinstance(theirs, list) and ours in ("image", "images")
-        names = theirs if several else [theirs]
-        if not names or not all(isinstance(name, str) and name for name in names):
-            raise ValueError(f"columns: {ours}: {shown(theirs)} must be the name of a column")
-    return dict(columns)
-
-
-def renamed(row: object, columns: ColumnNames) -> object:
-    """The row with its columns under our names; DataError where one is missing.
-
-    >>> renamed({"question": "How many?", "answers": {"text": ["3", "three"]}},
-    ...     {"problem": "question", "solution": "answers.text.0"})
-    {'problem': 'How many?', 'solution': '3', 'answers': {'text': ['3', 'three']}}
-    """
-    if not isinstance(row, Mapping) or not columns:
-        return row
-    found: dict[str, object] = {}
-    taken: set[str] = set()
-    for ours, theirs in columns.items():
-        names = [theirs] if isinstance(theirs, str) else theirs
-        values = [_value(row, name, ours) for name in names]
-        found[ours] = values[0] if isinstance(theirs, str) else [value for value in values if value is not None]
-        taken.update(names)
-    clash = [ours for ours in columns if ours in row and ours not in taken]
-    if clash:
-        raise DataError(f"columns: {clash[0]!r} is a column of the data already; map that one to another name too")
-    return found | {name: value for name, value in row.items() if name not in taken}
-
-
-def _value(row: Mapping[str, object], name: str, ours: str) -> object:
-    if name in row:
-        return row[name]
-    value: object = row
-    for part in name.split("."):
-        if isinstance(value, Mapping) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
-            value = value[int(part)]
-        else:
-            keys = ", ".join(map(str, row))
-            raise DataError(f"columns: {ours}: no column {name!r}; there are: {keys[:200]}")
-    return value

@@ -8,24 +8,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Unpack
 
+from omnirl_core.data.columns import ColumnNames, checked_columns, renamed
 from omnirl_core.data.images import ImageFiles, RowRules, Rules, with_checked_images
 from omnirl_core.data.json_reader import RawRow
-from omnirl_core.data.mixture import (
-    COUNTERS,
-    READERS,
-    ColumnNames,
-    Source,
-    check_file,
-    checked_columns,
-    mixture,
-    renamed,
-)
+from omnirl_core.data.mixture import COUNTERS, READERS, Source, check_file, mixture
 from omnirl_core.data.record import DataError, Problems, Record, RowContext, image_folder, record_from_row
 from omnirl_core.data.tables import hub_rows, is_saved, open_hub, open_saved
 
 logger = logging.getLogger(__name__)
 
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_HUB_NAME = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?::([\w.-]+))??(?::(\w+(?:\[[-\d%:]+\])?))?")
+"""`org/name`, `org/name:split` or `org/name:config:split`; a split may be cut as `datasets` cuts it: `train[:90%]`."""
 
 
 def load_records(
@@ -86,10 +79,12 @@ def find_sources(
     root = None if image_root is None else os.path.expanduser(os.fspath(image_root))
     if place.endswith((".yaml", ".yml")) and os.path.isfile(place):
         return mixture(place, root, task, columns)
-    if os.path.exists(place) or not _HUB_NAME.fullmatch(place) or place.endswith((*READERS, ".yaml", ".yml")):
+    hub = _HUB_NAME.fullmatch(place)
+    if os.path.exists(place) or not hub or place.endswith((*READERS, ".yaml", ".yml")):
         check_file(place)
         return [Source(place, root, task, columns=columns)]
-    return [Source(place, root, task, on_hub=True, split=split, columns=columns)]
+    name, config, own_split = hub.groups()
+    return [Source(name, root, task, on_hub=True, config=config, split=own_split or split, columns=columns)]
 
 
 def read_records(sources: Iterable[Source], rules: RowRules, *, seed: int = 0) -> Iterator[Record]:
