@@ -22,7 +22,7 @@ README = (ROOT / "README.md").read_text()
 OWN_ROWS = json.loads(re.search(r"## Your own data\n\n```json\n(.*?)```", README, re.DOTALL)[1])
 SHIPPED = [*sorted(ROOT.glob("recipes/rewards/*.yaml")), *sorted(ROOT.glob("recipes/*/*rewards.yaml"))]
 SOLUTIONS = {
-    "pointing.yaml": [10, 20, 50, 40],
+    "pointing.yaml": [10, 20, 50, 40], "screenspot_rewards.yaml": [0.25, 0.5, 0.375, 0.75],
     "code.yaml": {"tests": [{"input": "1", "output": "1"}]}, "rec_soft.yaml": [1, 2, 30, 40],
     "rec_strict.yaml": [1, 2, 30, 40], "detection.yaml": [[1, 2, 30, 40]], "multiple_choice.yaml": "B",
     "counting.yaml": 3, "math.yaml": 3,
@@ -115,7 +115,7 @@ REFUSED = {
     "rewards/chinese_text.yaml": None, "rewards/multiple_choice.yaml": "choice", "rewards/code.yaml": "code",
     "rewards/detection.yaml": "box_f1", "rewards/rec_soft.yaml": "box_iou", "rewards/rec_strict.yaml": "box_iou",
     "rec/rewards.yaml": "box_iou", "rewards/counting.yaml": "number", "rewards/math.yaml": "math",
-    "rewards/pointing.yaml": "point_gaussian",
+    "rewards/pointing.yaml": "point_gaussian", "datasets/screenspot_rewards.yaml": "point_gaussian",
 }  # fmt: skip
 
 
