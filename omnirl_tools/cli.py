@@ -11,6 +11,7 @@ from typing import Any
 
 from omnirl_core import __version__
 from omnirl_core.launch import DEBUG, INTERRUPTED, silence_imports, take_debug, tell
+from omnirl_core.type_checks import nearest
 from omnirl_tools.commands import COMMANDS, CannotRun
 
 
@@ -19,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
     take_debug(argv)
     silence_imports()
-    parser = argparse.ArgumentParser(prog="omnirl", description="Checks before a run, reports after it.")
+    parser = argparse.ArgumentParser(prog="omnirl", description="Train, check before it, report after it.")
     parser.add_argument("--version", action="version", version=f"omnirl {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, line) in COMMANDS.items():
@@ -28,6 +29,8 @@ def main(argv: list[str] | None = None) -> int:
             command = importlib.import_module(module)
             subparser.description = command.__doc__
             command.add_arguments(subparser)
+    if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        parser.error(f"unknown command {argv[0]!r}{nearest(argv[0], COMMANDS)}")
     arguments, overrides = parser.parse_known_args(argv)
     arguments.overrides = overrides
     if overrides and not getattr(command, "TAKES_OVERRIDES", False):

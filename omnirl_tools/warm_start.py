@@ -104,7 +104,7 @@ def advice(tasks: Sequence[str], n: int, command: str) -> str:
 
 
 def warm_start_command(trainer: OmniGRPOTrainer, words: Sequence[str]) -> str:
-    """recipes/sft.py over the run's config, data and model, as the command line gives them."""
+    """`omnirl sft` over the run's config, data and model, as the command line gives them."""
     known = {field.name for kind in (DataArguments, ModelConfig) for field in dataclasses.fields(kind)}
     kept, keeps = [], False
     for word in words:
@@ -113,7 +113,7 @@ def warm_start_command(trainer: OmniGRPOTrainer, words: Sequence[str]) -> str:
             keeps = name in ("config", "use_cpu", "bf16") or (name in known and name not in OWN)
         kept += [word] * keeps
     n = trainer.accelerator.num_processes
-    start = f"accelerate launch --config_file accelerate_configs/{trainer.engine}.yaml --num_processes {n}"
+    several = ["--accelerate_config", trainer.engine, "--num_processes", str(n)] if n > 1 else []
     settings = {
         "output_dir": f"{str(trainer.args.output_dir).rstrip('/')}_sft",
         "max_steps": SFT_STEPS,
@@ -121,4 +121,4 @@ def warm_start_command(trainer: OmniGRPOTrainer, words: Sequence[str]) -> str:
         "learning_rate": f"{10 * trainer.args.learning_rate:.2g}",  # imitation bears more than policy gradients
     }
     own = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-    return " ".join(["python" if n == 1 else start, "recipes/sft.py", *map(shlex.quote, [*kept, *own])])
+    return " ".join(["omnirl", "sft", *map(shlex.quote, [*several, *kept, *own])])

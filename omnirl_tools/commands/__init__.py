@@ -8,6 +8,9 @@ With `TAKES_OVERRIDES = True`, `arguments.overrides` has what else stands on the
 import sys
 
 COMMANDS = {
+    "train": ("omnirl_tools.commands.script", "GRPO on a config: recipes/grpo.py"),
+    "sft": ("omnirl_tools.commands.script", "a warm start on a config: recipes/sft.py"),
+    "evaluate": ("omnirl_tools.commands.script", "judge a model by a config's rewards: recipes/evaluate.py"),
     "doctor": ("omnirl_tools.commands.doctor", "versions, GPU, known-bad pairs, and what a config needs"),
     "check-data": ("omnirl_tools.commands.check_data", "every row and image of a recipe or a data file"),
     "check-rewards": (

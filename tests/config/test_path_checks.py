@@ -62,6 +62,8 @@ CASES = [
     *[(evaluate.main, [*CONFIG, *OWN[2:], "--evaluation_dir", wrong]) for wrong in (FILE, FOLDER)],
     (evaluate.main, [*CONFIG, *OWN[2:], "--completions", "answer.jsonl"]),
     (evaluate.main, [*CONFIG, *OWN[2:], "--protocol", "vlmr1", "--annotations", TYPO]),
+    *[(main, [name, "recipe.yml"]) for name in ("train", "sft", "evaluate")],
+    (main, ["train", "recipe.yaml", "--accelerate_config", "zero4"]),
     (main, ["check-data", "recipe.yml"]),
     (main, ["check-data", TYPO]),
     (main, ["select", TYPO, "kept.yaml"]),

@@ -47,9 +47,9 @@ def test_it_is_said_before_training_with_a_command_that_reads(run, tmp_path, cap
     worker = run().trainer  # one token holds no answer
     said = capsys.readouterr().err
     assert "of 32 training prompts, answered once each, the policy earned no reward above 0 on any" in said
-    command = next(text for text in said.splitlines() if "recipes/sft.py" in text)
+    command = next(text for text in said.splitlines() if "omnirl sft" in text)
     words = shlex.split(command)
-    assert words[:2] == ["python", "recipes/sft.py"]
+    assert words[:2] == ["omnirl", "sft"]
     data, training, model = parse_sft(words[2:])
     assert data.dataset_name == str(tmp_path / "data" / "train.json")
     assert data.templates == {"default": "plain"}
@@ -78,7 +78,7 @@ def test_the_command_takes_over_what_sft_knows(run, monkeypatch):
 
     words = ["--config", "recipes/mixed/demo.yaml", "--num-generations", "4", "--image-root", "my data", "--use_peft"]
     assert warm_start_command(Worker, words) == (  # type: ignore[arg-type]
-        "accelerate launch --config_file accelerate_configs/zero3.yaml --num_processes 2 recipes/sft.py "
+        "omnirl sft --accelerate_config zero3 --num_processes 2 "
         "--config recipes/mixed/demo.yaml --image-root 'my data' --use_peft --output_dir 'outputs/a b_sft' "
         "--max_steps 40 --per_device_train_batch_size 4 --learning_rate 1e-05"
     )
