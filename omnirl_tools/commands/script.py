@@ -10,7 +10,7 @@ or as a file of your own:
 
   omnirl train CONFIG --accelerate_config zero3 --num_processes 8
 
-which is accelerate launch --config_file zero3.yaml --num_processes 8 --module omnirl_tools.recipes.grpo --config CONFIG.
+which is accelerate launch --config_file zero3.yaml ... --module omnirl_tools.recipes.grpo --config CONFIG.
 All settings: python -m omnirl_tools.recipes.grpo --help (or .sft, .evaluate).
 """
 
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.accelerate_config is None:
         if arguments.num_processes is not None:
             raise CannotRun(
-                "--num_processes wants --accelerate_config, which says what the processes share: ddp, zero3"
+                "--num_processes wants --accelerate_config, which says what they share: ddp, zero3"
             )
         _run_here(module, words)
     else:
