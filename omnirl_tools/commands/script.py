@@ -42,9 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     words = ["--config", _config(arguments), *arguments.overrides]
     if arguments.accelerate_config is None:
         if arguments.num_processes is not None:
-            raise CannotRun(
-                "--num_processes wants --accelerate_config, which says what they share: ddp, zero3"
-            )
+            raise CannotRun("--num_processes wants --accelerate_config, which says what they share: ddp, zero3")
         _run_here(module, words)
     else:
         _run_launched(module, words, arguments.accelerate_config, arguments.num_processes)
