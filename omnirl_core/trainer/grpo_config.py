@@ -70,6 +70,12 @@ class OmniGRPOConfig(GRPOConfig):
         "Advantages are exactly 0 in a group whose completions all earned the same. `false` is TRL's: rounding may "
         "leave ±.001 there.",
     )
+    skip_zero_advantages: bool = _setting(
+        True,
+        "Completions whose advantage is 0 are left out of a step's forward and backward pass, where that leaves the "
+        "gradient as it is; the logged entropy is then over the others. Off with a KL term (`beta`), an entropy bonus, "
+        "`top_entropy_quantile`, a router loss and torch_compile, which need all of them.",
+    )
     dynamic_sampling: str = _setting(
         "off",
         "`resample` replaces groups whose completions all earned the same by groups of other prompts before a step "
@@ -209,6 +215,7 @@ OFF: Any = SimpleNamespace(
     max_prompt_length=None,
     on_long_prompt="error",
     zero_constant_groups=None,
+    skip_zero_advantages=False,
     dynamic_sampling="off",
     shared_prefix="off",
     verify_shared_prefix=False,

@@ -72,6 +72,7 @@ from omnirl_core.trainer.shared_prefix.runtime import (
     shared_prefix_of,
 )
 from omnirl_core.trainer.vllm import engine_for_images, note_vllm_dtype
+from omnirl_core.trainer.zero_advantages import ZeroAdvantages
 from omnirl_core.types import Sample
 
 Datasets: TypeAlias = Dataset | IterableDataset
@@ -125,6 +126,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
     nonfinite: NonFiniteGuard | None = None
     dummy_image: DummyImage | None = None
     dynamic_sampling: DynamicSampling | None = None
+    zero_advantages = ZeroAdvantages(None)
     rollout_metrics = RolloutMetrics(None)
     step_timer = StepTimer({})
     _is_mixed = False
@@ -196,6 +198,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         self.rollout_metrics = RolloutMetrics(self)
         self.shared_prefix = shared_prefix_of(self)
         self.dynamic_sampling = dynamic_sampling_of(self)
+        self.zero_advantages = ZeroAdvantages(self)
         if settings.on_reward_error is not None:
             self.reward_guard = RewardGuard(self.accelerator, settings)
         if settings.on_nonfinite is not None:
@@ -403,14 +406,15 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """With DeepSpeed, whose backward pass also takes the step, and in evaluation, ranks agree here."""
-        self.image_guard.expect(inputs.get(SAMPLES, ()))
-        nonfinite = self.nonfinite if model.training else None
-        if nonfinite is not None:
-            nonfinite.begin(inputs)
-            self._ping("training", nonfinite.micro_batch)
-        shared = self.shared_prefix
-        with nullcontext() if shared is None else shared.pass_of(inputs.get(PROMPTS)):
-            loss = super()._compute_loss(model, inputs)
+        with self.zero_advantages.loss_of(inputs) as forwarded:
+            self.image_guard.expect(forwarded.get(SAMPLES, ()))
+            nonfinite = self.nonfinite if model.training else None
+            if nonfinite is not None:
+                nonfinite.begin(forwarded)
+                self._ping("training", nonfinite.micro_batch)
+            shared = self.shared_prefix
+            with nullcontext() if shared is None else shared.pass_of(forwarded.get(PROMPTS)):
+                loss = super()._compute_loss(model, inputs)
         if nonfinite is not None:
             nonfinite.check("loss", loss)
             if self.is_deepspeed_enabled:
@@ -431,6 +435,9 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         **fields: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Packs where the samples' prompts are known; counts the images and looks for non-finite values."""
+        if self.zero_advantages.leaves_out:
+            settings = dict(batch_size=batch_size, compute_entropy=compute_entropy, compute_aux_loss=compute_aux_loss)
+            return self.zero_advantages.log_probs(model, input_ids, attention_mask, logits_to_keep, settings, fields)
         plain = partial(
             super()._get_per_token_logps_and_entropies,
             model, input_ids, attention_mask, logits_to_keep, batch_size=batch_size,

@@ -32,7 +32,8 @@ class Layout:
     """Completions per forward on each process."""
     accumulation: int = 1
     settings: dict[str, Any] = field(default_factory=dict)
-    """Of OmniGRPOConfig; besides, `lora` trains an adapter, `rollout` generates before completions are fixed."""
+    """Of OmniGRPOConfig; besides, `lora` trains an adapter, `rollout` generates before completions are fixed, and
+    prompts of the kinds in `dull` have one reward for all of their completions."""
 
     @property
     def prompts_per_step(self) -> int:
@@ -44,9 +45,10 @@ class Layout:
         return len(self.kinds) // self.prompts_per_step * self.settings.get("num_iterations", 1)
 
     def single(self) -> "Layout":
-        """The same rows, steps and settings in one process."""
+        """The same rows, steps and settings in one process, where every completion goes through the model."""
         accumulation = self.accumulation * self.processes
-        return Layout(self.kinds, "cpu", 1, self.micro_batch, accumulation, self.settings)
+        settings = {**self.settings, "skip_zero_advantages": False}
+        return Layout(self.kinds, "cpu", 1, self.micro_batch, accumulation, settings)
 
     def __str__(self) -> str:
         settings = " ".join(f"{name}={value}" for name, value in self.settings.items())
@@ -91,6 +93,7 @@ def train(layout: Layout, checkpoint: str, image_files: list[str], folder: Path)
     settings = dict(layout.settings)
     peft = LoraConfig(target_modules="all-linear", r=4) if settings.pop("lora", False) else None
     kind = RolloutTrainer if settings.pop("rollout", False) else ScriptedTrainer
+    dull = settings.pop("dull", "")
     config = OmniGRPOConfig(**{
         **dict(
             output_dir=str(folder), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
@@ -102,7 +105,12 @@ def train(layout: Layout, checkpoint: str, image_files: list[str], folder: Path)
         ),
         **settings,
     })  # fmt: skip
-    trainer = kind(checkpoint, letters, config, lazily(_rows(layout, image_files)), peft_config=peft)
+
+    def reward(completions: list[Any], row_id: list[str], **columns: Any) -> list[float]:
+        pairs = zip(row_id, letters(completions), strict=True)
+        return [0.5 if layout.kinds[int(name)] in dull else value for name, value in pairs]
+
+    trainer = kind(checkpoint, reward, config, lazily(_rows(layout, image_files)), peft_config=peft)
     assert trainer.accelerator.num_processes == layout.processes, "world size"
     assert trainer.engine == layout.engine
     trainer.generated, drawn = [], []

@@ -11,6 +11,8 @@ SETTINGS = {
     "frozen tower": {"freeze_vision_tower": True},
     "checkpointing": {"gradient_checkpointing": True, "shared_prefix": "auto"},
     "two iterations": {"num_iterations": 2},
+    # the first process has no signal in the first step, the second one none in the second
+    "no signal": {"dull": "T", "shared_prefix": "auto"},
 }
 SAME = {
     (engine, name): Layout("TTIMIMTT", engine, 2, accumulation=2, settings=settings)
@@ -25,6 +27,8 @@ OTHER = {
     "offload": Layout(
         "TIIT", "zero3_offload", 2, settings={"rollout": True, "learning_rate": 0.0, "max_grad_norm": 1e6}
     ),
+    # two further rollouts in the first step, which bring other text and then I and D
+    "resampled": Layout("TTIMID", "fsdp2", 2, settings={"dull": "T", "rollout": True, "dynamic_sampling": "resample"}),
 }
 RANDOM = [random_layout(seed) for seed in range(8)]
 MORE = [random_layout(seed) for seed in range(8, 20)]
@@ -62,6 +66,12 @@ def test_text_steps_between_steps_with_images_leave_the_tower_alone(faults):
 @pytest.mark.parametrize("name", ["ungathered", "offload"])
 def test_zero3_in_its_other_forms(faults, name):
     assert faults[OTHER[name]] == ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1600)
+def test_groups_without_signal_are_replaced_under_fsdp2(faults):
+    assert faults[OTHER["resampled"]] == ""
 
 
 @pytest.mark.slow
