@@ -1,16 +1,21 @@
-"""Seconds to the same held-out accuracy with `dynamic_sampling: off` and `resample`, where most groups have no signal.
+"""Seconds to the same held-out accuracy where most groups have no signal, by what is done about them.
 
-    python benchmarks/dynamic_sampling.py [--seconds 240] [--seeds 3] [--hopeless 0.65]
+    python benchmarks/dynamic_sampling.py [--seconds 240] [--seeds 3] [--hopeless 0.65] [--lines FILE]
+
+`full` trains on every completion (`skip_zero_advantages: false`), `skip` leaves those without signal out of the forward
+and backward pass, `resample` does so and puts other groups in their place (`dynamic_sampling: resample`).
 
 Questions about drawn scenes (colour, shape, count); a share of the training samples has an answer that no completion
-reaches, as wrong annotations have. The tiny policy is rewarded for the exact answer. Both ways train for the same
-seconds, one after the other for each seed; every few seconds they answer held-out samples, which is not counted. The
-mark is the highest mean of three accuracies in a row that `off` reaches; the seconds are those of the first such mean
-at or above the mark.
+reaches, as wrong annotations have. The tiny policy is rewarded for the exact answer. All train for the same seconds of
+the processor, on one thread, one after the other for each seed; every few seconds they answer held-out samples, which
+is not counted. The mark is the highest mean of three accuracies in a row that `full` reaches; the seconds are those of
+the first such mean at or above the mark. With `--lines FILE` each run's curve is kept there as it ends, and a later
+call goes on with the runs that are missing.
 """
 
 import argparse
 import json
+import math
 import os
 import random
 import statistics
@@ -24,6 +29,7 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import torch
 from transformers import PrinterCallback, TrainerCallback
 
 from omnirl_core.data import load_dataset
@@ -33,7 +39,11 @@ from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_tools.evaluation.score import evaluate
 
 TASKS = ("color", "shape", "count")
-KINDS = ("off", "resample")
+KINDS = {
+    "full": {"skip_zero_advantages": False},
+    "skip": {},
+    "resample": {"dynamic_sampling": "resample"},
+}
 
 
 @dataclass
@@ -53,10 +63,10 @@ class Curve(TrainerCallback):
         self._measure()
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self._begun = time.perf_counter()
+        self._begun = time.process_time()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.spent += time.perf_counter() - self._begun
+        self.spent += time.process_time() - self._begun
         control.should_training_stop = self.spent >= self.seconds
         if control.should_training_stop or self.spent >= len(self.points) * self.every_s:
             self._measure()
@@ -88,7 +98,7 @@ def run(kind: str, seed: int, args: argparse.Namespace, folder: Path, data: tupl
         str(folder / f"{kind}{seed}"), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
         disable_tqdm=True, save_strategy="no", logging_steps=1, max_steps=100_000, seed=seed, num_generations=8,
         per_device_train_batch_size=64, max_completion_length=48, learning_rate=args.learning_rate, warmup_steps=5,
-        lr_scheduler_type="constant_with_warmup", dynamic_sampling=kind,
+        lr_scheduler_type="constant_with_warmup", **KINDS[kind],
     )  # fmt: skip
     curve = Curve(args.seconds, args.seconds / args.points, list(data[1]), rewards)
     trainer = OmniGRPOTrainer(tiny_policy(), rewards, config, data[0], callbacks=[curve])
@@ -96,8 +106,10 @@ def run(kind: str, seed: int, args: argparse.Namespace, folder: Path, data: tupl
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     lines = [line for line in trainer.state.log_history if "frac_reward_zero_std" in line]
-    name = "frac_reward_zero_std" if kind == "off" else "dynamic_sampling/rejected_share"
+    name = "dynamic_sampling/rejected_share" if kind == "resample" else "frac_reward_zero_std"
     return {
+        "kind": kind,
+        "seed": seed,
         "points": curve.points,
         "steps": len(lines),
         "without_signal": statistics.mean(line[name] for line in lines),
@@ -118,27 +130,43 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--hopeless", type=float, default=0.65, help="share of the samples that cannot be solved")
     parser.add_argument("--learning_rate", type=float, default=1e-4)
     parser.add_argument("--samples", type=int, default=1500)
+    parser.add_argument("--lines", type=Path, help="a file of runs that are measured, to go on with")
     args = parser.parse_args(argv)
-    ratios = []
-    print("seed kind      steps  no signal  rounds  accuracy: first  mark/best  seconds to the mark")
+    torch.set_num_threads(1)
+    known = args.lines.read_text().splitlines() if args.lines and args.lines.exists() else []
+    found = {(one["kind"], one["seed"]): one for one in map(json.loads, known)}
     with tempfile.TemporaryDirectory() as name:
         data = samples(Path(name), args.samples, args.hopeless)
         for seed in range(args.seeds):
-            order = KINDS if seed % 2 == 0 else KINDS[::-1]
-            found = {kind: run(kind, seed, args, Path(name), data) for kind in order}
-            mark = max(value for _, value in means(found["off"]["points"]))
-            reached = {}
-            for kind in KINDS:
-                one, curve = found[kind], means(found[kind]["points"])
-                reached[kind] = next((spent for spent, value in curve if value >= mark), float("inf"))
-                best = max(value for _, value in curve)
-                print(
-                    f"{seed:<4} {kind:9} {one['steps']:5} {one['without_signal']:10.0%} {one['rounds']:7.2f} "
-                    f"{one['points'][0][1]:16.3f} {best:10.3f} {reached[kind]:20.0f}", flush=True,
-                )  # fmt: skip
-            ratios.append(reached["resample"] / reached["off"])
-    print(f"resample over off: {', '.join(f'{r:.2f}' for r in ratios)}; median {statistics.median(ratios):.2f}")
+            order = list(KINDS) if seed % 2 == 0 else list(KINDS)[::-1]
+            for kind in (kind for kind in order if (kind, seed) not in found):
+                one = found[kind, seed] = run(kind, seed, args, Path(name), data)
+                if args.lines:
+                    with args.lines.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(one) + "\n")
+    report(found, args.seeds)
     return 0
+
+
+def report(found: dict[tuple[str, int], dict[str, Any]], seeds: int) -> None:
+    """A line a run, and each kind's seconds over those of `full`."""
+    ratios: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    print("seed kind      steps  s/step  no signal  rounds  accuracy: first  mark/best  seconds to the mark")
+    for seed in range(seeds):
+        curves = {kind: means(found[kind, seed]["points"]) for kind in KINDS}
+        mark = max(value for _, value in curves["full"])
+        reached = {k: next((s for s, value in curve if value >= mark), math.inf) for k, curve in curves.items()}
+        for kind, curve in curves.items():
+            one = found[kind, seed]
+            ratios[kind].append(reached[kind] / reached["full"])
+            print(
+                f"{seed:<4} {kind:9} {one['steps']:5} {one['points'][-1][0] / one['steps']:7.2f} "
+                f"{one['without_signal']:10.0%} {one['rounds']:7.2f} {one['points'][0][1]:16.3f} "
+                f"{max(value for _, value in curve):10.3f} {reached[kind]:20.0f}", flush=True,
+            )  # fmt: skip
+    for kind in list(KINDS)[1:]:
+        text = ", ".join(f"{ratio:.2f}" for ratio in ratios[kind])
+        print(f"{kind} over full: {text}; median {statistics.median(ratios[kind]):.2f}")
 
 
 if __name__ == "__main__":
