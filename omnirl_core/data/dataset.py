@@ -213,11 +213,11 @@ def is_in_order(dataset: object) -> bool:
     return is_of_rows(dataset) and bool(_transform(dataset).in_order)  # type: ignore[arg-type]
 
 
-def routing(dataset: datasets.Dataset) -> Iterator[tuple[str, str | None, object]]:
-    """(row_id, task, solution) of each row of `load_dataset`, read without opening an image."""
+def routing(dataset: datasets.Dataset) -> Iterator[tuple[str, str | None, object, object]]:
+    """(row_id, task, solution, options) of each row of `load_dataset`, read without opening an image."""
     for text in dataset.with_format(None)[_COLUMN]:
-        source, _, solution, _, task, _ = json.loads(text)
-        yield source, task, solution
+        source, _, solution, _, task, extra = json.loads(text)
+        yield source, task, solution, extra.get("options")
 
 
 def for_language_model(dataset: datasets.Dataset) -> datasets.Dataset:

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 from omnirl_core.rewards.registry import FileFunction
 from omnirl_core.rewards.reward import Reward
 
-FORM = ("think_format", "length_band", "repetition")
+FORM = (
+    "think_format", "length_band", "repetition", "language_consistency", "overlong", "json_format", "markdown_format",
+)  # fmt: skip
 """Scorers that look at how a completion is written, not at whether it is right."""
 MOST_TRIED = 2000
 """Samples whose solutions are tried, spread evenly; routing by task is looked at for all."""
@@ -20,6 +22,7 @@ class Sample(NamedTuple):
     row_id: str
     task: str | None
     solution: object
+    options: object = None
 
 
 def accuracy_rewards(rewards: Iterable[object]) -> list[Reward]:
@@ -65,7 +68,7 @@ def _reads(judge: Reward, sample: Sample) -> bool:
     if isinstance(judge.scorer, FileFunction) or getattr(judge.scorer, "__name__", "") == "code":
         return True
     try:
-        return judge.score(_PROBE, sample.solution, task=sample.task) is not None
+        return judge.score(_PROBE, sample.solution, task=sample.task, options=sample.options) is not None
     except (ValueError, TypeError, ImportError, OSError, RuntimeError):
         return True  # wants what only the run has; the run tells
 

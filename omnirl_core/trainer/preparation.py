@@ -188,7 +188,7 @@ def fit_rewards(reward_funcs: Any, train_dataset: object, eval_dataset: object =
         logger.warning("no reward judges whether an answer is right, only how it is written: %s", names)
     tasks = {one.task for one in samples}
     if is_of_rows(eval_dataset):
-        tasks |= {task for _, task, _ in routing(eval_dataset)}
+        tasks |= {task for _, task, *_ in routing(eval_dataset)}
     return used_rewards(rewards, tasks)
 
 

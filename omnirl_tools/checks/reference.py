@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from omnirl_core.boxes import LabelledBox, Size, area, from_pixels, parse_labelled_boxes, to_pixels
+from omnirl_core.rewards.code.test_cases import read_exercise
 from omnirl_core.rewards.format import think_format
 from omnirl_core.rewards.reward import Reward, signature_of
 from omnirl_core.text import reference_texts, strip_tags
@@ -15,6 +16,9 @@ THOUGHTS = ("This is what the question asks for.", THOUGHT, "ok")
 MOST_ANSWERS = 8
 """Alternatives of a reference that are tried; one of them is enough."""
 
+STRUCTURED = {"set_f1", "ranking", "json_fields", "mask_iou", "temporal_iou", "point_distance"}
+"""Scorers whose references may be lists or objects as a whole, written as JSON."""
+
 
 def reference_answers(
     solution: object, rewards: Iterable[Reward], image_sizes: Sequence[Size], resized_sizes: Sequence[Size]
@@ -24,14 +28,19 @@ def reference_answers(
     [] where the reference holds no answer that could be written down: nothing, or the tests of a program.
     """
     found: dict[str, None] = {}
+    rewards = list(rewards)
     reader = next((reward for reward in rewards if reads_boxes(reward)), None)
     if reader is not None:
         found |= dict.fromkeys(_box_answers(solution, reader, image_sizes, resized_sizes))
     if solution in ([], "[]"):
         found["[]"] = None
-    for text in reference_texts(solution) or ():
-        found[text] = None
-    return list(found)[:MOST_ANSWERS]
+    listed = solution if isinstance(solution, list) else []
+    people = listed and all(isinstance(one, Mapping) and "answer" in one for one in listed)
+    for one in listed if people else [] if read_exercise(solution) else [solution]:
+        found |= dict.fromkeys(reference_texts(one) or ())
+    structured = any(getattr(reward.scorer, "__name__", "") in STRUCTURED for reward in rewards)
+    whole = [json.dumps(solution, ensure_ascii=False)] if structured and isinstance(solution, list | dict) else []
+    return [*list(found)[:MOST_ANSWERS], *whole]
 
 
 def reference_completions(answer: str, rewards: Sequence[Reward]) -> Iterator[str]:

@@ -17,6 +17,7 @@ COMMANDS = {
         "omnirl_tools.commands.check_rewards",
         "whether reference answers earn full marks, and hacks do not",
     ),
+    "suggest-rewards": ("omnirl_tools.commands.suggest_rewards", "a rewards.yaml from what the references look like"),
     "estimate-memory": (
         "omnirl_tools.commands.estimate_memory",
         "what each GPU has to hold, from the config alone",

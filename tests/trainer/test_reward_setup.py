@@ -136,6 +136,12 @@ def test_the_rows_of_the_readme_are_judged_or_refused(path):
         assert not unread
 
 
+def test_a_choice_written_as_text_is_judged_by_its_options():
+    rewards = load_rewards(ROOT / "recipes/rewards/multiple_choice.yaml")
+    assert coverage_error([Sample("train.json:1", None, "cab", ["cab", "bus"])], rewards) is None
+    assert "no reward can read (choice)" in coverage_error([Sample("train.json:1", None, "cab")], rewards)
+
+
 def test_the_rows_of_the_readme_train_under_the_mixed_rewards(tiny_checkpoint, tmp_path):
     (tmp_path / "img").mkdir()
     for number in (1, 2):

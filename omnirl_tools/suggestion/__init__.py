@@ -1,0 +1,1 @@
+"""What `omnirl suggest-rewards` reads in references, and which judges fit."""
