@@ -9,7 +9,7 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with notebooks/sanitize.cf
 TRAINER_TESTS := $(addprefix tests/trainer/,test_seams.py test_matrix.py test_dummy_image.py test_model_reuse.py test_multimodal.py \
   shared_prefix/test_packing.py shared_prefix/test_rollout.py shared_prefix/test_support.py)
 
-.PHONY: help setup setup-vllm demo ops test test-vllm test-all test-repeat test-oldest test-newest lint fmt notebooks fuzz bench
+.PHONY: help setup setup-vllm demo ops test test-vllm test-all test-repeat test-oldest test-newest lint fmt notebooks docs fuzz bench
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -70,6 +70,9 @@ fmt: setup  ## format the code
 
 notebooks: setup  ## run the tutorial notebooks, each in a new process, and compare what they print with what they keep
 	OMP_NUM_THREADS=1 $(PYTEST) $(NBVAL) notebooks
+
+docs: setup  ## build the documentation site into site/; to read and search it: python -m http.server -d site
+	PYTHONPATH=. NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
 
 fuzz: setup  ## fuzz every reader of answers and data, one minute each (SECONDS=60); findings in fuzz_findings/
 	for target in tags boxes json_value jsonl json_list yaml_text record rewards mixture config; do \
