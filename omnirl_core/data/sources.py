@@ -160,7 +160,7 @@ def _context(source: Source, files: ImageFiles, allow_outside: bool) -> RowConte
 
 def _source_rows(source: Source, seed: str, context: RowContext) -> Iterator[Record | DataError]:
     n_rows = 0
-    for row in _sampled_rows(source, seed):
+    for row in raw_rows(source, seed):
         n_rows += 1
         where = f"{source.place}:{row.place}"
         if row.fault:
@@ -178,7 +178,7 @@ def _source_rows(source: Source, seed: str, context: RowContext) -> Iterator[Rec
         logger.warning("%s has %d rows, %s were asked for; all are used", source.place, n_rows, amount)
 
 
-def _sampled_rows(source: Source, seed: str) -> Iterator[RawRow]:
+def raw_rows(source: Source, seed: str = "") -> Iterator[RawRow]:
     """The rows that the source's strategy takes; counts them first only where it must."""
     ending = next((ending for ending in READERS if source.place.endswith(ending)), "")
     dataset = None

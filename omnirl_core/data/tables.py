@@ -164,8 +164,14 @@ def _text(value: object) -> str:
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
+_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
+"""How files of images begin."""
+
+
 def _image_path(image: Any) -> Any:
-    """The path of an image that `datasets` holds as {"bytes", "path"}; anything else as it is."""
+    """The path of an image that `datasets` holds as {"bytes", "path"}, or of bare bytes; anything else as it is."""
+    if isinstance(image, bytes) and image.startswith(_STARTS):
+        return image_file(image)
     if not isinstance(image, dict) or set(image) != {"bytes", "path"}:
         return image
     if image["bytes"] is None:

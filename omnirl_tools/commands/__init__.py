@@ -8,6 +8,7 @@ With `TAKES_OVERRIDES = True`, `arguments.overrides` has what else stands on the
 import sys
 
 COMMANDS = {
+    "init": ("omnirl_tools.commands.init", "a folder that trains, from your data, model and GPU; or a demo"),
     "train": ("omnirl_tools.commands.script", "GRPO on a config: recipes/grpo.py"),
     "sft": ("omnirl_tools.commands.script", "a warm start on a config: recipes/sft.py"),
     "evaluate": ("omnirl_tools.commands.script", "judge a model by a config's rewards: recipes/evaluate.py"),
