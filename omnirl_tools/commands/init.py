@@ -10,8 +10,10 @@ a CPU. Nothing is overwritten, no weight is read, and what could not be told is 
 
 import argparse
 
+from omnirl_core.data.columns import ColumnNames, checked_columns
 from omnirl_core.yaml_loader import read_mapping
 from omnirl_tools.commands import CannotRun
+from omnirl_tools.init.folder import check_folder, demo, write
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,23 +30,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from omnirl_tools.init import folder as project  # with it comes torch, which takes seconds
-    from omnirl_tools.init.model import DEFAULT, read_model
-
     folder = arguments.folder.rstrip("/") or arguments.folder
-    project.check_folder(folder)
+    check_folder(folder)
     if arguments.data is None:
         given = [
             name for name in ("model", "gpu_memory", "image_root", "columns") if getattr(arguments, name) is not None
         ]
         if given:
             raise CannotRun(f"--{given[0]} wants --data; without both, the demo on drawn shapes is written")
-        written = project.demo(folder)
+        written = demo(folder)
     else:
-        model = read_model(arguments.model or DEFAULT, needs_images=False)
+        from omnirl_tools.init.model import DEFAULT, read_model  # with them comes torch, which takes seconds
+        from omnirl_tools.init.project import project
+
+        model = read_model(arguments.model or DEFAULT)
         columns = _columns(arguments.columns)
-        written = project.project(folder, arguments.data, model, arguments.image_root, columns, arguments.gpu_memory)
-    project.write(folder, written.files)
+        written = project(folder, arguments.data, model, arguments.image_root, columns, arguments.gpu_memory)
+    write(folder, written.files)
     print("\n".join(written.seen))
     if written.unclear:
         print("\nNot clear from the data; look at it:\n" + "\n".join(f"  {text}" for text in written.unclear))
@@ -54,8 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _columns(text: str | None) -> dict | None:
+def _columns(text: str | None) -> ColumnNames | None:
     try:
-        return read_mapping(text) if text else None
+        return checked_columns(read_mapping(text)) if text else None
     except ValueError as error:
         raise CannotRun(f"--columns: {error}") from error

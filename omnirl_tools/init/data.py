@@ -176,8 +176,8 @@ def _samples(sources: Sequence[Source], data: Data) -> list[Record]:
 def _with_options(record: Record, lettered: Sequence[str]) -> Record:
     extra = {name: value for name, value in record.extra.items() if name not in DROPPED}
     if lettered:
-        options = [extra.pop(name, None) for name in lettered]
-        extra["options"] = [str(option) for option in options if option is not None]
+        each = [extra.pop(name, None) for name in lettered]
+        extra["options"] = [str(option) for option in each if option is not None]
     options = extra.get("options")
     if isinstance(options, str) and options.startswith(("[", "{")):
         with suppress(ValueError):

@@ -68,8 +68,8 @@ class Model:
         return SPACE_OF_MODEL_TYPE.get(self.config.model_type) if self.is_read else None
 
 
-def read_model(name: str, needs_images: bool) -> Model:
-    """Look at a local folder, a hub id or `tiny_policy`; CannotRun where it cannot train on the data."""
+def read_model(name: str) -> Model:
+    """Look at a local folder, a hub id or `tiny_policy`; CannotRun where it is none."""
     place = tiny_policy() if name == TINY else name
     is_local = os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1
     if is_local:
@@ -84,9 +84,6 @@ def read_model(name: str, needs_images: bool) -> Model:
                 f"--model {name}: no folder here{nearest_file(name)}; give a folder, a hub id (org/name) or {TINY}"
             ) from error
         model = _stand_in(name, str(error).splitlines()[0])
-    if needs_images and not model.sees:
-        raise CannotRun(f"--model {name}: a language model ({model.config.model_type}), and the data has images; "
-                        "take a vision-language model")  # fmt: skip
     return model
 
 
