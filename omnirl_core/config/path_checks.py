@@ -12,8 +12,8 @@ from typing import Any
 from omnirl_core.data import DataError, PromptFormat
 from omnirl_core.data.sources import find_sources
 from omnirl_core.rewards import RewardsError, load_rewards
-from omnirl_core.shapes import GROUPS, TASKS
-from omnirl_core.shapes.dataset import SPLITS, drawing_fault
+from omnirl_core.shapes import GROUPS
+from omnirl_core.shapes.dataset import KNOWN, SPLITS, drawing_fault
 from omnirl_core.type_checks import nearest, nearest_file
 from omnirl_core.types import Settings
 
@@ -87,8 +87,8 @@ def shapes_faults(shapes: object) -> Iterator[Fault]:
             yield "draw_shapes", f"draw_shapes: {key} {value!r} is not a whole number from 0 on"
     names = shapes.get("task")
     for task in names if isinstance(names, list) else [names]:
-        if task not in TASKS and task not in GROUPS:
-            yield "draw_shapes", f"draw_shapes: task {task!r} is not known{nearest(task, [*GROUPS, *TASKS])}"
+        if task not in KNOWN and task not in GROUPS:
+            yield "draw_shapes", f"draw_shapes: task {task!r} is not known{nearest(task, [*GROUPS, *KNOWN])}"
 
 
 def data_faults(name: str, values: Settings) -> Iterator[Fault]:

@@ -1,11 +1,12 @@
-"""A small drawn world and a policy small enough to learn in it on a laptop."""
+"""Two small drawn worlds, shapes and documents, and a policy small enough to learn in the first on a laptop."""
 
 from pathlib import Path
 
 from .dataset import write_dataset
+from .documents import DOCUMENTS
 from .tasks import GROUPS, TASKS
 
-__all__ = ["GROUPS", "TASKS", "tiny_policy", "write_dataset"]
+__all__ = ["DOCUMENTS", "GROUPS", "TASKS", "tiny_policy", "write_dataset"]
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 

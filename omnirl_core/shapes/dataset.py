@@ -1,4 +1,4 @@
-"""Write questions about drawn scenes as the data a user would bring: one JSON file and a folder of PNGs.
+"""Write questions about drawn scenes and pages as the data a user would bring: one JSON file and a folder of PNGs.
 
 `draw_shapes` of a YAML draws the rows of a demo where the files that the YAML names are not there yet: into a folder
 that is new or was drawn before. No file that is there is ever replaced, and a name that another file or the command
@@ -17,7 +17,11 @@ from omnirl_core.data import DataError
 from omnirl_core.type_checks import nearest
 from omnirl_core.yaml_loader import Given
 
+from .documents import DOCUMENTS, make_document
 from .tasks import GROUPS, TASKS, make_example
+
+KNOWN = (*TASKS, *DOCUMENTS)
+"""Every task that can be drawn."""
 
 
 def write_dataset(
@@ -34,7 +38,8 @@ def write_dataset(
 
     Args:
         folder: made if it is missing.
-        task: one of `TASKS`, the name of a recipe (`"mixed"`, `"rec"`, ...), or several tasks, taken in turn.
+        task: one of `TASKS` or `DOCUMENTS`, the name of a recipe (`"mixed"`, `"documents"`, ...), or several tasks,
+            taken in turn.
         n: number of rows.
         seed: rows are endless; each seed gives other rows, and the same seed the same files.
         split: `"train"` or `"test"`; no example can be in both.
@@ -55,15 +60,16 @@ def write_dataset(
     ('color', 'train/0000000-0.png')
     """
     tasks = GROUPS.get(task, (task,)) if isinstance(task, str) else tuple(task)
-    if unknown := sorted(set(tasks) - set(TASKS)):
-        raise ValueError(f"unknown task {unknown}; one of {', '.join(TASKS)} or {', '.join(GROUPS)}")
+    if unknown := sorted(set(tasks) - set(KNOWN)):
+        raise ValueError(f"unknown task {unknown}; one of {', '.join(KNOWN)} or {', '.join(GROUPS)}")
     if split not in ("train", "test"):
         raise ValueError(f"unknown split {split!r}; 'train' or 'test'")
     file = Path(name or f"{split}.json")
     files, rows = {}, []
     for index in range(n):
         task_of_row = tasks[index % len(tasks)]
-        example = make_example(task_of_row, random.Random(f"{seed}/{split}/{task_of_row}/{index}"), split)
+        make = make_document if task_of_row in DOCUMENTS else make_example
+        example = make(task_of_row, random.Random(f"{seed}/{split}/{task_of_row}/{index}"), split)
         row = {"problem": example.problem, "solution": example.solution, "task": example.task}
         paths = []
         for k, scene in enumerate(example.scenes):

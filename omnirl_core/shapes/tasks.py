@@ -10,7 +10,7 @@ import random
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image, ImageDraw
 
@@ -80,6 +80,11 @@ class Scene:
     background: tuple[int, int, int]
     shapes: tuple[Shape, ...]
 
+    @property
+    def shown(self) -> object:
+        """What there is to see, whatever its background."""
+        return self.size, self.shapes
+
     def draw(self) -> Image.Image:
         """The image, RGB, `size` pixels.
 
@@ -121,8 +126,19 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "multi_image": ("compare",),
     "rec": ("boxes",),
     "mixed": TASKS,
+    "documents": ("field", "cell", "rows", "bar", "longest", "word", "line", "page"),  # of documents.py
 }
 """The tasks of each recipe."""
+
+
+class Drawing(Protocol):
+    """A scene of shapes, or a page."""
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+    @property
+    def shown(self) -> object: ...
+    def draw(self) -> Image.Image: ...
 
 
 @dataclass(frozen=True)
@@ -134,13 +150,13 @@ class Example:
     problem: str
     solution: object  # str, int, [x1, y1, x2, y2], or a list of references
     thought: str
-    scenes: tuple[Scene, ...] = ()
+    scenes: tuple[Drawing, ...] = ()
     key: str = ""
 
     @property
     def split(self) -> str:
         """`"test"` for one example in ten, by a hash of what is asked and shown; otherwise `"train"`."""
-        shown = [(scene.size, scene.shapes) for scene in self.scenes]
+        shown = [scene.shown for scene in self.scenes]
         return "test" if zlib.crc32(f"{self.task}|{self.key}|{shown}".encode()) % 10 == 0 else "train"
 
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from omnirl_core.data import load_dataset, load_records
-from omnirl_core.shapes import GROUPS, TASKS, write_dataset
+from omnirl_core.shapes import DOCUMENTS, GROUPS, TASKS, write_dataset
 
 
 def test_the_same_seed_writes_the_same_files_and_another_seed_others(tmp_path):
@@ -20,7 +20,7 @@ def test_the_same_seed_writes_the_same_files_and_another_seed_others(tmp_path):
         assert (tmp_path / "a" / image).read_bytes() == (tmp_path / "b" / image).read_bytes()
 
 
-@pytest.mark.parametrize("task", [*TASKS, *GROUPS])
+@pytest.mark.parametrize("task", [*TASKS, *DOCUMENTS, *GROUPS])
 def test_every_task_is_read_back(tmp_path, task):
     file = write_dataset(tmp_path, task, n=14, seed=0, split="test")
     rows = json.loads(file.read_text())
