@@ -1,5 +1,6 @@
 """The settings of a run and of its warm start, each with its reason, as the text of a YAML."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -154,12 +155,12 @@ def _optimization(plan: Plan) -> list[Line]:
     )
     if plan.model.is_tiny:
         return [
-            ("per_device_train_batch_size", 128, "one step = 16 prompts x num_generations (8) completions"),
+            ("per_device_train_batch_size", 64, "one step = 8 prompts x num_generations (8) completions"),
             thought,
             ("learning_rate", 1e-4, "for 1.4 million parameters; real models want 1e-6"),
             ("lr_scheduler_type", "constant_with_warmup", "few steps: no time for a decay"),
             ("warmup_steps", 5, "until Adam's averages are filled"),
-            ("max_steps", 150, "as in the demos"),
+            ("max_steps", 80, "minutes on a CPU; more go on learning"),
             ("seed", 0, "the same run again"),
         ]
     lines: list[Line] = []
@@ -177,8 +178,8 @@ def _optimization(plan: Plan) -> list[Line]:
 
 
 def _imitation(plan: Plan) -> list[Line]:
-    rows = 32 if plan.model.is_tiny else min(8, plan.fit.settings.get("per_device_train_batch_size", 8))
-    steps = max(40, min(200, 4 * len(plan.data.train) // rows))
+    rows = 16 if plan.model.is_tiny else min(8, plan.fit.settings.get("per_device_train_batch_size", 8))
+    steps = max(40, min(120, 3 * len(plan.data.train) // (2 * rows)))
     passes = steps * rows / len(plan.data.train)
     rate = 1e-3 if plan.model.is_tiny else 1e-5 if plan.fit.how == "full" else 1e-4
     return [
@@ -236,6 +237,8 @@ def yaml_line(line: Line) -> str:
     "learning_rate: 1.0e-05  # VLM-R1's"
     """
     key, value, reason = line
+    if "\n" in str(value):
+        return f"{key}: {json.dumps(value, ensure_ascii=False)}" + f"  # {reason}" * bool(reason)
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True, sort_keys=False)
     text = text.removesuffix("\n").removesuffix("\n...")
     return f"{key}: {text}" + f"  # {reason}" * bool(reason)
