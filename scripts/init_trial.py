@@ -3,9 +3,9 @@
     python scripts/init_trial.py --out outputs/init_trial            # all three, one after the other
     python scripts/init_trial.py --out outputs/init_trial --only messages
 
-Crops of the photographs that scikit-image and scikit-learn bring, and drawings; each data set has a layout of others:
-a CSV with `question,answer,image`, JSONL with `messages`, Parquet with the bytes of images and `options`. Each is put
-through `omnirl init`, `omnirl sft` and `omnirl train` with the tiny policy, without an edit. init was not tuned to them.
+Crops of the photographs that scikit-image and scikit-learn bring, and drawings, each data set in a layout of others:
+a CSV with `question,answer,image`, JSONL with `messages`, Parquet with the bytes of images and `options`. Each is run
+through `omnirl init`, `omnirl sft` and `omnirl train` with the tiny policy, unedited; init was not tuned to them.
 """
 
 import argparse

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         model = read_model(arguments.model or DEFAULT)
         columns = _columns(arguments.columns)
         written = project(folder, arguments.data, model, arguments.image_root, columns, arguments.gpu_memory)
-    write(folder, written.files)
+    write(folder, written)
     print("\n".join(written.seen))
     if written.unclear:
         print("\nNot clear from the data; look at it:\n" + "\n".join(f"  {text}" for text in written.unclear))

@@ -235,13 +235,21 @@ def _digest(path: str) -> str:
 
 
 def lines_of(records: Iterable[Record], image_root: str | None) -> str:
-    """JSONL of samples in our own layout; image paths below `image_root` are relative to it."""
+    """JSONL of samples in our own layout, with the paths of `shown_path`."""
     return "".join(json.dumps(_line(record, image_root), ensure_ascii=False) + "\n" for record in records)
+
+
+def images_inside(records: Iterable[Record], image_root: str | None) -> dict[str, str]:
+    """Path in the samples -> file in the cache, of images that came inside the data; they belong beside the samples."""
+    if image_root is not None:
+        return {}
+    paths = {path for record in records for path in record.images if Path(path).is_relative_to(image_folder())}
+    return {shown_path(path, None): path for path in sorted(paths)}
 
 
 def _line(record: Record, image_root: str | None) -> JsonObject:
     line: JsonObject = {"problem": record.problem, "solution": record.solution}
-    paths = [_shown_path(path, image_root) for path in record.images]
+    paths = [shown_path(path, image_root) for path in record.images]
     if paths:
         line["image"] = paths[0] if len(paths) == 1 else paths
     if record.task is not None:
@@ -249,6 +257,9 @@ def _line(record: Record, image_root: str | None) -> JsonObject:
     return line | {name: value for name, value in record.extra.items() if name not in line}
 
 
-def _shown_path(path: str, image_root: str | None) -> str:
+def shown_path(path: str, image_root: str | None) -> str:
+    """Relative to `image_root` below it; of an image that came inside the data, relative to the samples' file."""
+    if image_root is None and Path(path).is_relative_to(image_folder()):
+        return f"images/{Path(path).name}"
     root = os.path.abspath(image_root) if image_root else None
     return os.path.relpath(path, root) if root and Path(path).is_relative_to(root) else path

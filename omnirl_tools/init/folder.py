@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Mapping
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,8 @@ class Written:
     seen: list[str] = field(default_factory=list)
     unclear: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
+    images: dict[str, str] = field(default_factory=dict)
+    """Images by name -> the files that they are copies of."""
 
 
 def check_folder(folder: str) -> None:
@@ -28,11 +30,22 @@ def check_folder(folder: str) -> None:
         raise CannotRun(f"{folder} is not empty, and nothing is overwritten; name a new folder")
 
 
-def write(folder: str, files: Mapping[str, str]) -> None:
-    for name, text in files.items():
-        path = Path(folder, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+def write(folder: str, written: Written) -> None:
+    """All files, and links to images where the file system has them."""
+    for name, text in written.files.items():
+        _place(folder, name).write_text(text, encoding="utf-8")
+    for name, source in written.images.items():
+        path = _place(folder, name)
+        try:
+            os.link(source, path)
+        except OSError:  # another file system
+            shutil.copyfile(source, path)
+
+
+def _place(folder: str, name: str) -> Path:
+    path = Path(folder, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 # -- the drawn world's demo --------------------------------------------------------------------------------------

@@ -10,10 +10,11 @@ from omnirl_core.config.arguments import DataArguments
 from omnirl_core.data import Record
 from omnirl_core.data.columns import ColumnNames
 from omnirl_core.data.record import modality
+from omnirl_core.launch import silence_upstream_noise
 from omnirl_core.shapes import tiny_policy
 from omnirl_core.type_checks import counted
 from omnirl_tools.commands import CannotRun
-from omnirl_tools.init.data import Data, lines_of, read_data
+from omnirl_tools.init.data import Data, images_inside, lines_of, read_data
 from omnirl_tools.init.folder import Written, commands, readme
 from omnirl_tools.init.model import Fit, Model, fit
 from omnirl_tools.init.settings import GPU_PIXELS, TINY_PIXELS, Plan, config_text, sft_text
@@ -32,6 +33,7 @@ def project(
     folder: str, given: str, model: Model, image_root: str | None, columns: ColumnNames | None, gib: float | None
 ) -> Written:
     """All files for this data, model and GPU. CannotRun says what cannot be trained on."""
+    silence_upstream_noise()
     data = read_data(given, image_root, columns)
     if data.share("images") and not model.sees:
         raise CannotRun(f"the data has images, and {model.name} is a language model; take a vision-language model")
@@ -48,6 +50,8 @@ def project(
     if data.left_out:
         files["data/left_out.txt"] = "".join(f"{reason.splitlines()[0]}\n" for reason in data.left_out)
     written = Written(files, _seen(plan), [*data.unclear, *rewards.unclear, *model.unclear, *plan.fit.unclear])
+    inside = images_inside(data.samples, data.image_root)
+    written.images = {f"data/{name}": path for name, path in inside.items()}
     written.commands = commands(folder, plan.taught if plan.warm_start else None)
     files["README.md"] = readme(folder, f"{given}, {model.name}, {_machine(plan.fit)}", written)
     return written
@@ -128,7 +132,7 @@ def _answer_tokens(data: Data, model: Model) -> int:
 def _longest(data: Data, model: Model, template: str | None, max_pixels: int | None) -> Prompt:
     with tempfile.TemporaryDirectory(prefix="omnirl_init_") as place:
         path = Path(place, "samples.jsonl")
-        path.write_text(lines_of(data.samples, None), encoding="utf-8")
+        path.write_text(lines_of(data.samples, place), encoding="utf-8")
         templates = None if template is None else {"default": template}
         arguments = DataArguments(str(path), templates=templates, allow_outside_image_root=True)
         return longest_prompt(arguments, model.config, None, max_pixels) or Prompt(256)
