@@ -2,6 +2,8 @@
 
 import copy
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from peft import PeftConfig
@@ -74,6 +76,25 @@ def set_pixel_budget(processor: object, min_pixels: int | None, max_pixels: int 
             f"min_pixels {low:,} is above max_pixels {high:,} (what you leave out is the checkpoint's own)"
         )
     images.size = SizeDict(shortest_edge=low, longest_edge=high)
+
+
+@contextmanager
+def unpadded(processor: object) -> Iterator[None]:
+    """Have the processor tokenize several prompts into lists of ids, each of its own length, as TRL 1.16 takes them.
+
+    Of transformers 5.24, Gemma 4's pads them by default, and the padding would count as the prompts' own tokens;
+    Mistral 3's makes tensors, which prompts of several lengths do not fit.
+    """
+    defaults, own = getattr(processor, "text_kwargs", None), vars(processor).get("text_kwargs")
+    if not isinstance(defaults, dict) or not {"padding", "return_tensors"} & defaults.keys():
+        yield
+        return
+    vars(processor)["text_kwargs"] = {k: v for k, v in defaults.items() if k not in ("padding", "return_tensors")}
+    try:
+        yield
+    finally:
+        del vars(processor)["text_kwargs"]
+        vars(processor).update({} if own is None else {"text_kwargs": own})
 
 
 def vision_tower_name(model: nn.Module) -> str | None:

@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,76 +21,17 @@ import torch
 import transformers as hf
 from datasets import Dataset
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PrinterCallback
 
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
+from scripts import newer_families as newer
+from scripts.family_parts import HEAD_DIM, PATCH, ROPE, TEXT, VISION, Built, qwen, tokenizer
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 START, END = "<!-- made by scripts/model_families.py -->", "<!-- end of scripts/model_families.py -->"
-TEXT: dict[str, Any] = dict(
-    hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-    max_position_embeddings=1024, bos_token_id=None, tie_word_embeddings=True,
-)  # fmt: skip
-VISION: dict[str, Any] = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
-ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10_000.0}
-PATCH, HEAD_DIM = 8, 8
-TEMPLATE = (
-    "{{% for message in messages %}}<|im_start|>{{{{ message['role'] }}}}\n"
-    "{{% if message['content'] is string %}}{{{{ message['content'] }}}}"
-    "{{% else %}}{{% for part in message['content'] %}}{{% if part['type'] == 'image' %}}{image}"
-    "{{% elif 'text' in part %}}{{{{ part['text'] }}}}{{% endif %}}{{% endfor %}}{{% endif %}}"
-    "<|im_end|>\n{{% endfor %}}{{% if add_generation_prompt %}}<|im_start|>assistant\n{{% endif %}}"
-)
-Built = tuple[Any, Any]
-"""Processor (or tokenizer) and model."""
 
 
 # --- tiny checkpoints ---
-
-
-def tokenizer(image: str = "", **named: str) -> Any:
-    """One token a byte, and special tokens under the names by which the family's processor asks for them."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    raw = Tokenizer(models.BPE(vocab={byte: i for i, byte in enumerate(alphabet)}, merges=[]))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    raw.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>", *named.values()])
-    return hf.PreTrainedTokenizerFast(
-        tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>",
-        chat_template=TEMPLATE.format(image=image), extra_special_tokens=named, clean_up_tokenization_spaces=False,
-    )  # fmt: skip
-
-
-def qwen_processor(kind: Any, images: Any, videos: Any) -> Any:
-    tokens = tokenizer(
-        "<|vision_start|><|image_pad|><|vision_end|>", image_token="<|image_pad|>", video_token="<|video_pad|>",
-        vision_bos_token="<|vision_start|>", vision_eos_token="<|vision_end|>",
-    )  # fmt: skip
-    size = dict(size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64}, patch_size=PATCH, merge_size=2)
-    return kind(images(**size), tokens, videos(**size), chat_template=tokens.chat_template)
-
-
-def qwen_ids(tokens: Any) -> dict[str, Any]:
-    token = tokens.convert_tokens_to_ids
-    return dict(
-        image_token_id=token("<|image_pad|>"), video_token_id=token("<|video_pad|>"),
-        vision_start_token_id=token("<|vision_start|>"), vision_end_token_id=token("<|vision_end|>"),
-        tie_word_embeddings=True,
-    )  # fmt: skip
-
-
-def qwen(family: str, vision: dict[str, Any], videos: str = "Qwen2", **text: Any) -> Built:
-    """A family of Qwen's; `vision` and `text` are what its configuration has besides the common sizes."""
-    kind, made_videos = getattr(hf, f"{family}Processor"), getattr(hf, f"{videos}VLVideoProcessor")
-    processor = qwen_processor(kind, hf.Qwen2VLImageProcessor, made_videos)
-    tokens = processor.tokenizer
-    config = getattr(hf, f"{family}Config")(
-        text_config=TEXT | {"vocab_size": len(tokens), "rope_parameters": ROPE} | text,
-        vision_config={"depth": 2, "hidden_size": 32, "num_heads": 2, "patch_size": PATCH} | vision,
-        **qwen_ids(tokens),
-    )
-    return processor, getattr(hf, f"{family}ForConditionalGeneration")(config)
 
 
 def qwen2_vl() -> Built:
@@ -111,7 +52,8 @@ def qwen3_vl() -> Built:
     return qwen("Qwen3VL", sizes, videos="Qwen3", **more)
 
 
-def internvl() -> Built:
+def internvl(**text: Any) -> Built:
+    """`text` is what its language model has besides the common sizes: Qwen2 unless it says so."""
     tokens = tokenizer(
         "<IMG_CONTEXT>", context_image_token="<IMG_CONTEXT>", start_image_token="<img>", end_image_token="</img>",
         video_token="<video>",
@@ -121,7 +63,7 @@ def internvl() -> Built:
     videos = hf.InternVLVideoProcessor(size=size)
     processor = hf.InternVLProcessor(images, tokens, videos, image_seq_length=4, chat_template=tokens.chat_template)
     config = hf.InternVLConfig(
-        text_config=TEXT | {"model_type": "qwen2", "vocab_size": len(tokens)},
+        text_config=TEXT | {"model_type": "qwen2", "vocab_size": len(tokens)} | text,
         vision_config=VISION | {"image_size": [32, 32], "patch_size": [PATCH, PATCH]},
         image_token_id=tokens.context_image_token_id, image_seq_length=4, downsample_ratio=0.5,
     )  # fmt: skip
@@ -193,10 +135,19 @@ FAMILIES: dict[str, Callable[[], Built]] = {
     "Qwen2-VL": qwen2_vl,
     "Qwen2.5-VL": qwen2_5_vl,
     "Qwen3-VL": qwen3_vl,
+    "Qwen3-VL-MoE": newer.qwen3_vl_moe,
+    "Qwen3.5": newer.qwen3_5,
     "InternVL": internvl,
+    "InternVL3.5": lambda: internvl(model_type="qwen3", head_dim=HEAD_DIM),
     "Gemma 3": gemma3,
+    "Gemma 4": newer.gemma4,
+    "GLM-4.1V": newer.glm4v,
+    "Mistral 3": newer.mistral3,
+    "LFM2-VL": newer.lfm2_vl,
     "SmolVLM": smolvlm,
+    "Idefics3": newer.idefics3,
     "LLaVA-NeXT": llava_next,
+    "LLaVA-OneVision": newer.llava_onevision,
     "Qwen2 (text-only)": text_only(hf.Qwen2Config, hf.Qwen2ForCausalLM),
     "Llama (text-only)": text_only(hf.LlamaConfig, hf.LlamaForCausalLM),
 }
@@ -245,16 +196,22 @@ def letters(completions: list[Any], **columns: Any) -> list[float]:
     return [sum(completion[0]["content"].encode()) % 97 / 97 for completion in completions]
 
 
-def make_trainer(checkpoint: str, rows: list[dict[str, Any]], output: str, **settings: Any) -> OmniGRPOTrainer:
+def make_trainer(
+    checkpoint: str, rows: list[dict[str, Any]], output: str, has_images: bool = True, **settings: Any
+) -> OmniGRPOTrainer:
+    """`has_images`: whether the run has to reckon with samples that have some, as most do."""
     defaults: dict[str, Any] = dict(
         use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none", disable_tqdm=True, beta=0.1,
         save_strategy="no", logging_steps=1, max_steps=2, seed=1, num_generations=2, learning_rate=1e-3,
         per_device_train_batch_size=2, gradient_accumulation_steps=len(rows), max_completion_length=6,
     )  # fmt: skip
     names = list(rows[0])
-    data = Dataset.from_dict({"place": list(range(len(rows)))}).with_transform(
-        lambda batch: {name: [rows[i][name] for i in batch["place"]] for name in names}
-    )
+
+    def transform(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        return {name: [rows[i][name] for i in batch["place"]] for name in names}
+
+    vars(transform)["has_images"] = has_images
+    data = Dataset.from_dict({"place": list(range(len(rows)))}).with_transform(transform)
     trainer = OmniGRPOTrainer(checkpoint, letters, OmniGRPOConfig(output, **{**defaults, **settings}), data)
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -273,11 +230,13 @@ class Outcome:
     other_image: float
     """The smallest difference that another image makes to a row: that the comparison would see it."""
     shares_prefix: bool
+    refused: tuple[str, ...] = ()
+    """The kinds that the trainer refuses, with a reason, before it trains."""
 
     @property
     def line(self) -> str:
         sees = len(self.trained) > 1
-        kinds = ["yes" if kind in self.moved else "-" for kind in KINDS]
+        kinds = ["yes" if kind in self.moved else "refused" if kind in self.refused else "-" for kind in KINDS]
         alone = "yes" if self.difference <= 1e-4 < self.other_image / 10 else f"differs by {self.difference:.1g}"
         cells = [self.family, *kinds, alone if sees else "-", "shared" if self.shares_prefix else "plain"]
         return f"| {' | '.join(cells)} |"
@@ -287,13 +246,23 @@ KINDS = ("text-only", "one image", "several images", "mixed")
 HEAD = ["family", *KINDS, "a sample alone = in a mixed batch", "prefix of a group"]
 
 
-def run_family(family: str, folder: Path) -> Outcome:
-    """Train on each kind of rows, one prompt a micro-batch, and compare rows alone with rows among others."""
+def train_family(family: str, folder: Path, only: str | None = None) -> Outcome:
+    """Train on each kind of rows, or on one of them, one prompt a micro-batch; `difference` is left at 0."""
     checkpoint = write_checkpoint(family, folder / "checkpoint")
     kinds = rows_by_kind(folder, sees="text-only" not in family)
-    moved, shares = [], False
+    moved, refused, shares = [], [], False
     for kind, rows in kinds.items():
-        trainer = make_trainer(checkpoint, rows, str(folder / "run"))
+        if only not in (None, kind):
+            continue
+        try:
+            trainer = make_trainer(checkpoint, rows, str(folder / "run"))
+        except ValueError as error:
+            if "TRL does not hand to the model" not in str(error):
+                raise
+            if kind != "text-only":
+                refused.append(kind)
+                continue
+            trainer = make_trainer(checkpoint, rows, str(folder / "run"), has_images=False)
         before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
         trainer.train()
         shares = trainer.shared_prefix is not None
@@ -301,15 +270,25 @@ def run_family(family: str, folder: Path) -> Outcome:
         sees_them = kind == "text-only" or any("vision" in name or "visual" in name for name in changed)
         if sees_them and any("layers" in name for name in changed) and trainer.state.global_step == 2:
             moved.append(kind)
+    trained = tuple(kind for kind in kinds if kind not in refused and only in (None, kind))
+    return Outcome(family, trained, tuple(moved), 0.0, 0.0, shares, tuple(refused))
+
+
+def run_family(family: str, folder: Path) -> Outcome:
+    """Train on each kind of rows, and compare rows alone with rows among others."""
+    outcome = train_family(family, folder)
+    if outcome.refused:
+        return outcome
+    checkpoint, run = str(folder / "checkpoint"), str(folder / "run")
+    kinds = rows_by_kind(folder, sees=len(outcome.trained) > 1)
     mixed = kinds.get("mixed", kinds["text-only"])
-    run = str(folder / "run")
     together = log_probs(checkpoint, mixed, run)
     alone = [log_probs(checkpoint, [one], run)[0] for one in mixed]
     difference = max((a - b).abs().max().item() for a, b in zip(together, alone, strict=True))
     others = [log_probs(checkpoint, [with_other_image(one)], run)[0] for one in mixed if one["images"]]
     seen = [values for one, values in zip(mixed, alone, strict=True) if one["images"]]
     moves = [(a - b).abs().max().item() for a, b in zip(seen, others, strict=True)]
-    return Outcome(family, tuple(kinds), tuple(moved), difference, min(moves, default=0.0), shares)
+    return replace(outcome, difference=difference, other_image=min(moves, default=0.0))
 
 
 def with_other_image(one: dict[str, Any]) -> dict[str, Any]:

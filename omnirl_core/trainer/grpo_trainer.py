@@ -25,6 +25,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 
 from omnirl_core.launch import silence_upstream_noise
+from omnirl_core.models import unpadded
 from omnirl_core.trainer.callbacks import PREPARE, ROLLOUT, SCORE, JsonlLogger, StepTimer, replace_progress
 from omnirl_core.trainer.completion_logging import (
     as_text,
@@ -55,6 +56,7 @@ from omnirl_core.trainer.fsdp import (
 )
 from omnirl_core.trainer.grpo_config import OFF, OmniGRPOConfig, default_config, settings_of
 from omnirl_core.trainer.multimodal import (
+    check_image_inputs,
     counted_by_sample,
     mixed_samples,
     note_resized_sizes,
@@ -189,6 +191,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         self._rewards = torch.empty(0)
         # tools and environments can bring images into a run whose data has none
         self._is_mixed = self._is_vlm and bool(prepared.may_have_images or tools or has_environment)
+        check_image_inputs(self)
         set_up_vision(self, ddp_search)
         note_vllm_dtype(self)
         self._add_callbacks()
@@ -315,11 +318,11 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, Any]:
         """Each distinct prompt once; the grid of patches tells rewards the size at which the policy sees an image."""
         batch = self._batch
-        if self.shared_prefix is None or batch is None:
-            prompt_ids, images, fields = super()._tokenize_prompts(prompts)
-        else:
-            tokenized = super()._tokenize_prompts(batch.distinct_prompts)
-            prompt_ids, images, fields = self.shared_prefix.expand(tokenized)
+        with unpadded(self.processing_class):
+            tokenized = super()._tokenize_prompts(prompts if batch is None else batch.distinct_prompts)
+        if batch is not None and self.shared_prefix is not None:
+            tokenized = self.shared_prefix.expand(tokenized)
+        prompt_ids, images, fields = tokenized
         note_resized_sizes(self._samples, fields, self.processing_class)
         return prompt_ids, images, fields
 

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import ProcessorMixin
 from transformers.image_utils import load_image
 from trl.data_utils import prepare_multimodal_messages
-from trl.trainer.grpo_trainer import RewardFunc
+from trl.trainer.grpo_trainer import GRPOTrainer, RewardFunc
 from trl.trainer.utils import is_async_callable
 
 from omnirl_core.data import DataError, open_image
@@ -125,6 +125,23 @@ def counted_by_sample(fields: Settings) -> ModelInputs:
     """
     padded = fields.get("pixel_attention_mask") is not None and fields.get("spatial_shapes") is None
     return {**fields, "num_images": [0] * len(fields["num_images"])} if padded else dict(fields)
+
+
+def check_image_inputs(trainer: "OmniGRPOTrainer") -> None:
+    """ValueError where images come with inputs that TRL's log-probability pass does not hand to the model.
+
+    Of transformers 5.24 that is LLaVA-OneVision, whose model sees several images of a sample otherwise than one.
+    """
+    images = getattr(trainer.processing_class, "image_processor", None)
+    unused = getattr(trainer.processing_class, "unused_input_names", ())
+    taken = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
+    lost = [name for name in getattr(images, "model_input_names", ()) if name not in (*taken, *unused)]
+    if lost and trainer._is_mixed:
+        kind = trainer.model.config.model_type
+        raise ValueError(
+            f"model_type {kind!r}: its images come with {', '.join(lost)}, which TRL does not hand to the model; take "
+            "a family of docs/models.md, or samples without images"
+        )
 
 
 def note_resized_sizes(samples: Sequence[Sample], fields: Settings, processor: ProcessorMixin) -> None:

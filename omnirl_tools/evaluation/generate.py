@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from omnirl_core.data.images import open_image
-from omnirl_core.models import vision_token_ids
+from omnirl_core.models import unpadded, vision_token_ids
 from omnirl_core.trainer.fault_tolerance.image_guard import ImageCounter, ImageMismatchError, Mismatch
 from omnirl_core.types import Sample, Settings
 from omnirl_tools.evaluation.lines import stream_keys
@@ -155,9 +155,10 @@ def _encode(
     conversations = [_conversation(row["prompt"], own_images) for row, own_images in zip(rows, images, strict=True)]
     if not is_multimodal:  # a plain tokenizer's template wants strings
         conversations = [[{**m, "content": _text(m["content"])} for m in turns] for turns in conversations]
-    fields = processor.apply_chat_template(
-        conversations, add_generation_prompt=True, tokenize=True, return_dict=True, **template_kwargs
-    )
+    with unpadded(processor):
+        fields = processor.apply_chat_template(
+            conversations, add_generation_prompt=True, tokenize=True, return_dict=True, **template_kwargs
+        )
     prompts = fields.pop("input_ids")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     inputs = {"input_ids": _pad_left(prompts, pad)}  # (B, P)

@@ -4,13 +4,23 @@ from pathlib import Path
 
 import pytest
 
+from omnirl_core.models import unpadded
 from scripts import model_families
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("family", model_families.FAMILIES)
+OFTEN = ("Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "InternVL", "Gemma 3", "Gemma 4", "SmolVLM", "LLaVA-NeXT", "Mistral 3")
+"""Families that have code of their own in the trainer; `make test` looks at these in full, at others in a mixed run."""
+FULL = [
+    pytest.param(family, marks=[] if family in OFTEN or "text-only" in family else pytest.mark.repeat)
+    for family in model_families.FAMILIES
+]
+QUICK = [family for family in model_families.FAMILIES if family not in OFTEN and "text-only" not in family]
+
+
+@pytest.mark.parametrize("family", FULL)
 def test_a_family_trains_on_every_kind_of_rows(family, tmp_path):
     outcome = model_families.run_family(family, tmp_path)
     assert outcome.moved == outcome.trained
@@ -18,6 +28,36 @@ def test_a_family_trains_on_every_kind_of_rows(family, tmp_path):
     if len(outcome.trained) > 1:
         assert outcome.other_image > 1e-3, "the comparison would not see a wrong image"
     assert outcome.line in PAGE
+
+
+@pytest.mark.parametrize("family", QUICK)
+def test_a_family_trains_on_mixed_rows_or_is_refused(family, tmp_path):
+    outcome = model_families.train_family(family, tmp_path, only="mixed")
+    assert outcome.moved == outcome.trained
+    (line,) = [line for line in PAGE.splitlines() if line.startswith(f"| {family} |")]
+    assert line.split("|")[5].strip() == ("refused" if outcome.refused else "yes")
+
+
+def test_a_family_whose_images_trl_does_not_pass_on_is_refused_and_trains_on_text(tmp_path):
+    outcome = model_families.train_family("LLaVA-OneVision", tmp_path)
+    assert outcome.refused == ("one image", "several images", "mixed")
+    assert outcome.moved == ("text-only",)
+    rows = model_families.rows_by_kind(tmp_path, sees=True)["one image"]
+    with pytest.raises(ValueError, match="'llava_onevision': its images come with batch_num_images"):
+        model_families.make_trainer(str(tmp_path / "checkpoint"), rows, str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("family", ["Gemma 4", "Mistral 3"])
+def test_prompts_of_several_lengths_have_no_padding_among_their_tokens(family):
+    processor, _ = model_families.FAMILIES[family]()
+    defaults = dict(processor.text_kwargs)
+    turns = [[{"role": "user", "content": [{"type": "text", "text": text}]}] for text in ("a", "abc")]
+    with unpadded(processor):
+        ids = processor.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"]
+    assert [len(ids[1]) - len(own) for own in ids] == [2, 0]
+    assert processor.tokenizer.pad_token_id not in ids[0]
+    assert processor.text_kwargs == defaults
+    assert "text_kwargs" not in vars(processor)
 
 
 def test_the_table_has_these_families_only():
