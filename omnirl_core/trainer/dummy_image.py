@@ -26,7 +26,7 @@ from trl import GRPOConfig
 
 from omnirl_core.models import base_model, freeze_vision_tower, keep_4bit_trainable, vision_tower_name
 from omnirl_core.trainer.fault_tolerance.image_guard import not_counted
-from omnirl_core.trainer.multimodal import suppress_vision_tokens
+from omnirl_core.trainer.multimodal import check_image_inputs, suppress_vision_tokens
 
 if TYPE_CHECKING:
     from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
@@ -142,7 +142,11 @@ def set_up_vision(trainer: "OmniGRPOTrainer", ddp_search: bool | None) -> None:
     Args:
         trainer: OmniGRPOTrainer.
         ddp_search: the user's `ddp_find_unused_parameters`.
+
+    Raises:
+        ValueError: TRL does not hand the model all that its images come with.
     """
+    check_image_inputs(trainer)
     keep_4bit_trainable(trainer.model)
     if trainer.settings.freeze_vision_tower:
         freeze_vision_tower(trainer.model)

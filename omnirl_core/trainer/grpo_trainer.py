@@ -56,7 +56,6 @@ from omnirl_core.trainer.fsdp import (
 )
 from omnirl_core.trainer.grpo_config import OFF, OmniGRPOConfig, default_config, settings_of
 from omnirl_core.trainer.multimodal import (
-    check_image_inputs,
     counted_by_sample,
     mixed_samples,
     note_resized_sizes,
@@ -191,7 +190,6 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         self._rewards = torch.empty(0)
         # tools and environments can bring images into a run whose data has none
         self._is_mixed = self._is_vlm and bool(prepared.may_have_images or tools or has_environment)
-        check_image_inputs(self)
         set_up_vision(self, ddp_search)
         note_vllm_dtype(self)
         self._add_callbacks()
@@ -317,12 +315,10 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[Any, Any, Any]:
         """Each distinct prompt once; the grid of patches tells rewards the size at which the policy sees an image."""
-        batch = self._batch
+        shared, batch = self.shared_prefix, self._batch
         with unpadded(self.processing_class):
-            tokenized = super()._tokenize_prompts(prompts if batch is None else batch.distinct_prompts)
-        if batch is not None and self.shared_prefix is not None:
-            tokenized = self.shared_prefix.expand(tokenized)
-        prompt_ids, images, fields = tokenized
+            found = super()._tokenize_prompts(prompts if batch is None else batch.distinct_prompts)
+        prompt_ids, images, fields = found if shared is None or batch is None else shared.expand(found)
         note_resized_sizes(self._samples, fields, self.processing_class)
         return prompt_ids, images, fields
 
