@@ -56,6 +56,7 @@ from omnirl_core.trainer.fsdp import (
 )
 from omnirl_core.trainer.grpo_config import OFF, OmniGRPOConfig, default_config, settings_of
 from omnirl_core.trainer.multimodal import (
+    check_tool_images,
     counted_by_sample,
     mixed_samples,
     note_resized_sizes,
@@ -352,6 +353,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         has_tool_images: bool = False,
     ) -> Any:
         """One prefill for each distinct prompt where they are shared; vLLM does the same by its own prefix cache."""
+        check_tool_images(self, has_tool_images)
         shared, batch = self.shared_prefix, self._batch
         prefills = shared is not None and shared.in_rollout
         if not prefills:  # a shared prefill is a forward as any other, which has the dummy image in it

@@ -144,6 +144,22 @@ def check_image_inputs(trainer: "OmniGRPOTrainer") -> None:
         )
 
 
+def check_tool_images(trainer: "OmniGRPOTrainer", has_tool_images: bool) -> None:
+    """ValueError where a tool brought an image into an answer of a family whose placeholders TRL 1.16 does not know.
+
+    It marks `<|image_pad|>` and `<|image|>`, and hands on images that come with a grid of patches.
+    """
+    if not has_tool_images:
+        return
+    names = getattr(trainer.processing_class.image_processor, "model_input_names", ())
+    if trainer._image_pad_token_id is None or "image_grid_thw" not in names:
+        kind = trainer.model.config.model_type
+        raise ValueError(
+            f"a tool returned an image, and of model_type {kind!r} TRL does not know the image tokens in an answer; "
+            "have the tool return text, or take Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5 or GLM-4.1V"
+        )
+
+
 def note_resized_sizes(samples: Sequence[Sample], fields: Settings, processor: ProcessorMixin) -> None:
     """Tell rewards the size at which the policy sees each image, from the processor's grid of patches."""
     grid = fields.get("image_grid_thw")

@@ -1,10 +1,12 @@
 """Every family in docs/models.md trains on every kind of rows, as the table there says."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from omnirl_core.models import unpadded
+from omnirl_core.trainer.multimodal import check_tool_images
 from scripts import model_families
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +47,24 @@ def test_a_family_whose_images_trl_does_not_pass_on_is_refused_and_trains_on_tex
     rows = model_families.rows_by_kind(tmp_path, sees=True)["one image"]
     with pytest.raises(ValueError, match="'llava_onevision': its images come with batch_num_images"):
         model_families.make_trainer(str(tmp_path / "checkpoint"), rows, str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("family", ["InternVL", "Gemma 4"])
+def test_an_image_of_a_tool_is_refused_where_trl_does_not_know_its_tokens(family, tmp_path):
+    checkpoint = model_families.write_checkpoint(family, tmp_path / "checkpoint")
+    rows = model_families.rows_by_kind(tmp_path, sees=True)["one image"]
+    trainer = model_families.make_trainer(checkpoint, rows, str(tmp_path / "run"))
+    with pytest.raises(ValueError, match=r"a tool returned an image, and of model_type '.*' TRL does not know"):
+        trainer._generate_single_turn([[1, 2]], [[]], {}, 1, has_tool_images=True)
+
+
+@pytest.mark.parametrize("family", ["Qwen2.5-VL", "Qwen3-VL", "GLM-4.1V"])
+def test_an_image_of_a_tool_passes_where_trl_knows_its_tokens(family):
+    processor, model = model_families.FAMILIES[family]()
+    token = processor.tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|image|>"])
+    known = next(one for one in token if one is not None and one != processor.tokenizer.unk_token_id)
+    trainer = SimpleNamespace(processing_class=processor, model=model, _image_pad_token_id=known)
+    check_tool_images(trainer, True)
 
 
 @pytest.mark.parametrize("family", ["Gemma 4", "Mistral 3"])
