@@ -1,12 +1,23 @@
 """What the documents say exists: links, paths, make targets, commands, public names."""
 
+import argparse
 import importlib
 import re
+import shlex
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
+from trl import ModelConfig
+
+from omnirl_core.config.arguments import DataArguments
+from omnirl_core.trainer import OmniGRPOConfig
+from omnirl_tools.cli import main
+from omnirl_tools.commands import COMMANDS
+from omnirl_tools.evaluate_arguments import EvaluationArguments
+from omnirl_tools.sft import OmniSFTConfig
 
 ROOT = Path(__file__).parents[1]
 TRACKED = subprocess.run(
@@ -16,6 +27,9 @@ DOCUMENTS = [ROOT / name for name in TRACKED if name.endswith(".md")]
 MADE_BY_A_RUN = ("outputs/", "data/", ".venv/")
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 FOLDERS = "recipes|omnirl_core|omnirl_tools|accelerate_configs|tests|notebooks|benchmarks|docs|scripts"
+
+KINDS = (DataArguments, OmniGRPOConfig, ModelConfig, OmniSFTConfig, EvaluationArguments)
+SETTINGS = {field.name for kind in KINDS for field in fields(kind)}
 
 
 def ids(path: Path) -> str:
@@ -56,6 +70,34 @@ def test_architecture_names_what_exists():
     for path, name in named:
         code = (ROOT / path).read_text()
         assert re.search(rf"^ *(?:def|class) {name}\b", code, re.MULTILINE), f"{path} has no {name}"
+
+
+COMMAND_LINE = re.compile(r"^ *(omnirl [^#\n]+)", re.MULTILINE)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
+def test_commands_have_the_subcommands_and_settings_that_they_name(document):
+    for block in re.findall(r"```bash\n(.*?)```", document.read_text(), re.DOTALL):
+        for line in COMMAND_LINE.findall(block.replace("\\\n", " ")):
+            _, name, *words = shlex.split(line)
+            assert name in COMMANDS, line
+            command, parser = importlib.import_module(COMMANDS[name][0]), argparse.ArgumentParser()
+            command.add_arguments(parser)
+            _, others = parser.parse_known_args(words)
+            settings = {word.partition("=")[0].removeprefix("--") for word in others if word.startswith("--")}
+            assert getattr(command, "TAKES_OVERRIDES", False) or not others, line
+            assert settings <= SETTINGS, line
+
+
+def test_the_quickstart_is_what_init_says(tmp_path, monkeypatch, capsys):
+    """The commands after `omnirl init demo` are among those that it prints; tests/distribution runs them."""
+    [quickstart] = re.findall(r"## Quickstart\n\n```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    install, first, *then = [line.partition("#")[0].strip() for line in quickstart.splitlines()]
+    assert (install, first) == ("pip install .", "omnirl init demo")
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "demo"]) == 0
+    assert set(then) <= {line.strip() for line in capsys.readouterr().out.splitlines()}
+    assert [command.split()[1] for command in then] == ["train", "report"]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids)

@@ -65,8 +65,12 @@ def _run_here(module: str, words: list[str]) -> None:
     """In this process, as `python -m` does it: the script's own message and exit code where it fails."""
     # with several GPUs in sight, transformers' Trainer would split each batch among them in one process
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+    given = sys.argv
     sys.argv = [module, *words]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        sys.argv = given
 
 
 def _run_launched(module: str, words: list[str], name: str, n: int | None) -> None:
