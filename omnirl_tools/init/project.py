@@ -50,6 +50,7 @@ def project(
     if data.left_out:
         files["data/left_out.txt"] = "".join(f"{reason.splitlines()[0]}\n" for reason in data.left_out)
     written = Written(files, _seen(plan), [*data.unclear, *rewards.unclear, *model.unclear, *plan.fit.unclear])
+    written.seen += [f"it needs {extra}" for extra in _extras(plan, rewards)]
     inside = images_inside(data.samples, data.image_root)
     written.images = {f"data/{name}": path for name, path in inside.items()}
     written.commands = commands(folder, plan.taught if plan.warm_start else None)
@@ -79,6 +80,15 @@ def _with_task(record: Record, found: Suggestion) -> Record:
     family = next((name for name, kinds in FAMILIES.items() if kind in kinds), None)
     name = family if record.task is None else f"{record.task}_{family}"
     return replace(record, task=name) if name in found.judges else record
+
+
+def _extras(plan: Plan, rewards: Suggestion) -> list[str]:
+    """Packages that the run needs beside omnirl-core's own."""
+    needed = {
+        "bitsandbytes": plan.fit.how == "QLoRA",
+        "math-verify": any("math" in one for one in rewards.judges.values()),
+    }
+    return [f"`pip install {name}`" for name, is_so in needed.items() if is_so]
 
 
 def _plan(folder: str, data: Data, model: Model, gib: float | None) -> Plan:
