@@ -27,6 +27,7 @@ from omnirl_tools.commands.recipe import Recipe, read_recipe
 from omnirl_tools.memory import Cluster, MemoryEstimate, Prompt, model_config
 from omnirl_tools.memory.fitting import CONTEXT, GIB, TIGHT, Plan, Step, single_changes, steps_to_fit
 from omnirl_tools.memory.prompts import MAX_PIXELS, longest_prompt
+from omnirl_tools.recipes import accelerate_config
 
 TAKES_OVERRIDES = True
 TEXT_TOKENS = 256
@@ -145,10 +146,10 @@ def _cluster(arguments: argparse.Namespace) -> Cluster:
 
 
 def _accelerate(path: str) -> Cluster:
-    """What a file of accelerate_configs/ says of processes and sharding."""
+    """What a file of accelerate_configs/, or one of that name, says of processes and sharding."""
     try:
-        file = read_yaml(path).data
-    except (OSError, YamlFault) as error:
+        file = read_yaml(accelerate_config(path)).data
+    except (OSError, YamlFault, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise CannotRun(f"--accelerate_config {path}: {reason}; give one of accelerate_configs/") from None
     kind = str(file.get("distributed_type") if isinstance(file, dict) else None)

@@ -83,6 +83,7 @@ def test_the_packages_are_the_wheels(place):
     assert {"grpo.py", "sft.py", "evaluate.py", "mixed", "rewards"} <= {path.name for path in shipped.iterdir()}
 
 
+@pytest.mark.slow
 def test_the_demo_goes_from_init_to_the_report(place):
     assert "omnirl train demo/config.yaml" in omnirl(place, "init", "demo")
     steps = re.findall(r"^\d+\. `omnirl (.+)`$", (place / "demo" / "README.md").read_text(), re.MULTILINE)
