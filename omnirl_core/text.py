@@ -154,15 +154,27 @@ def _think_body(text: str, tags: list[Tag]) -> str | None:
 
 
 def _answer_body(text: str, tags: list[Tag]) -> str | None:
+    span = answer_span(text, tags)
+    return None if span is None else text[slice(*span)].strip()
+
+
+def answer_span(text: str, tags: list[Tag] | None = None) -> tuple[int, int] | None:
+    """Where the answer's body lies in a text, white space around it included; None if there is no answer.
+
+    >>> answer_span("<think>2 + 2</think><answer> 4</answer>")
+    (28, 30)
+    """
+    tags = find_tags(text) if tags is None else tags
     thought = max((i for i, tag in enumerate(tags) if tag.name == "</think>"), default=-1)
-    answer, opened = None, None
+    answer: tuple[int, int] | None = None
+    opened: int | None = None
     for tag in tags[thought + 1 :]:
         if tag.name == "<think>":
             break  # a thought that never ends: nothing in it is an answer
         if tag.name == "<answer>":
             opened = tag.end
         elif opened is not None:
-            answer, opened = text[opened : tag.start].strip(), None
+            answer, opened = (opened, tag.start), None
     return answer
 
 

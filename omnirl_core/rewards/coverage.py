@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from omnirl_core.rewards.registry import FileFunction
 from omnirl_core.rewards.reward import Reward
+from omnirl_core.text import reference_texts
 
 FORM = (
     "think_format", "length_band", "repetition", "language_consistency", "overlong", "json_format", "markdown_format",
@@ -65,6 +66,8 @@ def coverage_error(samples: Sequence[Sample], rewards: Sequence[object]) -> str 
 
 def _reads(judge: Reward, sample: Sample) -> bool:
     """Whether the judge can read the sample's solution; yes where a trial would run code or wants an image."""
+    if judge.needs_policy:
+        return reference_texts(sample.solution) is not None
     if isinstance(judge.scorer, FileFunction) or getattr(judge.scorer, "__name__", "") == "code":
         return True
     try:

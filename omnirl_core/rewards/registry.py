@@ -62,6 +62,7 @@ SCORERS = {
     "point_distance": "omnirl_core.rewards.pointing:point_distance",
     "mask_iou": "omnirl_core.rewards.pointing:mask_iou",
     "temporal_iou": "omnirl_core.rewards.pointing:temporal_iou",
+    "reference_probability": "omnirl_core.rewards.reference_probability:reference_probability",
     "code": "omnirl_core.rewards.code.code:code",
 }
 """Name -> `module:function`, so that what only one reward needs is imported only for it."""

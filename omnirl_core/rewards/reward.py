@@ -7,6 +7,7 @@ data and settings; names, defaults and types are read from its signature.
 """
 
 import inspect
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +21,13 @@ from omnirl_core.text import answer_text, completion_text
 from omnirl_core.type_checks import nearest, value_faults
 from omnirl_core.types import Completion
 
+logger = logging.getLogger(__name__)
+
 Scorer = Callable[..., float | None]
 
-ROW_COLUMNS = ("completion_ids", "image_sizes", "resized_sizes", "prompt", "problem", "task")
+ROW_COLUMNS = (
+    "completion_ids", "image_sizes", "resized_sizes", "prompt", "problem", "task", "reference_probabilities",
+)  # fmt: skip
 """Parameters that the batch fills row by row; rewards.yaml cannot set them."""
 
 
@@ -143,6 +148,7 @@ RANGES: dict[str, Range] = {
     "radius": ABOVE_0,
     "sigma": ABOVE_0,
     "surplus": FROM_0,
+    "min_spread": FROM_0,
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     "space": tuple(SPACES),
@@ -227,6 +233,8 @@ class Reward:
         **columns: Any,
     ) -> list[float | None]:
         """One score a completion; None for rows of other tasks and for rows without a readable reference."""
+        if self.needs_policy and "reference_probabilities" not in columns:
+            _say_no_policy(self.name)
         columns["prompts"] = prompts
         rows = [_row(columns, i, len(completions)) for i in range(len(completions))]
         applies = [self.applies_to(row.get("task")) for row in rows]
@@ -265,6 +273,11 @@ class Reward:
             return None
         columns = {name: value for name, value in row.items() if name != "solution"}
         return self._ungated(self._text(completion), row.get("solution"), columns)
+
+    @property
+    def needs_policy(self) -> bool:
+        """Whether it judges only where OmniGRPOTrainer asks the policy for it, and gives None elsewhere."""
+        return getattr(self.scorer, "needs_policy", False)
 
     @property
     def _takes_batches(self) -> bool:
@@ -366,6 +379,16 @@ class Reward:
                 if score is not None:
                     return score
         return None
+
+
+@lru_cache(maxsize=64)
+def _say_no_policy(name: str) -> None:
+    """Once a process and reward."""
+    logger.warning(
+        "reward '%s' needs the policy's probabilities, which only OmniGRPOTrainer hands to it; here it judges nothing "
+        "(None for every completion)",
+        name,
+    )
 
 
 def _row(columns: Mapping[str, Any], i: int, n: int) -> dict[str, Any]:

@@ -174,7 +174,11 @@ class DynamicSampling:
         trainer, rewards = self._trainer, drawn.rewards.cpu()
         first = trainer.multi_objective_aggregation == "normalize_then_sum"
         groups = rewards.view(-1, trainer.num_generations or 1, rewards.shape[-1])
-        return [not one for one in constant_groups(groups, trainer.reward_weights.tolist(), first).tolist()]
+        dull = constant_groups(groups, trainer.reward_weights.tolist(), first)
+        if trainer.reference_probability is not None:
+            trainer.reference_probability.low_spread.note(rewards)
+            dull = dull | trainer.reference_probability.low_spread.groups(rewards)
+        return [not one for one in dull.tolist()]
 
     def _agreed(self, n: int) -> int:
         """The most that any rank wants, on every rank."""

@@ -13,13 +13,7 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import (
-    BitsAndBytesConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
-    TrainerCallback,
-)
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
@@ -64,15 +58,10 @@ from omnirl_core.trainer.multimodal import (
     with_own_images,
 )
 from omnirl_core.trainer.preparation import Preparation, release, reward_weights
+from omnirl_core.trainer.reference_probability import ReferenceProbability, reference_probability_of
 from omnirl_core.trainer.reward_stats import RewardScaleCallback, log_scales, zero_constant_groups
 from omnirl_core.trainer.rollout_metrics import RolloutMetrics
-from omnirl_core.trainer.shared_prefix.runtime import (
-    PROMPTS,
-    SharedBatch,
-    SharedPrefix,
-    regrouped,
-    shared_prefix_of,
-)
+from omnirl_core.trainer.shared_prefix.runtime import PROMPTS, SharedBatch, SharedPrefix, regrouped, shared_prefix_of
 from omnirl_core.trainer.vllm import engine_for_images, note_vllm_dtype
 from omnirl_core.trainer.zero_advantages import ZeroAdvantages
 from omnirl_core.types import Sample
@@ -129,6 +118,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
     dummy_image: DummyImage | None = None
     dynamic_sampling: DynamicSampling | None = None
     zero_advantages = ZeroAdvantages(None)
+    reference_probability: ReferenceProbability | None = None
     rollout_metrics = RolloutMetrics(None)
     step_timer = StepTimer({})
     _is_mixed = False
@@ -201,6 +191,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         self.shared_prefix = shared_prefix_of(self)
         self.dynamic_sampling = dynamic_sampling_of(self)
         self.zero_advantages = ZeroAdvantages(self)
+        self.reference_probability = reference_probability_of(self)
         if settings.on_reward_error is not None:
             self.reward_guard = RewardGuard(self.accelerator, settings)
         if settings.on_nonfinite is not None:
@@ -293,6 +284,8 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         self.image_guard.agree()
         self.rollout_metrics.log_gap(output, [n for _, n in samples_of(self._samples, self._images)])
         zero_constant_groups(self, output, self._rewards)
+        if self.reference_probability is not None and self.model.training:
+            self.reference_probability.low_spread.apply(output, self._rewards)
         log_images(self)
         lines = batch_lines(self, inputs, output["advantages"])
         if self.jsonl_logger in self.callback_handler.callbacks:
@@ -392,6 +385,8 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
             inputs, prompts = list(self._batch.samples), self._batch.prompts
         given, names = self.reward_funcs, self.reward_func_names
         with self.step_timer.measure(SCORE):
+            if self.reference_probability is not None:
+                inputs = self.reference_probability.told(inputs, prompts, completion_ids_list)
             functions = [with_own_images(function) for function in given]
             if self.reward_guard is not None:
                 ping = partial(self._ping, samples=inputs)

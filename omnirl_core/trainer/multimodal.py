@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 URL_TIMEOUT_S = 60.0
-ADDED = ("images", "image_sizes", "resized_sizes")
+ADDED = ("images", "image_sizes", "resized_sizes", "reference_probabilities")
 """Columns that the trainer adds to those of the data set."""
 _HOLD_IMAGES = ("images", "image", "prompts", "prompt")
 _BASE64 = re.compile(r"(?:iVBORw0K|/9j/|R0lGOD|UklGR|Qk|SUkq|TU0A)[A-Za-z0-9+/\s]{64,}={0,2}\s*\Z")

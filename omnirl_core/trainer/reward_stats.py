@@ -2,9 +2,9 @@
 
 import logging
 import math
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -220,15 +220,109 @@ def zero_constant_groups(trainer: "OmniGRPOTrainer", output: dict[str, Tensor], 
     ).repeat_interleave(size)  # (ranks*B*G,)
     metrics = trainer._metrics["train" if training else "eval"]
     metrics["frac_reward_zero_std"][-1] = is_constant.float().mean().item()
-    if not sets_zero:
-        return
+    if sets_zero:
+        set_to_zero(trainer, output, is_constant)
+
+
+def set_to_zero(trainer: "OmniGRPOTrainer", output: dict[str, Tensor], chosen: Tensor) -> None:
+    """Set the advantages of the chosen completions of all ranks, (ranks*B*G,), to 0, in `output` and in the log."""
     n = len(output["advantages"])
-    own = is_constant[trainer.accelerator.process_index * n :][:n]
+    own = chosen[trainer.accelerator.process_index * n :][:n]
     output["advantages"] = output["advantages"].masked_fill(own, 0.0)
     logged = trainer._logs["advantages"]
-    for index in range(1, min(len(is_constant), len(logged)) + 1):  # the batch's are the last ones
-        if is_constant[-index]:
+    for index in range(1, min(len(chosen), len(logged)) + 1):  # the batch's are the last ones
+        if chosen[-index]:
             logged[-index] = 0.0
+
+
+FIRST_STEPS = 10
+"""Steps of which the average spread is a plain mean, and that leave no prompt out: RLPR's code filters from the
+eleventh step on."""
+DECAY = 0.99
+"""Of the average afterwards, as in RLPR's code."""
+Average: TypeAlias = dict[str, float]
+"""`mean` of a reward's spread within groups over so many `steps`."""
+
+
+class LowSpread:
+    """Leaves out prompts on which a reward hardly differs, measured by its own past (RLPR, arXiv 2506.18254).
+
+    A group is left out whose standard deviation of a reward is below a share of that reward's moving average: what
+    is left there is the noise of a soft score. Its completions get advantages of 0, whatever other rewards say. With
+    `dynamic_sampling: resample`, groups of other prompts take its place.
+
+    Args:
+        trainer: OmniGRPOTrainer.
+        shares: of the average, by the name of the reward.
+    """
+
+    def __init__(self, trainer: "OmniGRPOTrainer", shares: Mapping[str, float]):
+        self._trainer = trainer
+        self._shares = shares
+        self._seen: dict[str, list[float]] = {}
+        """Spreads of the groups that were scored since the last step, by reward."""
+
+    def groups(self, rewards: Tensor) -> Tensor:
+        """Which groups of (ranks*B*G, K) rewards are left out, (groups,)."""
+        low = torch.zeros(len(rewards) // (self._trainer.num_generations or 1), dtype=torch.bool)
+        for name, spreads in self._spreads(rewards):
+            average = self._averages.get(name)
+            if average is not None and average["steps"] >= FIRST_STEPS:
+                low |= spreads < self._shares[name] * average["mean"]  # NaN, where nothing is judged, is not below
+        return low
+
+    def note(self, rewards: Tensor) -> None:
+        """Count the spreads of what was scored for the next step, also of groups that it will not learn from."""
+        for name, spreads in self._spreads(rewards):
+            self._seen.setdefault(name, []).extend(spreads[~spreads.isnan()].tolist())
+
+    def apply(self, output: dict[str, Tensor], rewards: Tensor) -> None:
+        """Set the advantages of a step's groups of low spread to 0, then move the averages on."""
+        if not self._shares:
+            return
+        trainer = self._trainer
+        if trainer.dynamic_sampling is None:  # which has noted each of its rollouts
+            self.note(rewards)
+        low = self.groups(rewards)
+        trainer._metrics["train"]["reference_probability/left_out"].append(low.float().mean().item())
+        size = trainer.num_generations or 1
+        set_to_zero(trainer, output, low.repeat_interleave(size).to(output["advantages"].device))
+        for name, spreads in self._seen.items():
+            if spreads:
+                self._averages[name] = moved(self._averages.get(name), sum(spreads) / len(spreads))
+        self._seen = {}
+
+    def _spreads(self, rewards: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Of each reward the standard deviation within groups, (groups,)."""
+        trainer = self._trainer
+        groups = rewards.cpu().view(-1, trainer.num_generations or 1, rewards.shape[-1])  # (groups, G, K)
+        for column, name in enumerate(trainer.reward_func_names):
+            if name in self._shares:
+                yield name, _deviation(groups[..., column])
+
+    @property
+    def _averages(self) -> dict[str, Average]:
+        """Kept in the trainer's state, which every checkpoint holds."""
+        state: Any = self._trainer.state.stateful_callbacks
+        return state.setdefault(type(self).__name__, {})
+
+
+def moved(average: Average | None, spread: float) -> Average:
+    """The average after one more step: a mean over the first steps, then exponential.
+
+    >>> moved(moved(None, 0.25), 0.75)
+    {'steps': 2, 'mean': 0.5}
+    """
+    steps, mean = (0, 0.0) if average is None else (int(average["steps"]), average["mean"])
+    decay = steps / (steps + 1) if steps < FIRST_STEPS else DECAY
+    return {"steps": steps + 1, "mean": decay * mean + (1 - decay) * spread}
+
+
+def _deviation(values: Tensor) -> Tensor:
+    """(groups,) of (groups, G), NaN left out; NaN where fewer than two are judged."""
+    n = (~values.isnan()).sum(1)
+    squares = (values - values.nanmean(1, keepdim=True)).square().nansum(1)
+    return torch.where(n > 1, (squares / (n - 1).clamp(min=1)).sqrt(), torch.nan)
 
 
 def _normalized(rewards: Tensor) -> Tensor:

@@ -168,7 +168,7 @@ class SharedPrefix:
         token_ids, images, fields = tokenized
         batch, images = self.batch, images or [None] * len(token_ids)
         n_images = [len(own or ()) for own in images]
-        backbone, device = self._backbone(self.policy), self.accelerator.device
+        backbone, device = self.backbone(self.policy), self.accelerator.device
         batch.encoded = encode_prompts(backbone, token_ids, fields, n_images, device)
         batch.fields = fields
         self.prompts = batch.of_samples(batch.encoded)
@@ -193,7 +193,7 @@ class SharedPrefix:
         of TRL's, `batch_size` samples of the longest prompt and the longest completion.
         """
         assert self.prompts is not None
-        backbone, n_samples = self._backbone(model), len(completion_ids)
+        backbone, n_samples = self.backbone(model), len(completion_ids)
         chunk = batch_size or n_samples
         found = []
         for start in range(0, n_samples, chunk):
@@ -236,8 +236,10 @@ class SharedPrefix:
             )
         logger.info("shared_prefix: log-probabilities equal the plain path's within %.1e", difference)
 
-    def _backbone(self, model: Any) -> Any:
-        """Accelerate's `unwrap_model` walks through all modules, which takes as long as a decoding step."""
+    def backbone(self, model: Any) -> Any:
+        """What `packed_log_probs` takes beside a model.
+
+        Accelerate's `unwrap_model` walks through all modules, which takes as long as a decoding step."""
         if self.reference is None or model is not self.reference:
             return base_model(self.policy).base_model
         if self._reference_backbone is None:
