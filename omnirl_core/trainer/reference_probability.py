@@ -78,10 +78,10 @@ class Tokens:
             low, high = (middle, high) if len(self.text(ids[:middle])) <= most else (low, middle - 1)
         while low and not text.startswith(self.text(ids[:low])):  # ends within a character
             low -= 1
-        n = len(self.text(ids[:low]))
-        while low and len(self.text(ids[: low - 1])) == n:  # a special token that stands at the cut
+        kept = self.text(ids[:low])
+        while low and self.text(ids[: low - 1]) == kept:  # a special token that stands at the cut
             low -= 1
-        return low, n
+        return low, len(kept)
 
     def questions(self, ids: Sequence[int], references: Sequence[str], alone: bool) -> tuple[Question, ...]:
         """One for each reference; none where the completion has no answer part.

@@ -13,6 +13,8 @@ from accelerate.utils import gather_object
 from conftest import ScriptedTrainer, lazily, letters, row
 from peft import LoraConfig
 
+from omnirl_core.rewards import Reward
+from omnirl_core.rewards.reference_probability import reference_probability
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 
 ENGINES = ("ddp", "zero2", "zero3", "fsdp2")
@@ -32,8 +34,9 @@ class Layout:
     """Completions per forward on each process."""
     accumulation: int = 1
     settings: dict[str, Any] = field(default_factory=dict)
-    """Of OmniGRPOConfig; besides, `lora` trains an adapter, `rollout` generates before completions are fixed, and
-    prompts of the kinds in `dull` have one reward for all of their completions."""
+    """Of OmniGRPOConfig; besides, `lora` trains an adapter, `rollout` generates before completions are fixed,
+    `reference` has the policy's probability of the reference as reward of completions with answers, and prompts of
+    the kinds in `dull` have one reward for all of their completions."""
 
     @property
     def prompts_per_step(self) -> int:
@@ -88,12 +91,23 @@ class RolloutTrainer(ScriptedTrainer):
         return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args, **kwargs)
 
 
+class AnsweringTrainer(ScriptedTrainer):
+    """Most of its completions have a thought and an answer."""
+
+    def _generate_single_turn(self, prompt_ids, *args, **kwargs):
+        made, _ = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        encode = self._tokenizer.encode
+        thought, answer = encode("<think>"), encode("</think><answer>A</answer>")
+        return [ids if sum(ids) % 3 == 0 else [*thought, *ids[:-1], *answer, ids[-1]] for ids in made], None
+
+
 def train(layout: Layout, checkpoint: str, image_files: list[str], folder: Path) -> dict[str, Any] | None:
     """Train it; what the first process returns is to be compared, the others return None."""
     settings = dict(layout.settings)
     peft = LoraConfig(target_modules="all-linear", r=4) if settings.pop("lora", False) else None
     kind = RolloutTrainer if settings.pop("rollout", False) else ScriptedTrainer
-    dull = settings.pop("dull", "")
+    dull, asks = settings.pop("dull", ""), settings.pop("reference", False)
+    kind = AnsweringTrainer if asks else kind
     config = OmniGRPOConfig(**{
         **dict(
             output_dir=str(folder), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
@@ -106,10 +120,12 @@ def train(layout: Layout, checkpoint: str, image_files: list[str], folder: Path)
         **settings,
     })  # fmt: skip
 
-    def reward(completions: list[Any], row_id: list[str], **columns: Any) -> list[float]:
+    def by_kind(completions: list[Any], row_id: list[str], **columns: Any) -> list[float]:
         pairs = zip(row_id, letters(completions), strict=True)
         return [0.5 if layout.kinds[int(name)] in dull else value for name, value in pairs]
 
+    variants = [Reward(name, reference_probability, settings={"variant": name}) for name in ("rlpr", "verifree")]
+    reward = variants if asks else by_kind
     trainer = kind(checkpoint, reward, config, lazily(_rows(layout, image_files)), peft_config=peft)
     assert trainer.accelerator.num_processes == layout.processes, "world size"
     assert trainer.engine == layout.engine

@@ -30,13 +30,19 @@ OTHER = {
     # two further rollouts in the first step, which bring other text and then I and D
     "resampled": Layout("TTIMID", "fsdp2", 2, settings={"dull": "T", "rollout": True, "dynamic_sampling": "resample"}),
 }
+REFERENCE = {
+    (engine, shared): Layout(
+        "TIMTTTMI", engine, 2, accumulation=2, settings={"reference": True, "shared_prefix": shared}
+    )
+    for engine, shared in (("ddp", "on"), ("zero3", "on"), ("zero3", "off"), ("fsdp2", "off"))
+}
 RANDOM = [random_layout(seed) for seed in range(8)]
 MORE = [random_layout(seed) for seed in range(8, 20)]
 
 
 @pytest.fixture(scope="module")
 def faults(tiny_checkpoint, image_files, tmp_path_factory) -> dict[Layout, str]:
-    layouts = [*SAME.values(), *OTHER.values(), *RANDOM]
+    layouts = [*SAME.values(), *OTHER.values(), *REFERENCE.values(), *RANDOM]
     return verdicts(layouts, tiny_checkpoint, image_files, tmp_path_factory.mktemp("layouts"), timeout_s=1500)
 
 
@@ -72,6 +78,13 @@ def test_zero3_in_its_other_forms(faults, name):
 @pytest.mark.timeout(1600)
 def test_groups_without_signal_are_replaced_under_fsdp2(faults):
     assert faults[OTHER["resampled"]] == ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1600)
+@pytest.mark.parametrize(("engine", "shared"), REFERENCE)
+def test_the_policys_own_probabilities_as_a_reward(faults, engine, shared):
+    assert faults[REFERENCE[engine, shared]] == ""
 
 
 @pytest.mark.slow

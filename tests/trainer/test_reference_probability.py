@@ -1,8 +1,13 @@
-"""`reference_probability`: the policy's own probabilities, whichever path asks for them, and which prompts are left out."""
+"""`reference_probability`: the policy's own probabilities, whichever path asks; and which prompts are left out."""
 
 import json
 import logging
+import math
+import re
+from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,17 +15,29 @@ from conftest import lazily, row
 from peft import LoraConfig
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedTokenizerFast,
+    TrainerState,
+)
 
 from omnirl_core.rewards import Reward, load_rewards
+from omnirl_core.rewards.load import RewardsError
 from omnirl_core.rewards.reference_probability import COLUMN, ReferenceTokens, reference_probability
+from omnirl_core.rewards.reward import _say_no_policy
 from omnirl_core.trainer import OmniGRPOTrainer
 from omnirl_core.trainer.reference_probability import Tokens
 from omnirl_core.trainer.reward_stats import FIRST_STEPS, LowSpread
 
 # --- where a completion is cut ---
 
-CORPUS = ["</think><answer>The capital is Paris.</answer>", "<answer> [1, 2]</answer>", "<think>so</think>\n\n<answer>\n"]
+CORPUS = [
+    "</think><answer>The capital is Paris.</answer>",
+    "<answer> [1, 2]</answer>",
+    "<think>so</think>\n\n<answer>\n",
+]
 REFERENCES = ["The sea", "[3]", "4.", "", "北京", "a b"]
 
 
@@ -29,7 +46,9 @@ def merging() -> PreTrainedTokenizerFast:
     """Byte-level BPE whose tokens cross the tags, as `>The` and `.</` do."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, special_tokens=["<|im_end|>"])
     tokenizer.train_from_iterator(CORPUS * 3, trainer)
@@ -64,6 +83,62 @@ def test_sampled_tokens_are_kept_and_the_reference_is_asked_for_as_the_policy_wr
 @pytest.mark.parametrize("text", ["", "Paris", "<think>so</think>", "<answer>a", "<think>is it <answer>3</answer>?"])
 def test_a_completion_without_an_answer_part_is_asked_nothing(merging, text):
     assert Tokens(merging).questions(Tokens(merging).ids(text), ["a"], alone=True) == ()
+
+
+# --- the score ---
+
+
+def test_the_papers_formulas():
+    tokens = ReferenceTokens(after=(0.9, 0.5, 0.1), alone=(0.2, 0.2, 0.2))
+    worse = ReferenceTokens(after=(0.1,), alone=(0.4,))
+    assert tokens.score("rlpr") == pytest.approx(0.3)
+    assert tokens.score("verifree") == pytest.approx(0.045)
+    assert worse.score("rlpr") == 0.0
+
+    def score(answer="x", solution="a", told=(worse, tokens), **settings):
+        return reference_probability(answer, solution, reference_probabilities=told, **settings)
+
+    assert score() == pytest.approx(0.3)  # the best reference
+    assert score(variant="verifree") == pytest.approx(0.1)
+    assert score(told=()) == 0.0  # no answer part
+    assert (
+        score(solution=None) is score(solution="") is score(told=None) is score(told=["a column of the data"]) is None
+    )
+    reward = Reward("rp", reference_probability)
+    told = {COLUMN: [(tokens,), (tokens,), ()], "solution": ["a", None, "a"]}
+    assert reward(completions=["<answer>b</answer>"] * 2 + ["b"], **told) == [pytest.approx(0.3), None, 0.0]
+
+
+FILE = """
+rewards:
+  - {name: think_format, weight: 0.2}
+  - {name: reference_probability, weight: 0.5, tasks: [free], settings: {variant: verifree, min_spread: 0.1}}
+  - {name: length_band, gated_by: reference_probability}
+  - {name: exact, tasks: [test]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ("{variant: rplr}", "variant: 'rplr' is not a choice; did you mean 'rlpr'?"),
+        ("{min_spread: -1}", "min_spread: -1 must be 0 or more"),
+        ("{reference_probabilities: 1}", "'reference_probabilities' comes with each row and cannot be set"),
+    ],
+)
+def test_faults_of_its_entry(settings, fault, tmp_path):
+    (tmp_path / "rewards.yaml").write_text(f"rewards:\n- {{name: reference_probability, settings: {settings}}}")
+    with pytest.raises(RewardsError, match=re.escape(fault)):
+        load_rewards(tmp_path / "rewards.yaml")
+
+
+def test_without_a_policy_it_says_so_and_judges_nothing(caplog):
+    _say_no_policy.cache_clear()
+    reward = Reward("mine", reference_probability)
+    with caplog.at_level(logging.WARNING):
+        assert [reward(completions=["<answer>a</answer>"], solution=["a"]) for _ in range(2)] == [[None], [None]]
+    (said,) = [line for line in caplog.messages if "'mine' needs the policy" in line]
+    assert "OmniGRPOTrainer" in said
 
 
 # --- against transformers alone ---
@@ -206,3 +281,124 @@ def test_equal_to_a_plain_forward_of_transformers(
     scores = torch.tensor([by_the_papers(asked) for asked in right])
     assert torch.equal(trainer._rewards.isnan(), scores.isnan())
     assert (trainer._rewards - scores).nan_to_num().abs().max() <= 1e-5
+
+
+# --- as any other reward ---
+
+
+def test_named_in_a_file_with_tasks_weight_gate_and_log(config, tiny_checkpoint, image_files, tmp_path):
+    (tmp_path / "rewards.yaml").write_text(FILE)
+    data = samples("TI", image_files)
+    data[0]["task"] = "free"
+    rewards = load_rewards(tmp_path / "rewards.yaml")
+    trainer = asking(tiny_checkpoint, data, config, rewards, shared_prefix="auto")
+    assert trainer.reward_weights.tolist() == pytest.approx([0.2, 0.5, 1.0, 1.0])
+    told = [own and own[0].score("verifree") for own in trainer.told]
+    found = {name: trainer._rewards[:, k].tolist() for k, name in enumerate(trainer.reward_func_names)}
+    assert found["reference_probability"][:2] == pytest.approx(told[:2])
+    assert found["reference_probability"][2:4] == [0.0, 0.0]
+    assert told[4:] == [None] * 4
+    assert trainer._rewards[4:, 1].isnan().all()
+    assert trainer._rewards[4:, 2].isnan().all()  # gated by what does not judge
+    assert found["length_band"][0] <= told[0]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "completions.jsonl").read_text().splitlines()]
+    logged = [line["rewards"]["reference_probability"] for line in lines]
+    assert sorted(one for one in logged if one is not None) == pytest.approx(
+        sorted(found["reference_probability"][:4])
+    )
+    (log,) = [line for line in trainer.state.log_history if "reference_probability/after" in line]
+    assert 0 < log["reference_probability/after"] < 1
+    assert "reference_probability/alone" not in log  # nobody asks for it
+    assert "rewards/reference_probability/spread" in log
+
+
+def test_in_evaluation_too(config, tiny_checkpoint, image_files, trainer):
+    data = samples("TI", image_files)
+    worker = Answering(
+        tiny_checkpoint, Reward("rp", reference_probability, settings=VERIFREE),
+        config(per_device_eval_batch_size=2), lazily(data), lazily(data),
+    )  # fmt: skip
+    assert worker.evaluate()["eval_reference_probability/after"] > 0
+
+
+def test_refused_where_the_completions_are_not_the_policys_own(config, tiny_checkpoint, rows):
+    def rollout(prompts, trainer):
+        raise AssertionError
+
+    with pytest.raises(ValueError, match=r"reward 'rp' is not supported with a rollout_func"):
+        OmniGRPOTrainer(
+            tiny_checkpoint, Reward("rp", reference_probability), config(), lazily(rows), rollout_func=rollout
+        )
+
+
+# --- prompts of low spread ---
+
+
+class Told:
+    """What LowSpread reads of a trainer."""
+
+    def __init__(self, size):
+        self.num_generations, self.reward_func_names, self.dynamic_sampling = size, ["form", "rp"], None
+        self.state = TrainerState()
+        self._metrics, self._logs = {"train": defaultdict(list)}, {"advantages": []}
+        self.accelerator = SimpleNamespace(process_index=0)
+
+
+def step(filtered, worker, *spreads):
+    """One step with groups of two, the second reward apart by so much; the advantages that are left."""
+    rewards = torch.tensor([[one, value] for s in spreads for one, value in ((0.0, 0.5), (1.0, 0.5 + s * 2**0.5))])
+    output = {"advantages": torch.ones(len(rewards))}
+    worker._logs["advantages"] = [1.0] * len(rewards)
+    filtered.apply(output, rewards)
+    assert worker._logs["advantages"] == output["advantages"].tolist()
+    return output["advantages"][::2].tolist()
+
+
+def test_prompts_below_a_share_of_the_average_spread_are_left_out():
+    worker = Told(2)
+    filtered = LowSpread(worker, {"rp": 0.5})
+    for _ in range(FIRST_STEPS):
+        assert step(filtered, worker, 0.1, 0.3, 0.0) == [1, 1, 1]  # mean .1333
+    assert step(filtered, worker, 0.06, 0.07, math.nan) == [0, 1, 1]  # what it does not judge it does not leave out
+    average = worker.state.stateful_callbacks["LowSpread"]["rp"]["mean"]
+    assert average == pytest.approx(0.99 * 0.4 / 3 + 0.01 * 0.065)
+    worker.state = TrainerState(**json.loads(json.dumps(asdict(worker.state))))  # as a checkpoint keeps it
+    assert step(LowSpread(worker, {"rp": 0.5}), worker, 0.06, 0.07) == [0, 1]
+    assert worker._metrics["train"]["reference_probability/left_out"][-2:] == pytest.approx([1 / 3, 1 / 2])
+    assert step(LowSpread(worker, {}), worker, 0.06, 0.07) == [1, 1]  # min_spread: 0
+
+
+def test_a_resumed_run_knows_the_average(config, tiny_checkpoint, image_files, tmp_path):
+    reward, settings = Reward("rp", reference_probability), {"save_strategy": "steps", "save_steps": 1}
+    first = asking(tiny_checkpoint, samples("T", image_files), config, reward, max_steps=1, **settings)
+    kept = first.state.stateful_callbacks["LowSpread"]["rp"]
+    assert kept["steps"] == 1
+    assert kept["mean"] > 0
+    again = Answering(
+        tiny_checkpoint, reward,
+        config(num_generations=4, per_device_train_batch_size=4, max_steps=2), lazily(samples("T", image_files)),
+    )  # fmt: skip
+    again.train(resume_from_checkpoint=True)
+    assert again.state.stateful_callbacks["LowSpread"]["rp"]["steps"] == 2
+
+
+def test_with_dynamic_sampling_other_prompts_take_their_place(config, tiny_checkpoint, image_files):
+    data = samples("TITI", image_files)
+    trainer = Answering(
+        tiny_checkpoint, Reward("rp", reference_probability, settings={"variant": "verifree", "min_spread": 1.0}),
+        config(num_generations=4, per_device_train_batch_size=8, dynamic_sampling="resample", max_steps=1,
+               max_resample_rounds=1, learning_rate=0.0), lazily(data),
+    )  # fmt: skip
+    trainer.state.stateful_callbacks = {}
+    plain = trainer._open_samples
+
+    def begin(inputs):  # as after ten steps, with an average that no spread comes near
+        trainer.state.stateful_callbacks["LowSpread"] = {"rp": {"steps": 10, "mean": 1.0}}
+        return plain(inputs)
+
+    trainer._open_samples = begin
+    trainer.train()
+    (log,) = [line for line in trainer.state.log_history if "dynamic_sampling/kept_groups" in line]
+    assert log["dynamic_sampling/kept_groups"] == 0
+    assert log["reference_probability/left_out"] == 1
+    assert trainer.state.stateful_callbacks["LowSpread"]["rp"]["steps"] == 11
