@@ -7,7 +7,7 @@ from typing import Any
 from omnirl_core.boxes import Size, resized_size
 from omnirl_core.data import DataError, Record, image_size
 from omnirl_core.rewards.reward import Reward, signature_of
-from omnirl_core.text import answer_text
+from omnirl_core.text import answer_text, reference_texts
 from omnirl_tools.checks.hacks import BLIND, Sample
 from omnirl_tools.checks.reference import (
     box_setting,
@@ -155,6 +155,8 @@ class RewardCheck:
         if not judges:
             return [RewardFault(record.source, "-", f"no reward judges answers of task {record.task!r}")]
         if all(scores[reward.name] is None for reward in judges):
+            if any(reward.needs_policy for reward in judges) and reference_texts(record.solution):
+                return []  # judged in training alone
             names = ", ".join(reward.name for reward in judges)
             return [RewardFault(record.source, names, f"cannot read the reference {_shown(record.solution)}")]
         if answer is None:  # judged, but not by an answer that could be written: the tests of a program
@@ -189,7 +191,7 @@ class RewardCheck:
         scores: dict[str, float | None],
     ) -> tuple[dict[str, float], dict[str, str]]:
         most = total(scores, rewards)
-        if most <= 0:
+        if most <= 0 or any(reward.needs_policy for reward in rewards):  # of form alone all would earn everything
             return {}, {}
         decoys = tuple(decoy for decoy in self.decoys if decoy != answer)
         image = next(iter(columns.get("image_sizes", ())), (640, 480))

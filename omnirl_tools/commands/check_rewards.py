@@ -28,6 +28,7 @@ from omnirl_core.data.mixture import Source
 from omnirl_core.data.sources import checked_rows, find_sources
 from omnirl_core.rewards import load_rewards
 from omnirl_core.rewards.load import RewardsError
+from omnirl_core.rewards.reference_probability import policy_rewards
 from omnirl_core.rewards.reward import Reward
 from omnirl_tools.checks.hacks import answer_frame
 from omnirl_tools.checks.material import material_warnings
@@ -88,6 +89,7 @@ def _checked(arguments: argparse.Namespace, recipe: Recipe) -> int:
                 bar.update()
     warnings = [
         *_space_warnings(recipe, rewards),
+        *_policy_notes(rewards),
         *material_warnings(rewards, [record for record, _ in head]),
     ]
     print("\n\n".join([str(found), *warnings]))
@@ -146,6 +148,13 @@ def _space_warnings(recipe: Recipe, rewards: list[Reward]) -> list[str]:
         f"{usual!r} (docs/boxes.md)"
         for reward in rewards
         if usual and reads_boxes(reward) and box_setting(reward, "space") != usual
+    ]
+
+
+def _policy_notes(rewards: list[Reward]) -> list[str]:
+    return [
+        f"note: {reward.name} asks the policy, which only training does; here its references are read and not scored"
+        for reward in policy_rewards(rewards)
     ]
 
 

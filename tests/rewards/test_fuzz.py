@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from omnirl_core.rewards import Reward
+from omnirl_core.rewards.reference_probability import ReferenceTokens
 from omnirl_core.rewards.registry import SCORERS, scorer_named
 
 SETTINGS = {"code": {"allow_local_execution": True, "timeout_s": 0.5, "total_timeout_s": 2.0}}
@@ -100,6 +101,7 @@ def test_any_completion_with_any_solution_is_scored_or_unjudgeable(name):
             "completion_ids": [[1, 2, 3]],
             "image_sizes": [[(640, 480)]],
             "resized_sizes": [[(644, 476)]],
+            "reference_probabilities": [(ReferenceTokens((0.9, 1.0), (0.1, 0.3)),)],
         }
         (score,) = reward(prompts=["?"], completions=[completion], solution=[solution], task=[None], **columns)
         assert score is None or (isinstance(score, float) and 0.0 <= score <= 1.0)
