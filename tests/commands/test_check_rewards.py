@@ -223,3 +223,13 @@ def test_answers_made_of_the_prompts_own_words_are_warned_of(tmp_path, capsys, r
     rewards = f"- {{name: overlap, settings: {settings}}}\n"
     main(["check-rewards", recipe(tmp_path, [row], rewards), "--workers", "1"])
     assert ("warning: overlap counts words of the prompt lightly" in capsys.readouterr().out) is warned
+
+
+@pytest.mark.parametrize(("solution", "code"), [("a windy day", 0), ({"tests": [1]}, 1)])
+def test_what_only_the_policy_can_judge_is_read_and_not_scored(tmp_path, capsys, solution, code):
+    rewards = "- {name: think_format, weight: 0.2}\n- {name: reference_probability}\n"
+    path = recipe(tmp_path, [{"problem": "How is the day?", "solution": solution}], rewards)
+    assert main(["check-rewards", path, "--workers", "1"]) == code
+    out = capsys.readouterr().out
+    assert "note: reference_probability asks the policy, which only training does" in out
+    assert ("cannot read the reference" in out) is bool(code)

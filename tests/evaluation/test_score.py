@@ -7,10 +7,11 @@ from trl import GRPOTrainer
 
 from omnirl_core.rewards import Reward, load_rewards, think_format
 from omnirl_core.rewards.grounding import box_iou
-from omnirl_core.rewards.reward import on_answer
+from omnirl_core.rewards.reference_probability import reference_probability
+from omnirl_core.rewards.reward import _say_no_policy, on_answer
 from omnirl_tools.evaluation.generate import Generation
 from omnirl_tools.evaluation.lines import read_lines, weighted_mean, write_lines
-from omnirl_tools.evaluation.score import evaluate, score_rows
+from omnirl_tools.evaluation.score import evaluate, guarded_scores, score_rows
 
 
 @on_answer
@@ -144,3 +145,16 @@ def test_evaluate_generates_grades_and_writes_what_it_reads_back(policy, process
 )
 def test_weighted_mean(values, weights, mean):
     assert weighted_mean(values, weights) == mean
+
+
+def test_a_reward_that_needs_the_policy_gives_null_and_says_so(caplog):
+    _say_no_policy.cache_clear()
+    rewards = [Reward("think_format", think_format, weight=0.5), Reward("own", reference_probability)]
+    answers = [said("<think>it is</think><answer>cat</answer>"), said("cat")]
+    lines = score_rows([asked(1, "word", "cat"), asked(2, "word", None)], answers, rewards, guarded_scores)
+    assert [line["rewards"] for line in lines] == [
+        {"think_format": 1.0, "own": None},
+        {"think_format": 0.0, "own": None},
+    ]
+    assert [line["score"] for line in lines] == [1.0, 0.0]
+    assert any("'own' needs the policy" in message for message in caplog.messages)

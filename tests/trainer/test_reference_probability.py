@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import random
 import re
 from collections import defaultdict
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import lazily, row
+from datasets import Dataset
 from peft import LoraConfig
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -27,9 +29,12 @@ from omnirl_core.rewards import Reward, load_rewards
 from omnirl_core.rewards.load import RewardsError
 from omnirl_core.rewards.reference_probability import COLUMN, ReferenceTokens, reference_probability
 from omnirl_core.rewards.reward import _say_no_policy
+from omnirl_core.shapes import tiny_policy
+from omnirl_core.shapes.tasks import make_example
 from omnirl_core.trainer import OmniGRPOTrainer
 from omnirl_core.trainer.reference_probability import Tokens
 from omnirl_core.trainer.reward_stats import FIRST_STEPS, LowSpread
+from omnirl_tools.checks.hacks import THOUGHT, formed
 
 # --- where a completion is cut ---
 
@@ -300,7 +305,7 @@ def test_named_in_a_file_with_tasks_weight_gate_and_log(config, tiny_checkpoint,
     assert told[4:] == [None] * 4
     assert trainer._rewards[4:, 1].isnan().all()
     assert trainer._rewards[4:, 2].isnan().all()  # gated by what does not judge
-    assert found["length_band"][0] <= told[0]
+    assert found["length_band"][0] <= told[0] * (1 + 1e-6)
     lines = [json.loads(line) for line in (tmp_path / "run" / "completions.jsonl").read_text().splitlines()]
     logged = [line["rewards"]["reference_probability"] for line in lines]
     assert sorted(one for one in logged if one is not None) == pytest.approx(
@@ -312,7 +317,7 @@ def test_named_in_a_file_with_tasks_weight_gate_and_log(config, tiny_checkpoint,
     assert "rewards/reference_probability/spread" in log
 
 
-def test_in_evaluation_too(config, tiny_checkpoint, image_files, trainer):
+def test_in_evaluation_too(config, tiny_checkpoint, image_files):
     data = samples("TI", image_files)
     worker = Answering(
         tiny_checkpoint, Reward("rp", reference_probability, settings=VERIFREE),
@@ -329,6 +334,98 @@ def test_refused_where_the_completions_are_not_the_policys_own(config, tiny_chec
         OmniGRPOTrainer(
             tiny_checkpoint, Reward("rp", reference_probability), config(), lazily(rows), rollout_func=rollout
         )
+
+
+# --- learning ---
+
+LETTERS = "abcdefgh"
+
+
+class Choosing(OmniGRPOTrainer):
+    """Its thoughts are one letter, drawn by the policy's own probabilities of these letters."""
+
+    def _generate_single_turn(self, prompt_ids, *args, **kwargs):
+        made = []
+        for ids in prompt_ids:
+            letter = LETTERS[int(torch.multinomial(chances(self.model, self._tokenizer, ids), 1))]
+            made.append(self._tokenizer.encode(f"<think>{letter}</think><answer>x</answer><|im_end|>"))
+        return made, None
+
+
+def chances(model, tokenizer, prompt_ids):
+    """(8,) of the letters as the thought."""
+    with torch.no_grad():
+        logits = model(torch.tensor([[*prompt_ids, *tokenizer.encode("<think>")]])).logits[0, -1]
+    return logits[tokenizer.encode(LETTERS)].softmax(-1)
+
+
+def held_out(trainer, prompts, reference):
+    """Probability of the reference over the policy's own thoughts, by plain forwards."""
+    tokenizer, found = trainer.processing_class, []
+    for prompt in prompts:
+        ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"]
+        after = [
+            tokens_of(trainer.model, tokenizer, prompt, [], f"<think>{letter}</think><answer>", reference).prod()
+            for letter in LETTERS
+        ]
+        found.append(float(chances(trainer.model, tokenizer, ids).double() @ torch.stack(after)))
+    return sum(found) / len(found)
+
+
+@pytest.mark.parametrize("shared", ["on", "off"])
+def test_held_out_probability_rises_in_a_few_steps(config, tiny_text_checkpoint, shared):
+    def ask(words):
+        return [[{"role": "user", "content": f"Say {word}."}] for word in words]
+
+    data = [{"prompt": prompt, "solution": "k"} for prompt in ask(["one", "two", "three", "four"])]
+    trainer = Choosing(
+        tiny_text_checkpoint, Reward("rp", reference_probability, settings=VERIFREE),
+        config(num_generations=8, per_device_train_batch_size=32, max_steps=8, shared_prefix=shared,
+               learning_rate=3e-3),
+        Dataset.from_list(data),
+    )  # fmt: skip
+    prompts = ask(["five", "six", "seven"])
+    before = held_out(trainer, prompts, "k")
+    trainer.train()
+    after = held_out(trainer, prompts, "k")
+    assert after > 1.2 * before, (before, after)
+
+
+# --- tricks ---
+
+
+@pytest.mark.parametrize("variant", ["rlpr", "verifree"])
+def test_what_thoughts_earn_of_a_policy_that_answers(config, variant):
+    """The tiny policy on drawn images: what is answered is not read, and of blind thoughts none pays."""
+    drawn = [make_example(task, random.Random(0), "test") for task in ("color", "shape", "count")]
+    data = [
+        {"prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": one.problem}]}],
+         "images": [scene.draw() for scene in one.scenes], "solution": str(one.solution)} for one in drawn
+    ]  # fmt: skip
+    thoughts = ["", "ok", "," * 60, "the " * 20, THOUGHT, "red, green, blue, circle, square, star, 1, 2, 3", None]
+    names = ["blind"] * 7 + ["seen", "seen, another answer", "the reference"]
+    said = [
+        [*(formed("x", think=one.problem if thought is None else thought) for thought in thoughts),
+         formed("x", think=one.thought), formed(str(one.solution), think=one.thought),
+         formed("x", think=str(one.solution))] for one in drawn
+    ]  # fmt: skip
+    n = len(names)
+
+    class Scripted(OmniGRPOTrainer):
+        def _generate_single_turn(self, *args, **kwargs):
+            texts = [text for own in said for text in own]
+            return [[*self._tokenizer(text)["input_ids"], self._tokenizer.eos_token_id] for text in texts], None
+
+    trainer = Scripted(
+        tiny_policy(), Reward("rp", reference_probability, settings={"variant": variant}),
+        config(num_generations=n, per_device_train_batch_size=n, gradient_accumulation_steps=len(drawn),
+               shuffle_dataset=False, learning_rate=0.0, shared_prefix="auto"), lazily(data),
+    )  # fmt: skip
+    trainer.train()
+    scores = trainer._rewards.view(len(drawn), n)
+    print(variant, [dict(zip(names, row, strict=False)) for row in scores.tolist()], scores)
+    assert torch.equal(scores[:, names.index("seen")], scores[:, names.index("seen, another answer")])
+    assert scores[:, :7].max() <= 0.25
 
 
 # --- prompts of low spread ---
@@ -383,7 +480,7 @@ def test_a_resumed_run_knows_the_average(config, tiny_checkpoint, image_files, t
 
 
 def test_with_dynamic_sampling_other_prompts_take_their_place(config, tiny_checkpoint, image_files):
-    data = samples("TITI", image_files)
+    data = samples("TI", image_files)
     trainer = Answering(
         tiny_checkpoint, Reward("rp", reference_probability, settings={"variant": "verifree", "min_spread": 1.0}),
         config(num_generations=4, per_device_train_batch_size=8, dynamic_sampling="resample", max_steps=1,
