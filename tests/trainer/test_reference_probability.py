@@ -361,25 +361,26 @@ def chances(model, tokenizer, prompt_ids):
 
 def held_out(trainer, prompts, reference):
     """Probability of the reference over the policy's own thoughts, by plain forwards."""
-    tokenizer, found = trainer.processing_class, []
+    processor, found = trainer.processing_class, []
     for prompt in prompts:
-        ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"]
+        chat = processor.apply_chat_template([prompt], add_generation_prompt=True, tokenize=False)[0]
         after = [
-            tokens_of(trainer.model, tokenizer, prompt, [], f"<think>{letter}</think><answer>", reference).prod()
+            tokens_of(trainer.model, processor, prompt, [], f"<think>{letter}</think><answer>", reference).prod()
             for letter in LETTERS
         ]
-        found.append(float(chances(trainer.model, tokenizer, ids).double() @ torch.stack(after)))
+        own = chances(trainer.model, processor.tokenizer, processor.tokenizer.encode(chat))
+        found.append(float(own.double() @ torch.stack(after)))
     return sum(found) / len(found)
 
 
 @pytest.mark.parametrize("shared", ["on", "off"])
-def test_held_out_probability_rises_in_a_few_steps(config, tiny_text_checkpoint, shared):
+def test_held_out_probability_rises_in_a_few_steps(config, tiny_checkpoint, shared):
     def ask(words):
         return [[{"role": "user", "content": f"Say {word}."}] for word in words]
 
     data = [{"prompt": prompt, "solution": "k"} for prompt in ask(["one", "two", "three", "four"])]
     trainer = Choosing(
-        tiny_text_checkpoint, Reward("rp", reference_probability, settings=VERIFREE),
+        tiny_checkpoint, Reward("rp", reference_probability, settings=VERIFREE),
         config(num_generations=8, per_device_train_batch_size=32, max_steps=8, shared_prefix=shared,
                learning_rate=3e-3),
         Dataset.from_list(data),
@@ -423,9 +424,9 @@ def test_what_thoughts_earn_of_a_policy_that_answers(config, variant):
     )  # fmt: skip
     trainer.train()
     scores = trainer._rewards.view(len(drawn), n)
-    print(variant, [dict(zip(names, row, strict=False)) for row in scores.tolist()], scores)
     assert torch.equal(scores[:, names.index("seen")], scores[:, names.index("seen, another answer")])
-    assert scores[:, :7].max() <= 0.25
+    if variant == "rlpr":  # a policy that sees the answer in the image is sure of it after any thought
+        assert scores[:, :7].max() <= 0.25
 
 
 # --- prompts of low spread ---
