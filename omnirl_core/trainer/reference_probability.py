@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 from trl import GRPOTrainer
 from trl.trainer.utils import pad
 
+from omnirl_core.models import unpadded
 from omnirl_core.rewards.reference_probability import (
     COLUMN,
     ReferenceTokens,
@@ -242,7 +243,8 @@ class ReferenceProbability:
         trainer = self._trainer
         samples = [list(numbers).index(number) for number in rows]
         # each row's prompt anew, so that what the processor gives is of these rows and in their order
-        prompt_ids, images, fields = GRPOTrainer._tokenize_prompts(trainer, [prompts[i] for i in samples])
+        with unpadded(trainer.processing_class):
+            prompt_ids, images, fields = GRPOTrainer._tokenize_prompts(trainer, [prompts[i] for i in samples])
         batch = _batch(prompt_ids, fields if images else {}, ids, mask, trainer._tokenizer.pad_token_id)
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
         labels[:, -ids.shape[1] :].masked_fill_(~scored, -100)
