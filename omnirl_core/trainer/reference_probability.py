@@ -160,7 +160,9 @@ class ReferenceProbability:
         self._tokens = Tokens(trainer._tokenizer)
         self.low_spread = LowSpread(trainer, {r.name: share for r in rewards if (share := spread_share(r))})
 
-    def told(self, samples: Sequence[Sample], prompts: Sequence[Any], completion_ids: Any) -> list[Sample]:
+    def told(
+        self, samples: Sequence[Sample], prompts: Sequence[object], completion_ids: Sequence[Sequence[int]]
+    ) -> list[Sample]:
         """The samples with `reference_probabilities`, for this rank's completions.
 
         Args:
@@ -205,7 +207,7 @@ class ReferenceProbability:
         return self._tokens.questions(completion_ids, references, self._alone)
 
     def _probabilities(
-        self, asked: Sequence[Asked], numbers: Sequence[int], prompts: Sequence[Any]
+        self, asked: Sequence[Asked], numbers: Sequence[int], prompts: Sequence[object]
     ) -> dict[Asked, tuple[float, ...]]:
         """Of the scored tokens of each suffix, in one forward."""
         trainer, device = self._trainer, self._trainer.accelerator.device
