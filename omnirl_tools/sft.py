@@ -17,6 +17,7 @@ from omnirl_core.config.path_checks import file_faults
 from omnirl_core.data.dataset import RowTransform, for_language_model
 from omnirl_core.data.images import open_image
 from omnirl_core.data.record import DataError
+from omnirl_core.launch import silence_upstream_noise
 from omnirl_core.shapes.dataset import only_own_names
 from omnirl_core.trainer import OmniGRPOConfig
 from omnirl_core.trainer.callbacks import RewardLines, RewardProgress, replace_progress
@@ -65,6 +66,7 @@ class OmniSFTConfig(SFTConfig):
 
 def parse_sft(argv: list[str] | None = None) -> tuple[DataArguments, OmniSFTConfig, ModelConfig]:
     """Read `--config FILE` and what overrides it; keys of the YAML that only GRPO knows are left alone."""
+    silence_upstream_noise()
     kinds = [DataArguments, OmniSFTConfig, ModelConfig]
     parser = StrictParser(kinds, [file_faults], elsewhere=[OmniGRPOConfig], adjust=only_own_names)
     return parser.parse(argv)  # type: ignore[return-value]

@@ -46,9 +46,10 @@ def test_run_configs_parse_and_name_files_that_exist(path, monkeypatch, tmp_path
 
 
 @pytest.mark.parametrize("path", STARTS, ids=ids)
-def test_warm_starts_parse(path, monkeypatch, tmp_path):
+def test_warm_starts_parse(path, monkeypatch, tmp_path, recwarn):
     monkeypatch.chdir(ROOT)
     data, training, model = parse_sft(["--config", str(path), "--output_dir", str(tmp_path)])
+    assert not [str(one.message) for one in recwarn if "deprecated" in str(one.message)]
     assert "{solution}" in training.response_template
     assert data.dataset_name
     assert model.model_name_or_path
