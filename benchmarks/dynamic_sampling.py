@@ -8,9 +8,9 @@ and backward pass, `resample` does so and puts other groups in their place (`dyn
 Questions about drawn scenes (colour, shape, count); a share of the training samples has an answer that no completion
 reaches, as wrong annotations have. The tiny policy is rewarded for the exact answer. All train for the same seconds of
 the processor, on one thread, one after the other for each seed; every few seconds they answer held-out samples, which
-is not counted. The mark is the highest mean of three accuracies in a row that `full` reaches; the seconds are those of
-the first such mean at or above the mark. With `--lines FILE` each run's curve is kept there as it ends, and a later
-call goes on with the runs that are missing.
+is not counted. Marks are half, four fifths and all of what `full` gains, by means of three accuracies in a row; the
+seconds are those of the first such mean at or above a mark. With `--lines FILE` each run's curve is kept there as it
+ends, and a later call goes on with the runs that are missing.
 """
 
 import argparse
@@ -38,6 +38,9 @@ from omnirl_core.shapes import tiny_policy, write_dataset
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_tools.evaluation.score import evaluate
 
+GAINS = (0.5, 0.8, 1.0)
+"""Marks: so much of what `full` gains at most."""
+MARKS = ", ".join(f"{gain:.0%}" for gain in GAINS) + " of the gain"
 TASKS = ("color", "shape", "count")
 KINDS = {
     "full": {"skip_zero_advantages": False},
@@ -150,23 +153,30 @@ def main(argv: list[str] | None = None) -> int:
 
 def report(found: dict[tuple[str, int], dict[str, Any]], seeds: int) -> None:
     """A line a run, and each kind's seconds over those of `full`."""
-    ratios: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    print("seed kind      steps  s/step  no signal  rounds  accuracy: first  mark/best  seconds to the mark")
+    ratios: dict[tuple[str, float], list[float]] = {}
+    print("seed kind      steps  s/step  no signal  rounds  accuracy: first   best  seconds to " + MARKS)
     for seed in range(seeds):
         curves = {kind: means(found[kind, seed]["points"]) for kind in KINDS}
-        mark = max(value for _, value in curves["full"])
-        reached = {k: next((s for s, value in curve if value >= mark), math.inf) for k, curve in curves.items()}
+        first, best = found["full", seed]["points"][0][1], max(value for _, value in curves["full"])
         for kind, curve in curves.items():
             one = found[kind, seed]
-            ratios[kind].append(reached[kind] / reached["full"])
+            marks = [first + gain * (best - first) for gain in GAINS]
+            reached = [seconds_to(curve, mark) for mark in marks]
+            for gain, mark, own in zip(GAINS, marks, reached, strict=True):
+                ratios.setdefault((kind, gain), []).append(own / seconds_to(curves["full"], mark))
             print(
                 f"{seed:<4} {kind:9} {one['steps']:5} {one['points'][-1][0] / one['steps']:7.2f} "
                 f"{one['without_signal']:10.0%} {one['rounds']:7.2f} {one['points'][0][1]:16.3f} "
-                f"{max(value for _, value in curve):10.3f} {reached[kind]:20.0f}", flush=True,
+                f"{max(value for _, value in curve):6.3f}  " + "".join(f"{own:6.0f}" for own in reached), flush=True,
             )  # fmt: skip
-    for kind in list(KINDS)[1:]:
-        text = ", ".join(f"{ratio:.2f}" for ratio in ratios[kind])
-        print(f"{kind} over full: {text}; median {statistics.median(ratios[kind]):.2f}")
+    for (kind, gain), values in ratios.items():
+        if kind != "full":
+            text = ", ".join(f"{ratio:.2f}" for ratio in values)
+            print(f"{kind} over full, {gain:.0%} of the gain: {text}; median {statistics.median(values):.2f}")
+
+
+def seconds_to(curve: list[tuple[float, float]], mark: float) -> float:
+    return next((spent for spent, value in curve if value >= mark), math.inf)
 
 
 if __name__ == "__main__":

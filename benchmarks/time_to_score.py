@@ -158,7 +158,9 @@ def plot(lines: list[dict[str, Any]], path: Path) -> None:
         for points in runs:
             axes.plot(*zip(*points, strict=True), color=color, alpha=0.32, linewidth=0.8)
         middle = [tuple(map(statistics.mean, zip(*at_step, strict=True))) for at_step in zip(*runs, strict=False)]
-        axes.plot(*zip(*middle, strict=True), color=color, label=f"{NAMES[side]}, {len(runs)} seeds")
+        axes.plot(
+            *zip(*middle, strict=True), color=color, label=f"{NAMES[side]}, seed{'s' * (len(runs) != 1)}: {len(runs)}"
+        )
     axes.set(title="Held-out score over seconds of training", xlabel="seconds of one CPU core", ylabel="score")
     axes.set_xlim(left=0)
     axes.legend(loc="lower right")

@@ -1,6 +1,7 @@
 """Rollouts by vLLM in the training process: text, one image, several images and any mix of them."""
 
 import pytest
+from conftest import letters
 from greedy import by_transformers, by_vllm, largest_gap, ratios, shake
 from peft import LoraConfig
 
@@ -68,6 +69,25 @@ def test_features_of_earlier_weights_are_seen(with_vllm, rows, monkeypatch):
     worker.train()
     assert max(abs(ratio - 1) for ratio in stale) > 0.1
     assert ratios(worker) == pytest.approx([1.0] * 9, abs=NEAR)
+
+
+def test_groups_without_signal_are_replaced(with_vllm, rows):
+    """The engine's log-probabilities follow the completions that are kept."""
+
+    def some(completions, row_id, **columns):
+        return [
+            value if name in ("r:5", "r:6") else 0.5 for name, value in zip(row_id, letters(completions), strict=True)
+        ]
+
+    worker = with_vllm(rows, reward=some, dynamic_sampling="resample", max_resample_rounds=8)
+    worker.train()
+    lines = [line for line in worker.state.log_history if "dynamic_sampling/rounds" in line]
+    assert sum(line["dynamic_sampling/rounds"] for line in lines) > 0
+    assert all(line["dynamic_sampling/kept_groups"] > 0 for line in lines)
+    assert [line["completions/skipped_ratio"] for line in lines] == [
+        1 - line["dynamic_sampling/kept_groups"] / 2 for line in lines
+    ]
+    assert ratios(worker) == pytest.approx([1.0] * 6, abs=NEAR)
 
 
 def test_a_pixel_budget_reaches_vllm(with_vllm, rows, monkeypatch):
