@@ -29,7 +29,7 @@ TRIED = 200
 FREE_TEXT = {"overlap", "bleu", "answer_or_overlap"}
 AGREED = 0.3
 """People who answer differently leave VQA's best answer below full marks."""
-NOT_TRIED = {"think_format", "repetition", "code"}
+NOT_TRIED = {"think_format", "repetition", "code", "judge"}
 """Rewards of form, and one whose references cannot be written down."""
 SOFT = FREE_TEXT | {"box_iou", "box_f1", "point_gaussian"}
 """Judges that pay a part for near misses; beside them the form weighs less."""

@@ -106,6 +106,10 @@ CHECKED = [
 TESTED = [Sample("Transcribe the page.", CHECKED, REPORT, ("Page 3", "The office was closed."), "tests")]
 CLICKS = [Sample("Where is the button?", [540, 40, 600, 70], "[570, 55]", ("[20, 20]", "[320, 240]"), "click")]
 SPOTS = [Sample("Point at the dog's nose.", [212, 97], "[212, 97]", ("[20, 20]", "[400, 30]"), "point")]
+SHIPS = [[30, 40, 90, 80], [400, 300, 460, 350]]
+COUNTED = [
+    Sample("Point at each ship.", SHIPS, "[[60, 60], [430, 320]]", ("[[9, 9], [320, 240]]",) * 2, "count_points")
+]
 LEAF = [[420, 60], [520, 90], [500, 210], [410, 180]]
 MASKS = [Sample("Outline the leaf.", LEAF, json.dumps(LEAF), ("[[1, 1], [9, 1], [9, 9]]",) * 2, "mask")]
 SPANS = [Sample("When does she jump?", [41.5, 47], "41.5 to 47", ("1 to 3", "90 to 120"), "span")]
@@ -140,6 +144,7 @@ OF_REWARD = {
     "point_in_box": CLICKS,
     "point_gaussian": CLICKS,
     "point_distance": SPOTS,
+    "point_count": COUNTED,
     "mask_iou": MASKS,
     "temporal_iou": SPANS,
     "code": PROGRAMS,
@@ -162,7 +167,7 @@ OF_CONFIG = {
     "rec_soft": ONE_BOX,
     "rec_strict": ONE_BOX,
     "detection": BOXES,
-    "pointing": CLICKS + SPOTS + MASKS + SPANS,
+    "pointing": CLICKS + SPOTS + COUNTED + MASKS + SPANS,
     "mixed": TEXT + CAPTIONS + CHOICES + NUMBERS + ONE_BOX,
 }
 """Configs that promise to keep hacks down; original_scheme promises to be the original's."""
@@ -176,7 +181,7 @@ IMAGE = [(640, 480)]
 def reward_table() -> dict[str, dict[str, float]]:
     """Reward -> hack -> best score over its samples, each reward with its defaults."""
     table: dict[str, dict[str, float]] = {}
-    for name in SCORERS:
+    for name in [name for name in SCORERS if name != "judge"]:  # a model's grades are its own
         settings = {"allow_local_execution": True} if name == "code" else {}
         reward = Reward(name, scorer_named(name), settings=settings)
         if reward.needs_policy:  # it reads nothing of an answer; see tests/trainer/test_reference_probability.py

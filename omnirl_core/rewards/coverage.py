@@ -65,10 +65,10 @@ def coverage_error(samples: Sequence[Sample], rewards: Sequence[object]) -> str 
 
 
 def _reads(judge: Reward, sample: Sample) -> bool:
-    """Whether the judge can read the sample's solution; yes where a trial would run code or wants an image."""
+    """Whether the judge can read the sample's solution; yes where a trial runs code, asks a judge or wants an image."""
     if judge.needs_policy:
         return reference_texts(sample.solution) is not None
-    if isinstance(judge.scorer, FileFunction) or getattr(judge.scorer, "__name__", "") == "code":
+    if isinstance(judge.scorer, FileFunction) or getattr(judge.scorer, "__name__", "") in ("code", "judge"):
         return True
     try:
         return judge.score(_PROBE, sample.solution, task=sample.task, options=sample.options) is not None

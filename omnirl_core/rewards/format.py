@@ -115,7 +115,7 @@ def repetition(completion: str, *, order: int = 4) -> float:
 _SENTENCE = re.compile(r"[^.!?。！？؟\n]+")
 _ELEMENTS = {
     "heading": r"^#{1,6} +\S",
-    "list": r"^ *(?:[-*+]|\d{1,3}[.)]) +\S",
+    "list": r"^ *+(?!(?:[-*] *+){3,}$)(?:[-*+]|\d{1,3}[.)]) +\S",  # * * * is a rule
     "table": r"^ *+\|[^\n]*\|[ \t]*+\n *+\|(?=[ :|]*+-)[ :|-]*+$",
     "code": r"^```",
     "bold": r"\*\*[^*\s][^*\n]*\*\*",

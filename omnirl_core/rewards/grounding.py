@@ -104,6 +104,7 @@ def box_f1(
     *,
     threshold: float = 0.5,
     soft: bool = False,
+    kind: str = "iou",
     measure: str = "f1",
     match_labels: bool = True,
     space: str = "pixels",
@@ -114,9 +115,10 @@ def box_f1(
 ) -> float | None:
     """F1 (or precision, or recall) of the answer's boxes under the best one-to-one assignment, in [0, 1].
 
-    A pair counts from `threshold` IoU on: 1, or its IoU when `soft`. Labels must agree where every reference box
-    has one. An empty reference (`[]`, "none") asks for an answer that says so. Every box listed lowers the
-    precision, so listing them all does not pay; `recall` alone has no such guard.
+    A pair counts from `threshold` IoU on: 1, or its IoU when `soft`. `kind: giou` takes (1 + GIoU) / 2 in its place,
+    which with `soft` and a `threshold` of 0.3 pays a part for a box beside its object. Labels must agree where every
+    reference box has one. An empty reference (`[]`, "none") asks for an answer that says so. Every box listed lowers
+    the precision, so listing them all does not pay; `recall` alone has no such guard.
 
     >>> box_f1("<answer>[[0, 0, 10, 10], [50, 50, 60, 60]]</answer>", [[0, 0, 10, 10], [20, 20, 30, 30]])
     0.5
@@ -124,8 +126,9 @@ def box_f1(
     (1.0, 0.0)
     """
     _check_setting("box_f1", "measure", measure, ("f1", "precision", "recall"))
+    _check_setting("box_f1", "kind", kind, ("iou", "giou"))
     spaces = Spaces("box_f1", space, solution_space, image_sizes, resized_sizes, image_index)
-    compared = _compared(completion, solution, match_labels, spaces)
+    compared = _compared(completion, solution, match_labels, spaces, kind)
     if not isinstance(compared, Compared):
         return compared
     found, references, overlaps, labelled = compared
@@ -180,7 +183,7 @@ class Compared(NamedTuple):
 
 
 def _compared(
-    completion: Completion | None, solution: object, match_labels: bool, spaces: "Spaces"
+    completion: Completion | None, solution: object, match_labels: bool, spaces: "Spaces", kind: str = "iou"
 ) -> Compared | float | None:
     """What is to be scored; the score itself where a side has no boxes; None without a readable reference."""
     references = reference_boxes(solution)
@@ -192,7 +195,7 @@ def _compared(
     if not references or not found:
         return float(not references and not found and _says_none(answer))
     labelled = match_labels and all(reference.label for reference in references)
-    return Compared(found, references, _overlaps(found, references, *converters), labelled)
+    return Compared(found, references, _overlaps(found, references, *converters, kind), labelled)
 
 
 def _mean_over_classes(compared: Compared, thresholds: Sequence[float], max_boxes: int) -> float:
@@ -251,8 +254,9 @@ def _overlaps(
     references: list[LabelledBox],
     answer_to_pixels: Converter,
     reference_to_pixels: Converter,
+    kind: str,
 ) -> np.ndarray:
-    """IoU of each found box (rows) with each reference box (columns)."""
+    """IoU, or (1 + GIoU) / 2, of each found box (rows) with each reference box (columns)."""
     a = [answer_to_pixels(one.box) for one in found]
     b = [reference_to_pixels(reference.box) for reference in references]
     rows, columns = np.array(a)[:, None], np.array(b)[None]  # (found, 1, 4), (1, reference, 4)
@@ -260,7 +264,13 @@ def _overlaps(
     high = np.minimum(rows[..., 2:], columns[..., 2:])
     inter = np.clip(high - low, 0, None).prod(-1)
     union = (rows[..., 2:] - rows[..., :2]).prod(-1) + (columns[..., 2:] - columns[..., :2]).prod(-1) - inter
-    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    ious = np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    if kind == "iou":
+        return ious
+    hull = (np.maximum(rows[..., 2:], columns[..., 2:]) - np.minimum(rows[..., :2], columns[..., :2])).prod(-1)
+    return (
+        ious + np.divide(union, hull, out=np.zeros_like(hull), where=hull > 0)
+    ) / 2  # GIoU = IoU - 1 + union / hull
 
 
 class Spaces(NamedTuple):

@@ -39,7 +39,7 @@ KEYS = (
     "gate_at",
     "timeout_s",
 )
-FILES = ("frequencies",)  # settings that name a file, relative to the rewards.yaml
+FILES = ("frequencies", "cache")  # settings that name a file, relative to the rewards.yaml
 MOST_SHOWN = 10
 
 
@@ -273,7 +273,8 @@ def _try(reward: Reward, entry: Entry, faults: Faults) -> None:
     if isinstance(reward.scorer, FileFunction):
         return  # may want columns that only the batch has
     try:
-        reward.score(PROBE, "a")
+        check = getattr(reward.scorer, "check", None)  # of a scorer that would ask another machine
+        reward.score(PROBE, "a") if check is None else check(**reward.settings)
     except (ValueError, TypeError, ImportError, PermissionError) as error:
         faults.add(entry.line_of_setting(error), f"{entry.name}: {error}")
     except (OSError, RuntimeError):

@@ -27,6 +27,7 @@ _POINT = re.compile(
 )
 _TIME = re.compile(r"(?<![\d.:])(?:(?:(\d{1,3}+):)?(\d{1,4}+):)?(\d{1,9}+(?:\.\d{1,9}+)?+)(?![\d:])")
 MOST_CHARACTERS = 20_000
+MOST_POINTS = 300
 GRID = 512  # samples along the longer side of what two masks cover
 
 
@@ -135,6 +136,65 @@ def point_distance(
     )
 
 
+@on_answer
+def point_count(
+    prediction: str,
+    solution: object,
+    *,
+    radius: float = 50.0,
+    space: str = "pixels",
+    solution_space: str = "pixels",
+    image_sizes: Sequence[Size] | None = None,
+    resized_sizes: Sequence[Size] | None = None,
+    image_index: int = 0,
+) -> float | None:
+    """1.0 where the answer lists as many points as there are objects, and each hits one of its own, else 0.0.
+
+    The reference lists boxes, which a point has to lie in, or points, of which one has to be within `radius` pixels;
+    of a bare number only the count is judged, by points that differ. `[]` or 0 asks for an answer without points.
+
+    >>> point_count("[[5, 5], [25, 5]]", [[0, 0, 10, 10], [20, 0, 30, 10]]), point_count("[[5, 5], [6, 6]]", 2)
+    (1.0, 1.0)
+    >>> point_count("[[5, 5], [6, 6]]", [[0, 0, 10, 10], [20, 0, 30, 10]]), point_count("2", 2)
+    (0.0, 0.0)
+    """
+    reference = _json(solution)
+    if isinstance(reference, int | float) and not isinstance(reference, bool):
+        targets, wanted = [], reference
+    else:
+        pairs = isinstance(reference, list) and all(isinstance(one, list) and len(one) == 2 for one in reference)
+        boxes = None if pairs and reference else reference_boxes(reference)
+        targets = [one.box for one in boxes or ()] or [(x, y, x, y) for x, y in parse_points(reference)]
+        if boxes is None and not targets:
+            return None
+        wanted = len(targets)
+    points = parse_points(prediction[:MOST_CHARACTERS])
+    if not wanted:
+        return float(not points and (prediction.strip() == "0" or reference_boxes(prediction) == []))
+    if not len(points) == len(set(points)) == wanted or len(points) > MOST_POINTS:
+        return 0.0
+    if not targets:
+        return 1.0
+    spaces = Spaces("point_count", space, solution_space, image_sizes, resized_sizes, image_index)
+    answer_to_pixels, reference_to_pixels = spaces.converters()
+    said = np.array([answer_to_pixels((*point, *point)) for point in points])[:, None]  # (said, 1, 4)
+    places = np.array([reference_to_pixels(box) for box in targets])  # (targets, 4)
+    outside = np.maximum(places[:, :2] - said[..., :2], said[..., 2:] - places[:, 2:]).clip(0)
+    reach = np.where((places[:, :2] == places[:, 2:]).all(-1), radius, 0.0)
+    from scipy.optimize import linear_sum_assignment  # half a second to import
+
+    hits = np.hypot(outside[..., 0], outside[..., 1]) <= reach  # (said, targets)
+    return float(hits[linear_sum_assignment(hits, maximize=True)].all())
+
+
+def _json(source: object) -> object:
+    """What a text holds as JSON, the text itself where it is none."""
+    try:
+        return read_json(strip_tags(source)) if isinstance(source, str) else source
+    except ValueError:
+        return source
+
+
 def _from_centre(at: Point, box: Box) -> Point:
     return at[0] - (box[0] + box[2]) / 2, at[1] - (box[1] + box[3]) / 2
 
@@ -204,11 +264,9 @@ def mask_iou(prediction: str, solution: object) -> float | None:
 
 def _shape(source: object) -> list[Polygon] | np.ndarray | None:
     """Polygons, or a mask (height, width); None where it is neither."""
+    source = _json(source)
     if isinstance(source, str):
-        try:
-            source = read_json(strip_tags(source))
-        except ValueError:
-            source = parse_points(source)
+        source = parse_points(source)
     if isinstance(source, dict) and "counts" in source:
         return _decoded(source)
     if isinstance(source, dict):

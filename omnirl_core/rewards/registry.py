@@ -60,9 +60,11 @@ SCORERS = {
     "point_in_box": "omnirl_core.rewards.pointing:point_in_box",
     "point_gaussian": "omnirl_core.rewards.pointing:point_gaussian",
     "point_distance": "omnirl_core.rewards.pointing:point_distance",
+    "point_count": "omnirl_core.rewards.pointing:point_count",
     "mask_iou": "omnirl_core.rewards.pointing:mask_iou",
     "temporal_iou": "omnirl_core.rewards.pointing:temporal_iou",
     "reference_probability": "omnirl_core.rewards.reference_probability:reference_probability",
+    "judge": "omnirl_core.rewards.judge:judge",
     "code": "omnirl_core.rewards.code.code:code",
 }
 """Name -> `module:function`, so that what only one reward needs is imported only for it."""

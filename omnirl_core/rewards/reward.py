@@ -130,6 +130,8 @@ RANGES: dict[str, Range] = {
     "total_timeout_s": ABOVE_0,
     "memory_bytes": (16 << 20, math.inf, "16 MiB (16777216) or more"),
     "workers": FROM_0,
+    "retries": FROM_0,
+    "most_requests": FROM_1,
     "max_order": FROM_1,
     "max_boxes": FROM_1,
     "order": FROM_1,

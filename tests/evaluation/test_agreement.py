@@ -18,7 +18,10 @@ from omnirl_tools.evaluation.ready import ready_generations
 from omnirl_tools.evaluation.score import score_rows
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted({*ROOT.glob("recipes/*/*rewards.yaml"), *ROOT.glob("recipes/rewards/*.yaml")})
+CONFIGS = sorted(
+    {*ROOT.glob("recipes/*/*rewards.yaml"), *ROOT.glob("recipes/rewards/*.yaml")}
+    - {ROOT / "recipes/rewards/judge.yaml"}
+)
 GROUP, PROMPTS, PROMPTS_OF_CODE = 20, 50, 2  # each program runs in a process of its own
 
 TEXT = "a red circle to the left of a small blue square"
@@ -32,7 +35,8 @@ REFERENCES = {
 OF_TASK = {
     "table": "| a | b |\n|---|---|\n| 1 | 2 |", "page": TEXT, "chart": "7", "document": "red circle",
     "tests": [{"type": "present", "text": "red circle"}, {"type": "present", "text": "blue"}],
-    "click": [4, 3, 20, 16], "point": [12, 9], "mask": [[4, 3], [20, 3], [20, 16], [4, 16]], "span": [1, 3],
+    "click": [4, 3, 20, 16], "count_points": [[4, 3], [20, 16]],
+    "point": [12, 9], "mask": [[4, 3], [20, 3], [20, 16], [4, 16]], "span": [1, 3],
     "qa": TEXT, "vqa": ["red"] * 6 + ["blue"] * 4, "contains": "red", "pattern": "[A-Z]|red", "about": 7,
     "labels": ["red", "circle"], "ranking": [4, 3, 20, 16], "json": {"bbox_2d": [1, 1, 9, 9]}, "report": TEXT,
 }  # fmt: skip
@@ -42,7 +46,8 @@ SAID = [
     TEXT, "a blue circle", "B", "(B) the square", "A", "7", "seven", "7.2", "0.5", "\\frac{1}{2}", "red", "circle",
     "the second", "yes", "", "红色的圆在左边", "[4, 3, 20, 16]", "[5, 2, 22, 15]", "[0, 0, 500, 500]",
     '[{"bbox_2d": [4, 3, 20, 16], "label": "dog"}]', '{"bbox_2d": [1, 1, 9, 9]}', "[[4, 3, 20, 16], [1, 1, 9, 9]]",
-    "(4, 3), (20, 16)", "[1, 2", "no box", "| a | b |\n|---|---|\n| 1 | 3 |", "[[4, 3], [20, 3], [20, 16], [4, 16]]",
+    "(4, 3), (20, 16)", "[[4, 3], [20, 16]]",
+    "[1, 2", "no box", "| a | b |\n|---|---|\n| 1 | 3 |", "[[4, 3], [20, 3], [20, 16], [4, 16]]",
     f"# Seen\n- {TEXT}", "🙂 é", "red red red red red red red red red",
 ]  # fmt: skip
 PROGRAM = "```python\na, b = map(int, input().split())\nprint(a {} b)\n```"

@@ -13,7 +13,10 @@ from omnirl_core.rewards import Reward
 from omnirl_core.rewards.reference_probability import ReferenceTokens
 from omnirl_core.rewards.registry import SCORERS, scorer_named
 
-SETTINGS = {"code": {"allow_local_execution": True, "timeout_s": 0.5, "total_timeout_s": 2.0}}
+SETTINGS = {
+    "judge": {"url": "http://127.0.0.1:9/v1", "retries": 0},
+    "code": {"allow_local_execution": True, "timeout_s": 0.5, "total_timeout_s": 2.0},
+}
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "250"))
 """Per scorer; FUZZ_EXAMPLES=6000 makes 100,000 completions in all."""
 SLOW = {"code": 1 / 30, "math": 1 / 4}

@@ -196,6 +196,16 @@ def test_box_f1_equals_brute_force_assignment(threshold, soft):
             assert score == pytest.approx(value, abs=1e-9)
 
 
+def test_box_f1_by_giou_equals_brute_force_over_torchvisions():
+    rng = np.random.default_rng(2)
+    for _ in range(300):
+        found, references = random_boxes(rng, rng.integers(1, 5)), random_boxes(rng, rng.integers(1, 5))
+        pairs = torchvision.ops.generalized_box_iou(torch.tensor(found), torch.tensor(references)).numpy()
+        hits = brute_force_hits((1 + pairs) / 2, 0.3, True)
+        score = box_f1(says(found), references.tolist(), threshold=0.3, soft=True, kind="giou")
+        assert score == pytest.approx(2 * hits / (len(found) + len(references)), abs=1e-9)
+
+
 def test_greedy_matching_would_lose_a_pair():
     references = [[0, 0, 10, 10], [4, 0, 14, 10]]
     found = [

@@ -21,7 +21,7 @@ from omnirl_core.rewards.overlap.words import MARKS, Words, read_words
 from omnirl_core.text import tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore:\\nThe hypothesis contains 0 counts")  # nltk's BLEU
-VARIANTS = ("rouge1", "rouge2", "rougeL")
+VARIANTS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 METRICS = {
     "bleu": bleu,
     "meteor": meteor,
@@ -87,6 +87,7 @@ WORDS = tokens(
 WORDS += ["3.14", "it's", "U.S.", "Paris", "re-run,", "(happy)"]
 ascii_texts = st.one_of(
     st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join),
+    st.lists(st.sampled_from([*WORDS[:12], "\n", "\n"]), max_size=30).map(" ".join),
     st.text(st.characters(max_codepoint=127), max_size=60),
 )
 reference_texts = ascii_texts.filter(str.strip)

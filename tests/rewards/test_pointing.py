@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from omnirl_core.rewards import Reward
 from omnirl_core.rewards.pointing import parse_points
 from omnirl_core.rewards.registry import scorer_named
 
-NAMES = ("point_in_box", "point_gaussian", "point_distance", "mask_iou", "temporal_iou")
-point_in_box, point_gaussian, point_distance, mask_iou, temporal_iou = map(scorer_named, NAMES)
+NAMES = ("point_in_box", "point_gaussian", "point_distance", "mask_iou", "temporal_iou", "point_count")
+point_in_box, point_gaussian, point_distance, mask_iou, temporal_iou, point_count = map(scorer_named, NAMES)
 PAIRS = 400
 FORMS = ("[{}, {}]", "({}, {})", '{{"x": {}, "y": {}}}', "<point>{} {}</point>", '{{"point_2d": [{}, {}]}}')
 
@@ -104,7 +105,48 @@ def test_run_lengths_are_cocos():
             assert mask_iou(json.dumps(polygon), {"size": size, "counts": counts}) == pytest.approx(1.0, abs=0.04)
 
 
+def test_a_count_by_points_is_some_order_in_which_each_hits_its_own():
+    rng = random.Random(0)
+    found = []
+    for _ in range(500):
+        boxes = [(x, y, x + rng.randint(20, 60), y + rng.randint(20, 60)) for x, y in _places(rng, rng.randint(1, 4))]
+        points = [
+            (rng.uniform(x1, x2), rng.uniform(y1, y2)) if rng.random() < 0.9 else (rng.uniform(0, 90), y1)
+            for x1, y1, x2, y2 in rng.choices(boxes, k=len(boxes)) if rng.random() < 0.97
+        ]  # fmt: skip
+        points = [(round(x, 3), round(y, 3)) for x, y in points]
+        expected = len(points) == len(boxes) and any(
+            all(x1 <= x <= x2 and y1 <= y <= y2 for (x, y), (x1, y1, x2, y2) in zip(order, boxes, strict=True))
+            for order in permutations(points)
+        )
+        assert point_count(json.dumps(points), [list(box) for box in boxes]) == expected
+        near = len(points) == len(boxes) and any(
+            all(math.dist(one, box[:2]) <= 20 for one, box in zip(order, boxes, strict=True))
+            for order in permutations(points)
+        )
+        assert point_count(json.dumps(points), [list(box[:2]) for box in boxes], radius=20) == near
+        found.append(expected)
+    assert 100 < sum(found) < 400
+
+
+def _places(rng, n):
+    return [(rng.randint(0, 60), rng.randint(0, 60)) for _ in range(n)]
+
+
 TABLE = [
+    (point_count, "[[4, 3], [20, 16]]", [[20, 15], [5, 3]], {"radius": 2}, 1.0),
+    (point_count, "[[4, 3], [4, 3]]", 2, {}, 0.0),
+    (point_count, "[4, 3] and [9, 9]", "2", {}, 1.0),
+    (point_count, "2", 2, {}, 0.0),
+    (point_count, "none", [], {}, 1.0),
+    (point_count, "0", 0, {}, 1.0),
+    (point_count, "I see a boat", [], {}, 0.0),
+    (point_count, "[[1, 1]]", [], {}, 0.0),
+    (point_count, "", [[1, 2]], {}, 0.0),
+    (point_count, "[[1, 1]]", "three", {}, None),
+    (point_count, "[[1, 1]]", None, {}, None),
+    (point_count, "[[500, 500]]", [[300, 220, 340, 260]], {"space": "0-1000", "image_sizes": [(640, 480)]}, 1.0),
+    (point_count, "[[1, 2]]" * 9_000, [[1, 2]], {}, 0.0),
     (point_in_box, "I click [30, 40] then [90, 90]", [20, 20, 60, 60], {}, 0.0),
     (point_in_box, "[20, 20, 60, 60]", [20, 20, 60, 60], {}, 1.0),
     (point_in_box, "[30, 40]", [[0, 0, 5, 5], [20, 20, 60, 60]], {}, 1.0),

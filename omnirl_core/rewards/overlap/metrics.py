@@ -7,24 +7,29 @@ Where the question is known (columns `problem`, `prompt`), its words and functio
 import logging
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import accumulate, chain
 from operator import sub
 from typing import Literal
 
+import numpy as np
 from rapidfuzz.distance import LCSseq
 
-from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, Pair, asked, pairs
+from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, Pair, asked, pairs, split, split_reference
 from omnirl_core.rewards.overlap.wordnet import Synonyms, wordnet
-from omnirl_core.rewards.overlap.words import Words, chained, cut_by, read_words, rouge_score_words
+from omnirl_core.rewards.overlap.words import Cut, Words, chained, cut_by, read_words, rouge_score_words
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.text import reference_texts
 from omnirl_core.type_checks import check_choice
 
 logger = logging.getLogger(__name__)
 
-Variant = Literal["rouge1", "rouge2", "rougeL"]
-ORDER = {"rouge1": 1, "rouge2": 2, "rougeL": 0}
+Variant = Literal["rouge1", "rouge2", "rougeL", "rougeLsum"]
+ORDER = {"rouge1": 1, "rouge2": 2, "rougeL": 0, "rougeLsum": 0}
+MOST_LINES, MOST_LINED = 50, 700
+"""Lines and words of a text that rougeLsum compares; further lines are part of the last, further words surplus."""
 Shape = tuple[float, float, float]
 """METEOR's alpha, beta and gamma."""
 USUAL_SHAPE: Shape = (0.9, 3.0, 0.5)
@@ -86,7 +91,8 @@ def rouge(
 ) -> float | None:
     """ROUGE F1 with Porter stems in [0, 1]; identical text is 1.0. The best reference counts.
 
-    `rougeL` (longest common subsequence) sees the order of words, `rouge1` and `rouge2` (words, bigrams) do not.
+    `rougeL` (longest common subsequence) sees the order of words, `rouge1` and `rouge2` (words, bigrams) do not;
+    `rougeLsum` sees it within lines, for summaries of one sentence a line in any order.
     `light` weighs words of the question and function words. `compat="rouge_score"` gives
     `RougeScorer([variant], use_stemmer=True)`, which drops all but ASCII.
 
@@ -101,7 +107,15 @@ def rouge(
     cut = rouge_score_words if compat else cut_by(numbers)
     question = "" if compat else asked(prompt, problem, light)
     found = pairs(prediction, references, cut, question, light)
-    return max(rouge_f(pair, variant, strict=compat is not None) for pair in found)
+    if variant != "rougeLsum":
+        return max(rouge_f(pair, variant, strict=compat is not None) for pair in found)
+    lines = [_lines(prediction, text, cut, question) for text in references]
+    wanted = [_lines(text, text, cut, question) for text in references]
+    same = [prediction.split() == text.split() for text in references]
+    hits = [
+        len(p.predicted) if s else _union_hits(*sides) for p, s, *sides in zip(found, same, wanted, lines, strict=True)
+    ]
+    return max(rouge_f(pair, variant, compat is not None, n) for pair, n in zip(found, hits, strict=True))
 
 
 @on_answer
@@ -190,15 +204,17 @@ def brevity(predicted: float, reference: float) -> float:
 # --- ROUGE ---
 
 
-def rouge_f(pair: Pair, variant: Variant, strict: bool = False) -> float:
+def rouge_f(pair: Pair, variant: Variant, strict: bool = False, hits: int = 0) -> float:
     """F1 of one pair; subsequences and bigrams run over the content words alone.
 
-    `strict` leaves texts without tokens, and bigrams of one word, at the library's 0.0.
+    `strict` leaves texts without tokens, and bigrams of one word, at the library's 0.0. `hits` are rougeLsum's.
     """
     predicted, reference = pair.predicted, pair.reference
     if pair.is_wordless:
         return 0.0 if strict else pair.same_marks
-    if variant == "rougeL":
+    if variant == "rougeLsum":
+        order, shared = 1, hits
+    elif variant == "rougeL":
         order, shared = 1, LCSseq.similarity(predicted.rouge_stems, reference.rouge_stems)
     else:
         order = ORDER[variant] if strict else min(ORDER[variant], len(predicted), len(reference)) or 1
@@ -209,6 +225,60 @@ def rouge_f(pair: Pair, variant: Variant, strict: bool = False) -> float:
     # rouge_score's operations, in its order
     precision, recall = matched / (pair.size - order + 1), matched / (pair.reference_size - order + 1)
     return 2 * precision * recall / (precision + recall)
+
+
+def _lines(text: str, reference: str, cut: Cut, question: str) -> list[list[str]]:
+    """The stems of each line; of its content words alone where the reference is weighed by the question."""
+    *first, rest = text.split("\n", MOST_LINES - 1)
+    lines = [Words(line, cut(line)) for line in (*first, rest.replace("\n", " "))]
+    if question:
+        known, wanted = split_reference(reference, question)
+        lines = [split(line, known).content for line in lines] if wanted.content.words else lines
+    stems = [line.rouge_stems for line in lines]
+    ends = list(accumulate(map(len, stems)))
+    return [line[: max(0, len(line) - end + MOST_LINED)] for line, end in zip(stems, ends, strict=True)]
+
+
+def _union_hits(wanted: list[list[str]], said: list[list[str]]) -> int:
+    """rouge_score's summary-level LCS: words of reference lines in a common subsequence with any line of the answer."""
+    left = [Counter(chain.from_iterable(lines)) for lines in (wanted, said)]
+    numbers = {word: number for number, word in enumerate(left[1])}
+    columns = np.array([n for line in said for n in (-1, *map(numbers.__getitem__, line))])  # -1 before each line
+    lifts = np.cumsum(columns == -1) * (MOST_LINED + 1)  # keep the running maximum within a line
+    hits = 0
+    for line in wanted:
+        rows = [np.zeros(len(columns), dtype=np.int64)]
+        for word in line:
+            row = rows[-1].copy()
+            places = np.flatnonzero(columns == numbers.get(word, -2))
+            row[places] = rows[-1][places - 1] + 1
+            rows.append(np.maximum.accumulate(row + lifts) - lifts)
+        for place in sorted(_common_places(line, said, [row.tolist() for row in rows])):
+            if all(counts[line[place]] > 0 for counts in left):
+                hits += 1
+                for counts in left:
+                    counts[line[place]] -= 1
+    return hits
+
+
+def _common_places(line: list[str], said: list[list[str]], rows: list[list[int]]) -> set[int]:
+    """Places in `line` of its longest common subsequences with each line said, those that rouge_score finds.
+
+    `rows` holds their lengths: a row for each word of `line`, a column for each word said and before each line said.
+    """
+    places, first = set(), 0
+    for other in said:
+        i, j = len(line), len(other)
+        while i and j and rows[i][first + j]:
+            if line[i - 1] == other[j - 1]:
+                i, j = i - 1, j - 1
+                places.add(i)
+            elif rows[i][first + j - 1] > rows[i - 1][first + j]:
+                j -= 1
+            else:
+                i -= 1
+        first += len(other) + 1
+    return places
 
 
 # --- METEOR ---
