@@ -47,7 +47,7 @@ def judge(
     most_requests: int | None = None,
     most_tokens: int | None = None,
     cache: str | None = None,
-    images: Sequence[Any] | None = None,
+    images: Sequence[object] | None = None,
     prompt: object = None,
     problem: str | None = None,
 ) -> float | None:
