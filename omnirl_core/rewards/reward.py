@@ -60,7 +60,6 @@ class Signature:
     takes_any: bool  # **columns
     defaults: Mapping[str, Any]
     annotations: Mapping[str, Any]
-
     columns: tuple[str, ...]  # keywords that a column of the data may fill
 
     @property
