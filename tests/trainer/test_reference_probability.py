@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import lazily, row
+from datasets import Dataset
 from peft import LoraConfig
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -333,6 +334,62 @@ def test_refused_where_the_completions_are_not_the_policys_own(config, tiny_chec
         OmniGRPOTrainer(
             tiny_checkpoint, Reward("rp", reference_probability), config(), lazily(rows), rollout_func=rollout
         )
+
+
+# --- learning ---
+
+LETTERS = "abcdefgh"
+
+
+class Choosing(OmniGRPOTrainer):
+    """Its thoughts are one letter, drawn by the policy's own probabilities of these letters."""
+
+    def _generate_single_turn(self, prompt_ids, *args, **kwargs):
+        made = []
+        for ids in prompt_ids:
+            letter = LETTERS[int(torch.multinomial(chances(self.model, self._tokenizer, ids), 1))]
+            made.append(self._tokenizer.encode(f"<think>{letter}</think><answer>x</answer><|im_end|>"))
+        return made, None
+
+
+def chances(model, tokenizer, prompt_ids):
+    """(8,) of the letters as the thought."""
+    with torch.no_grad():
+        logits = model(torch.tensor([[*prompt_ids, *tokenizer.encode("<think>")]])).logits[0, -1]
+    return logits[tokenizer.encode(LETTERS)].softmax(-1)
+
+
+def held_out(trainer, prompts, reference):
+    """Probability of the reference over the policy's own thoughts, by plain forwards."""
+    processor, found = trainer.processing_class, []
+    for prompt in prompts:
+        chat = processor.apply_chat_template([prompt], add_generation_prompt=True, tokenize=False)[0]
+        after = [
+            tokens_of(trainer.model, processor, prompt, [], f"<think>{letter}</think><answer>", reference).prod()
+            for letter in LETTERS
+        ]
+        own = chances(trainer.model, processor.tokenizer, processor.tokenizer.encode(chat))
+        found.append(float(own.double() @ torch.stack(after)))
+    return sum(found) / len(found)
+
+
+@pytest.mark.parametrize("shared", ["on", "off"])
+def test_held_out_probability_rises_in_a_few_steps(config, tiny_checkpoint, shared):
+    def ask(words):
+        return [[{"role": "user", "content": f"Say {word}."}] for word in words]
+
+    data = [{"prompt": prompt, "solution": "k"} for prompt in ask(["one", "two", "three", "four"])]
+    trainer = Choosing(
+        tiny_checkpoint, Reward("rp", reference_probability, settings=VERIFREE),
+        config(num_generations=8, per_device_train_batch_size=32, max_steps=8, shared_prefix=shared,
+               learning_rate=3e-3),
+        Dataset.from_list(data),
+    )  # fmt: skip
+    prompts = ask(["five", "six", "seven"])
+    before = held_out(trainer, prompts, "k")
+    trainer.train()
+    after = held_out(trainer, prompts, "k")
+    assert after > 1.2 * before, (before, after)
 
 
 # --- tricks ---
