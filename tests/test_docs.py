@@ -14,7 +14,7 @@ from trl import ModelConfig
 
 from omnirl_core.config.arguments import DataArguments
 from omnirl_core.trainer import OmniGRPOConfig
-from omnirl_tools.cli import main
+from omnirl_tools.cli import _with_underscores, main
 from omnirl_tools.commands import COMMANDS
 from omnirl_tools.evaluate_arguments import EvaluationArguments
 from omnirl_tools.sft import OmniSFTConfig
@@ -83,8 +83,8 @@ def test_commands_have_the_subcommands_and_settings_that_they_name(document):
             assert name in COMMANDS, line
             command, parser = importlib.import_module(COMMANDS[name][0]), argparse.ArgumentParser()
             command.add_arguments(parser)
-            _, others = parser.parse_known_args(words)
-            settings = {word.partition("=")[0].removeprefix("--") for word in others if word.startswith("--")}
+            _, others = parser.parse_known_args(list(map(_with_underscores, words)))
+            settings = {word.partition("=")[0][2:].replace("-", "_") for word in others if word.startswith("--")}
             assert getattr(command, "TAKES_OVERRIDES", False) or not others, line
             assert settings <= SETTINGS, line
 

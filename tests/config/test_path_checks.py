@@ -63,6 +63,7 @@ CASES = [
     (evaluate.main, [*CONFIG, *OWN[2:], "--completions", "answer.jsonl"]),
     (evaluate.main, [*CONFIG, *OWN[2:], "--protocol", "vlmr1", "--annotations", TYPO]),
     *[(main, [name, "recipe.yml"]) for name in ("train", "sft", "evaluate")],
+    (main, ["train", "--config", "recipe.yml"]),
     (main, ["train", "recipe.yaml", "--accelerate_config", "zero4"]),
     *[(main, [name, "recipe.yaml", "--model_name_or_path", "./tiny"]) for name in ("train", "evaluate")],
     *[(main, ["init", there]) for there in (FOLDER, FILE)],
