@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.models.qwen2_5_vl import Qwen2_5_VLConfig
 
+from omnirl_core.launch import silence_upstream_noise
 from omnirl_core.models import base_model, freeze_vision_tower, vision_tower
 from omnirl_core.trainer.shared_prefix.packing import PackMask, Span
 
@@ -57,6 +58,7 @@ def _meta_model(
     peft_config: PeftConfig | None,
     freeze_vision: bool,
 ) -> nn.Module:
+    silence_upstream_noise()  # no trainer has been made yet
     sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     auto = AutoModelForImageTextToText if sees else AutoModelForCausalLM
     with torch.device("meta"):

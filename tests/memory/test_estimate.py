@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from trl import ModelConfig
 
@@ -212,3 +213,16 @@ def test_the_command_ends_with_a_verdict(tmp_path, monkeypatch, capsys):
     reported = capsys.readouterr().out.split("does not fit: ")[1]
     assert re.search(r"\n  (and )?[a-z_]+: .* +\d\.\d\d GiB  fits\n", f"{reported}\n")
     assert main(["estimate-memory", *small, "--gpu_memory", "0"]) == 2
+
+
+def test_an_estimate_says_nothing_of_its_libraries(recwarn):
+    import warnings
+
+    from trl import ModelConfig, get_peft_config
+
+    from omnirl_tools.memory.model_size import _meta_model, model_config
+
+    lora = get_peft_config(ModelConfig(use_peft=True, lora_r=8, lora_target_modules=["all-linear"]))
+    warnings.resetwarnings()
+    _meta_model(model_config("Qwen/Qwen2.5-VL-3B-Instruct"), torch.bfloat16, None, lora, True)
+    assert not [str(warning.message) for warning in recwarn]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
-from PIL import Image as Pictures
+from PIL import Image as Pixels
 
 TEXT, WHOLE = Value("string"), Value("int64")
 Row = dict[str, Any]
@@ -44,8 +44,8 @@ class Replica:
         (home / "README.md").write_text("\n".join(["---", "configs:", *lines, "---", ""]))
 
 
-def image(n: int, size: tuple[int, int] = (56, 56)) -> Pictures.Image:
-    return Pictures.new("RGB", size, (40 + 5 * n % 200, 90, 160))  # another one for each row
+def image(n: int, size: tuple[int, int] = (56, 56)) -> Pixels.Image:
+    return Pixels.new("RGB", size, (40 + 5 * n % 200, 90, 160))  # another one for each row
 
 
 def geometry3k(n: int) -> Row:
