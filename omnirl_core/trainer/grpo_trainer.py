@@ -386,7 +386,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         given, names = self.reward_funcs, self.reward_func_names
         with self.step_timer.measure(SCORE):
             if self.reference_probability is not None:
-                inputs = self.reference_probability.told(inputs, prompts, completion_ids_list)
+                inputs = self.reference_probability.given(inputs, prompts, completion_ids_list)
             functions = [with_own_images(function) for function in given]
             if self.reward_guard is not None:
                 ping = partial(self._ping, samples=inputs)

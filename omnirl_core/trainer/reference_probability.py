@@ -160,7 +160,7 @@ class ReferenceProbability:
         self._tokens = Tokens(trainer._tokenizer)
         self.low_spread = LowSpread(trainer, {r.name: share for r in rewards if (share := spread_share(r))})
 
-    def told(
+    def given(
         self, samples: Sequence[Sample], prompts: Sequence[object], completion_ids: Sequence[Sequence[int]]
     ) -> list[Sample]:
         """The samples with `reference_probabilities`, for this rank's completions.
@@ -265,8 +265,8 @@ class ReferenceProbability:
     def _log(self, columns: Sequence[tuple[ReferenceTokens, ...] | None]) -> None:
         """Mean probability of a reference's token, after a thought and without one, over all ranks."""
         trainer = self._trainer
-        told = [one for column in columns for one in column or ()]
-        for name, values in (("after", [t.after for t in told]), ("alone", [t.alone for t in told if t.alone])):
+        given = [one for column in columns for one in column or ()]
+        for name, values in (("after", [t.after for t in given]), ("alone", [t.alone for t in given if t.alone])):
             means = [sum(one) / max(1, len(one)) for one in values]
             own = torch.tensor([[sum(means), float(len(means))]], device=trainer.accelerator.device)
             total, n = trainer.accelerator.gather(own).sum(0).tolist()

@@ -12,7 +12,9 @@ from omnirl_core.data.record import ALIASES, image_folder
 QUESTIONS = (*ALIASES["problem"], "ques", "user", "human", "message")
 ANSWERS = (*ALIASES["solution"], "ans", "correct_answer", "correct", "assistant", "gpt", "reply", "class", "category")
 CAPTIONS = ("caption", "captions", "description", "sentence", "sentences")
-IMAGE_NAMES = re.compile(r"(^|_)(images?|img|photos?|pics?|pictur\w+|file_?name|file|path)(_?\d+|_path|_file|_name)?$", re.I)
+IMAGE_NAMES = re.compile(
+    r"(^|_)(images?|img|photos?|pics?|pictur\w+|file_?name|file|path)(_?\d+|_path|_file|_name)?$", re.I
+)
 IMAGE_FILE = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|ppm|jp2|avif|tga|ico)$", re.I)
 ENCODED = re.compile(r"data:image/|iVBORw0KGgo|/9j/|UklGR|R0lGOD")
 OPTIONS = ("options", "choices", "candidates")

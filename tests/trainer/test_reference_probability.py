@@ -100,18 +100,18 @@ def test_the_papers_formulas():
     assert tokens.score("verifree") == pytest.approx(0.045)
     assert worse.score("rlpr") == 0.0
 
-    def score(answer="x", solution="a", told=(worse, tokens), **settings):
-        return reference_probability(answer, solution, reference_probabilities=told, **settings)
+    def score(answer="x", solution="a", given=(worse, tokens), **settings):
+        return reference_probability(answer, solution, reference_probabilities=given, **settings)
 
     assert score() == pytest.approx(0.3)  # the best reference
     assert score(variant="verifree") == pytest.approx(0.1)
-    assert score(told=()) == 0.0  # no answer part
+    assert score(given=()) == 0.0  # no answer part
     assert (
-        score(solution=None) is score(solution="") is score(told=None) is score(told=["a column of the data"]) is None
+        score(solution=None) is score(solution="") is score(given=None) is score(given=["a column of the data"]) is None
     )
     reward = Reward("rp", reference_probability)
-    told = {COLUMN: [(tokens,), (tokens,), ()], "solution": ["a", None, "a"]}
-    assert reward(completions=["<answer>b</answer>"] * 2 + ["b"], **told) == [pytest.approx(0.3), None, 0.0]
+    given = {COLUMN: [(tokens,), (tokens,), ()], "solution": ["a", None, "a"]}
+    assert reward(completions=["<answer>b</answer>"] * 2 + ["b"], **given) == [pytest.approx(0.3), None, 0.0]
 
 
 FILE = """
@@ -182,14 +182,14 @@ def asking(checkpoint, data, config, reward=None, peft=None, **settings):
     }  # fmt: skip
     rewards = reward or [Reward("rp", reference_probability), Reward("vf", reference_probability, settings=VERIFREE)]
     trainer = Answering(checkpoint, rewards, config(**settings), lazily(data), peft_config=peft)
-    trainer.told, plain = [], trainer.reference_probability.told
+    trainer.given, plain = [], trainer.reference_probability.given
 
     def remember(*args):
         given = plain(*args)
-        trainer.told = [sample[COLUMN] for sample in given]
+        trainer.given = [sample[COLUMN] for sample in given]
         return given
 
-    trainer.reference_probability.told = remember
+    trainer.reference_probability.given = remember
     trainer.train()
     return trainer
 
@@ -278,9 +278,9 @@ def test_equal_to_a_plain_forward_of_transformers(
     trainer = asking(checkpoint, data, config, peft=peft, shared_prefix=shared, **settings)
     assert (trainer.shared_prefix is not None) == (shared == "on")
     right = expected(model_of(trainer), AutoProcessor.from_pretrained(checkpoint), data)
-    for asked, told in zip(right, trainer.told, strict=True):
-        assert (asked is None) == (told is None)
-        for pair, tokens in zip(asked or (), told or (), strict=True):
+    for asked, given in zip(right, trainer.given, strict=True):
+        assert (asked is None) == (given is None)
+        for pair, tokens in zip(asked or (), given or (), strict=True):
             for values, own in zip(pair, (tokens.after, tokens.alone), strict=True):
                 assert (torch.tensor(own).log() - values.log()).abs().max() <= 1e-5
     scores = torch.tensor([by_the_papers(asked) for asked in right])
@@ -298,14 +298,14 @@ def test_named_in_a_file_with_tasks_weight_gate_and_log(config, tiny_checkpoint,
     rewards = load_rewards(tmp_path / "rewards.yaml")
     trainer = asking(tiny_checkpoint, data, config, rewards, shared_prefix="auto")
     assert trainer.reward_weights.tolist() == pytest.approx([0.2, 0.5, 1.0, 1.0])
-    told = [own and own[0].score("verifree") for own in trainer.told]
+    given = [own and own[0].score("verifree") for own in trainer.given]
     found = {name: trainer._rewards[:, k].tolist() for k, name in enumerate(trainer.reward_func_names)}
-    assert found["reference_probability"][:2] == pytest.approx(told[:2])
+    assert found["reference_probability"][:2] == pytest.approx(given[:2])
     assert found["reference_probability"][2:4] == [0.0, 0.0]
-    assert told[4:] == [None] * 4
+    assert given[4:] == [None] * 4
     assert trainer._rewards[4:, 1].isnan().all()
     assert trainer._rewards[4:, 2].isnan().all()  # gated by what does not judge
-    assert found["length_band"][0] <= told[0] * (1 + 1e-6)
+    assert found["length_band"][0] <= given[0] * (1 + 1e-6)
     lines = [json.loads(line) for line in (tmp_path / "run" / "completions.jsonl").read_text().splitlines()]
     logged = [line["rewards"]["reference_probability"] for line in lines]
     assert sorted(one for one in logged if one is not None) == pytest.approx(
@@ -432,7 +432,7 @@ def test_what_thoughts_earn_of_a_policy_that_answers(config, variant):
 # --- prompts of low spread ---
 
 
-class Told:
+class Given:
     """What LowSpread reads of a trainer."""
 
     def __init__(self, size):
@@ -453,7 +453,7 @@ def step(filtered, worker, *spreads):
 
 
 def test_prompts_below_a_share_of_the_average_spread_are_left_out():
-    worker = Told(2)
+    worker = Given(2)
     filtered = LowSpread(worker, {"rp": 0.5})
     for _ in range(FIRST_STEPS):
         assert step(filtered, worker, 0.1, 0.3, 0.0) == [1, 1, 1]  # mean .1333
