@@ -34,7 +34,7 @@ class UnreadableColumns(ValueError):
 class Columns:
     """The mapping of a data set to our names, `{}` where it has them; what was guessed is in `unclear`."""
 
-    names: dict[str, Any] = field(default_factory=dict)
+    names: dict[str, str | list[str] | Mapping[str, object]] = field(default_factory=dict)
     unclear: list[str] = field(default_factory=list)
     lettered: list[str] = field(default_factory=list)
     """Columns that hold one option each, in order."""

@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +15,7 @@ from omnirl_core.config.path_checks import file_faults
 from omnirl_core.shapes import tiny_policy
 from omnirl_core.trainer import OmniGRPOConfig
 from omnirl_core.type_checks import nearest_file
+from omnirl_core.types import Settings
 from omnirl_tools.commands import CannotRun
 from omnirl_tools.memory import Cluster, Prompt, model_config
 from omnirl_tools.memory.fitting import GIB, TIGHT, Plan
@@ -110,7 +110,7 @@ class Fit:
     gpu: int | None
     """Bytes, None for a CPU."""
     needed: int = 0
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
     is_given: bool = True
     unclear: list[str] = field(default_factory=list)
 
@@ -119,7 +119,7 @@ class Fit:
         return self.gpu is None or self.needed <= self.gpu
 
 
-def fit(model: Model, gib: float | None, prompt: Prompt, shared: Mapping[str, Any]) -> Fit:
+def fit(model: Model, gib: float | None, prompt: Prompt, shared: Settings) -> Fit:
     """The first of full, LoRA and QLoRA training, then smaller micro-batches, that leaves a tenth of the GPU free.
 
     `gib` is the GPU's memory, None for this machine's. A small model without a GPU trains on the CPU.
@@ -158,7 +158,7 @@ def _candidates() -> list[tuple[str, dict[str, Any]]]:
     ]  # fmt: skip
 
 
-def _needed(model: Model, settings: Mapping[str, Any], prompt: Prompt, gpu: int) -> int:
+def _needed(model: Model, settings: Settings, prompt: Prompt, gpu: int) -> int:
     own = {name for name in ModelConfig.__dataclass_fields__}
     given = {name: value for name, value in settings.items() if name in own}
     rest = {name: value for name, value in settings.items() if name not in own}

@@ -49,7 +49,14 @@ def rows(tmp_path_factory) -> list[str]:
     return ["--dataset_name", drawn, "--eval_dataset_name", drawn, "--image_root", str(folder)]
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+ANOTHER_SIZE = ("qwen3_vl_4b", "qwen3_vl_8b", "internvl3_5_8b")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.repeat if path.stem in ANOTHER_SIZE else []) for path in CONFIGS],
+    ids=lambda path: path.stem,
+)
 def test_a_step(path, checkpoint, rows, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)  # widths here are no blocks of 64

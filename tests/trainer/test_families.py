@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 
 
-OFTEN = ("Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "InternVL", "Gemma 3", "Gemma 4", "SmolVLM", "LLaVA-NeXT", "Mistral 3")
+OFTEN = ("Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "InternVL", "Gemma 3", "SmolVLM", "LLaVA-NeXT")
 """Families that have code of their own in the trainer; `make test` looks at these in full, at others in a mixed run."""
 FULL = [
     pytest.param(family, marks=[] if family in OFTEN or "text-only" in family else pytest.mark.repeat)
