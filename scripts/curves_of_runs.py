@@ -3,6 +3,8 @@
 python scripts/curves_of_runs.py --train    # trains the five runs on the CPU, about three minutes each, and draws
 python scripts/curves_of_runs.py            # draws docs/pictures/curves_of_runs.png from docs/curves_of_runs.json
 
+It prints the table of docs/curves.md.
+
 Each run is the image_text demo with one change, which the figure names.
 """
 
@@ -95,8 +97,8 @@ def draw(runs: dict[str, dict[str, list[tuple[int, float]]]]) -> Figure:
         _draw_row(row, series, RUNS[name].title)
     for axes in grid[-1]:
         axes.set_xlabel("step")
-    for axes in grid[0]:
-        axes.legend(loc="lower right", fontsize=7.5)
+    for axes, place in zip(grid[0], ("lower right", "upper left", "upper left"), strict=True):
+        axes.legend(loc=place, fontsize=7.5)
     return figure
 
 
@@ -113,6 +115,22 @@ def _draw_row(row: list[Axes], series: dict[str, list[tuple[int, float]]], title
     length.set_ylim(0, 50)
 
 
+def table(runs: dict[str, dict[str, list[tuple[int, float]]]]) -> str:
+    """Means over the first and the last ten steps of each run, as Markdown."""
+    lines = ["| run | reward | exact answers | think_format | groups without signal | completions cut | tokens |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for name, series in runs.items():
+        keys = ("reward", "exact", "form", "constant", "cut", "length")
+        cells = [_from_to(series[key], 1 if key == "length" else 2) for key in keys]
+        lines.append(f"| {RUNS[name].title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _from_to(points: list[tuple[int, float]], digits: int) -> str:
+    first, last = ([value for step, value in points if step in steps] for steps in (range(11), range(STEPS - 9, 999)))
+    return " to ".join(f"{sum(values) / len(values):.{digits}f}" for values in (first, last))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", action="store_true", help="train the runs; without it the kept numbers are drawn")
@@ -125,6 +143,7 @@ def main() -> None:
                 kept[name] = train(name, Path(folder))
                 NUMBERS.write_text(json.dumps({name: kept[name] for name in RUNS if name in kept}) + "\n")
     FIGURE.write_bytes(png(draw(kept)))
+    print(table(kept))
 
 
 if __name__ == "__main__":
