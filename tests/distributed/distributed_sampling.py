@@ -32,7 +32,7 @@ class Stub:
         )
         self.train_dataset = [{"prompt": f"other {i}"} for i in range(13)]
         self.shared_prefix, self.multi_objective_aggregation = None, "sum_then_normalize"
-        self.reward_weights = torch.ones(1)
+        self.reward_weights, self.reference_probability = torch.ones(1), None
         self._metrics, self._pending_extra_logs = {"train": defaultdict(list)}, defaultdict(list)
         self.draw = random.Random(f"{seed} {rank}")
         self.rollouts: list[int] = []
