@@ -17,6 +17,8 @@ from omnirl_core.config.path_checks import (
     Fault,
     data_faults,
     folder_faults,
+    is_adapter,
+    model_faults,
     reward_faults,
     shapes_faults,
     template_faults,
@@ -172,6 +174,9 @@ def file_faults(values: Mapping[str, object]) -> Iterator[Fault]:
     yield from template_faults(values.get("templates"))
     yield from folder_faults(values)
     yield from _evaluation_folder_faults(values.get("evaluation_dir"))
+    model = values.get("model_name_or_path")
+    if not values.get("completions") and not (isinstance(model, str) and is_adapter(model)):
+        yield from model_faults(model, bool(values.get("trust_remote_code")))
 
 
 def _evaluation_folder_faults(path: Any) -> Iterator[Fault]:

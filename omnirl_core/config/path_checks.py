@@ -33,7 +33,7 @@ def file_faults(values: Mapping[str, object]) -> Iterator[Fault]:
     yield from reward_faults(values.get("rewards"))
     yield from data_file_faults(values)
     yield from folder_faults(values)
-    yield from _model_faults(values.get("model_name_or_path"), bool(values.get("trust_remote_code")))
+    yield from model_faults(values.get("model_name_or_path"), bool(values.get("trust_remote_code")))
 
 
 def reward_faults(path: object) -> Iterator[Fault]:
@@ -126,7 +126,7 @@ def _at_risk(folder: Path) -> list[str]:
     return [name for name in names if Path(name).suffix in WRITTEN or name == "README.md"]
 
 
-def _model_faults(name: Any, trusts_remote_code: bool = False) -> Iterator[Fault]:
+def model_faults(name: Any, trusts_remote_code: bool = False) -> Iterator[Fault]:
     """A local folder must hold a model; a hub id can only be looked up where nothing may be downloaded."""
     if not isinstance(name, str) or name == "tiny_policy":
         return
@@ -137,7 +137,7 @@ def _model_faults(name: Any, trusts_remote_code: bool = False) -> Iterator[Fault
     setting = "model_name_or_path"
     if os.path.isdir(name):
         if not os.path.isfile(os.path.join(name, "config.json")):
-            hint = "; for an adapter, give the model that it was trained on" if _is_adapter(name) else ""
+            hint = "; for an adapter, give the model that it was trained on" if is_adapter(name) else ""
             yield setting, f"{setting}: {name} holds no config.json, so it is no model's folder{hint}"
         elif pickled := pickled_weights(name):
             yield setting, f"{setting}: {pickled}"
@@ -174,5 +174,5 @@ def _architecture_fault(folder: str) -> str | None:
     )
 
 
-def _is_adapter(folder: str) -> bool:
+def is_adapter(folder: str) -> bool:
     return os.path.isfile(os.path.join(folder, "adapter_config.json"))

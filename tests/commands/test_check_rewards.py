@@ -181,7 +181,8 @@ def test_a_template_that_opens_the_thought_gets_completions_without_the_tag():
 NO_REFERENCE_TEXT = (
     "code",
     "original_scheme",
-)  # tests of a program; a peak at 499 characters that no reference has
+    "judge",
+)  # tests of a program; a peak at 499 characters that no reference has; a model that is not there
 CONFIGS = [path for path in (ROOT / "recipes" / "rewards").glob("*.yaml") if path.stem not in NO_REFERENCE_TEXT]
 
 

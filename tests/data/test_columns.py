@@ -44,7 +44,7 @@ REFUSED_VALUES = {
     "true": ({"column": "a", "index_from": 0}, True, "True is not the number"),
     "beyond Z": ({"column": "a", "index_from": 0}, 26, "26 is not the number"),
     "three numbers": ({"column": "a", "box": "xywh"}, [1, 2, 3], r"\[1, 2, 3\] is no box of four numbers"),
-    "a truth value": ({"column": "a", "box": "xywh"}, [1, 2, 3, True], "is no box of four numbers"),
+    "a truth value": ({"column": "a", "box": "xywh"}, [1, 2, 3, True], r"\[1, 2, 3, True\] is no box of four numbers"),
     "no column": ({"column": "b"}, 1, "no column 'b'; there are: q, a"),
     "none in the text": ({"text": "{b}"}, 1, "no column 'b'"),
 }
