@@ -52,7 +52,7 @@ def find_columns(rows: Sequence[Row]) -> Columns:
         UnreadableColumns: questions or answers were not found.
 
     >>> find_columns([{"Question": "How many?", "reply": "3", "photo": "a/1.jpg"}]).mapping
-    {'problem': 'Question', 'solution': 'reply', 'image': 'photo'}
+    {'image': 'photo', 'problem': 'Question', 'solution': 'reply'}
     """
     found = Columns()
     keys = list(dict.fromkeys(key for row in rows for key in row))
