@@ -33,9 +33,14 @@ def write_checkpoint() -> Iterator[Callable[[str, Path], str]]:
     """Write a tiny checkpoint of a family of scripts/model_families.py, with heads of a size that the backend has."""
     families = importlib.import_module("scripts.model_families")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(families, "TEXT", {**families.TEXT, "num_attention_heads": 1, "num_key_value_heads": 1})
-        patch.setattr(families, "HEAD_DIM", families.TEXT["hidden_size"])
-        patch.setattr(families, "ROPE", {**families.ROPE, "mrope_section": [4, 6, 6]})
+        sizes = {
+            "TEXT": {**families.TEXT, "num_attention_heads": 1, "num_key_value_heads": 1},
+            "HEAD_DIM": families.TEXT["hidden_size"],
+            "ROPE": {**families.ROPE, "mrope_section": [4, 6, 6]},
+        }
+        for module in (families, importlib.import_module("scripts.family_parts")):  # each reads its own names
+            for name, value in sizes.items():
+                patch.setattr(module, name, value)
         yield families.write_checkpoint
 
 
