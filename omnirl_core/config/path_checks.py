@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from omnirl_core.data import DataError, PromptFormat
 from omnirl_core.data.sources import find_sources
@@ -126,7 +125,7 @@ def _at_risk(folder: Path) -> list[str]:
     return [name for name in names if Path(name).suffix in WRITTEN or name == "README.md"]
 
 
-def model_faults(name: Any, trusts_remote_code: bool = False) -> Iterator[Fault]:
+def model_faults(name: object, trusts_remote_code: bool = False) -> Iterator[Fault]:
     """A local folder must hold a model; a hub id can only be looked up where nothing may be downloaded."""
     if not isinstance(name, str) or name == "tiny_policy":
         return
