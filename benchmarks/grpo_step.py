@@ -34,12 +34,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from grpo_step_cells import IMAGES, PRESETS, Cell, reward, rows, write_checkpoint
+from sections import renew
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 
-RESULTS, PLOT = Path(__file__).with_name("RESULTS.md"), Path(__file__).with_name("grpo_step.png")
+PLOT = Path(__file__).with_name("grpo_step.png")
 START, END = "<!-- made by benchmarks/grpo_step.py -->", "<!-- end of benchmarks/grpo_step.py -->"
 PHASES = ("rollout", "log-probabilities", "forward+backward", "step")
 # --- measuring ---
@@ -287,13 +288,6 @@ def plot(lines: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def write(section: str) -> None:
-    kept = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else "# Benchmark results\n\n"
-    before, found, rest = kept.partition(START)
-    before = before if found else before.rstrip() + "\n\n"
-    RESULTS.write_text(before + section + (rest.partition(END)[2] or "\n"), encoding="utf-8")
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
@@ -319,7 +313,7 @@ def main(argv: list[str] | None = None) -> int:
     print(section)
     if arguments.write:
         plot(lines, PLOT)
-        write(section)
+        renew(section, START, END)
     return 0
 
 

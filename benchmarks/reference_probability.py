@@ -17,7 +17,6 @@ import statistics
 import sys
 import tempfile
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -28,13 +27,13 @@ from datasets import Dataset
 from gpu_check.word_processor import word_processor
 from grpo_step import PRESETS, Clock, StepClock
 from grpo_step_cells import Cell, reward, rows, write_checkpoint
+from sections import renew
 from transformers import PrinterCallback
 
 from omnirl_core.rewards import Reward
 from omnirl_core.rewards.reference_probability import reference_probability
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
 START = "<!-- made by benchmarks/reference_probability.py -->"
 END = "<!-- end of benchmarks/reference_probability.py -->"
 TAGS = ["<think>", "</think>", "<answer>", "</answer>"]
@@ -122,13 +121,6 @@ def report(lines: list[tuple[tuple[int, int, int], float, float]], repeats: int)
     ])  # fmt: skip
 
 
-def write(section: str) -> None:
-    kept = RESULTS.read_text(encoding="utf-8")
-    before, found, rest = kept.partition(START)
-    before = before if found else before.rstrip() + "\n\n"
-    RESULTS.write_text(before + section + (rest.partition(END)[2] or "\n"), encoding="utf-8")
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
@@ -149,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
     section = report(lines, arguments.repeats)
     print(section)
     if arguments.write:
-        write(section)
+        renew(section, START, END)
     return int(any(with_it > LIMIT * without for _, without, with_it in lines))
 
 

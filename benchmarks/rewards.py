@@ -29,6 +29,7 @@ from nltk.corpus import wordnet as nltk_wordnet
 from nltk.translate.bleu_score import sentence_bleu
 from nltk.translate.meteor_score import meteor_score
 from rouge_score.rouge_scorer import RougeScorer
+from sections import renew
 
 from omnirl_core.rewards import Reward, bleu, meteor, rouge
 from omnirl_core.rewards.overlap import words
@@ -37,7 +38,6 @@ from omnirl_core.rewards.registry import SCORERS, scorer_named
 from omnirl_core.text import tokens
 
 PROMPTS, COMPLETIONS = 64, 8
-RESULTS = Path(__file__).with_name("RESULTS.md")
 START, END = "<!-- made by benchmarks/rewards.py -->", "<!-- end of what benchmarks/rewards.py made -->"
 Pair = tuple[str, str]
 Scores = list[float]
@@ -306,10 +306,7 @@ def main(argv: list[str] | None = None) -> int:
     section = report(arguments.repeats)
     print(section)
     if arguments.write:
-        kept = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else "# Benchmark results\n\n"
-        before, found, rest = kept.partition(START)
-        before = before if found else before.rstrip() + "\n\n"
-        RESULTS.write_text(before + section + (rest.partition(END)[2] or "\n"), encoding="utf-8")
+        renew(section, START, END)
     return 0
 
 

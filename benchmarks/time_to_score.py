@@ -32,6 +32,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from peft import LoraConfig
+from sections import renew
 from time_to_score_cells import PRESETS, ROOT, Preset, data, policy
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -42,7 +43,7 @@ from omnirl_tools.evaluation.score import evaluate
 
 SIDES = {"trl": (GRPOTrainer, GRPOConfig), "ours": (OmniGRPOTrainer, OmniGRPOConfig)}
 NAMES = {"trl": "TRL's GRPOTrainer", "ours": "OmniGRPOTrainer"}
-RESULTS, FIGURE = Path(__file__).with_name("RESULTS.md"), ROOT / "docs" / "pictures" / "time_to_score.png"
+FIGURE = ROOT / "docs" / "pictures" / "time_to_score.png"
 START, END = "<!-- made by benchmarks/time_to_score.py -->", "<!-- end of benchmarks/time_to_score.py -->"
 Point = tuple[float, float]
 """Seconds and score."""
@@ -167,13 +168,6 @@ def plot(lines: list[dict[str, Any]], path: Path) -> None:
     path.write_bytes(png(figure))
 
 
-def write(section: str) -> None:
-    kept = RESULTS.read_text(encoding="utf-8")
-    before, found, rest = kept.partition(START)
-    before = before if found else before.rstrip() + "\n\n"
-    RESULTS.write_text(f"{before}{START}\n{section}\n{END}" + (rest.partition(END)[2] or "\n"), encoding="utf-8")
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="of what is made once, and of the runs' curves")
@@ -197,7 +191,7 @@ def main(argv: list[str] | None = None) -> int:
     print(section)
     if args.write:
         Path(__file__).with_name(f"time_to_score_{args.preset}.jsonl").write_text(kept.read_text())
-        write("## Time to the same score\n\n" + section)
+        renew(f"{START}\n## Time to the same score\n\n{section}\n{END}", START, END)
         plot(lines, FIGURE)
     return 0
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,6 @@ API = {
     "Drawn world": ("omnirl_core.shapes", ["write_dataset", "tiny_policy"]),
 }
 """Page -> its module and the public names that it shows."""
-STARTS = ("your_data", "choose_rewards", "reward_at_zero", "curves")
-"""Pages of docs/ that mkdocs.yml lists by itself."""
 _LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)([^)]*)\)")
 
 
@@ -53,7 +52,8 @@ def on_config(config: Any) -> Any:
     folder = Path(tempfile.mkdtemp(prefix="omnirl_site_"))
     gather(folder)
     config["docs_dir"] = str(folder)
-    config["nav"] = [_listed(entry, folder) for entry in config["nav"]]
+    named = set(_named(config["nav"]))
+    config["nav"] = [_listed(entry, folder, named) for entry in config["nav"]]
     return config
 
 
@@ -116,16 +116,23 @@ def _linked(link: re.Match[str], page: Path, folder: Path) -> str:
     return link.group()
 
 
-def _listed(entry: Any, folder: Path) -> Any:
-    """An entry of the navigation; a folder stands for its pages, the README first."""
+def _named(nav: Any) -> Iterator[str]:
+    """The pages that the navigation names."""
+    if isinstance(nav, str):
+        yield nav
+    for entry in nav.values() if isinstance(nav, dict) else nav if isinstance(nav, list) else ():
+        yield from _named(entry)
+
+
+def _listed(entry: Any, folder: Path, named: set[str]) -> Any:
+    """An entry of the navigation; a folder stands for its pages that are named nowhere else, the README first."""
     if not isinstance(entry, dict):
         return entry
     ((title, value),) = entry.items()
     if not isinstance(value, str) or value.endswith(".md"):
         return entry
-    started = {f"docs/{name}.md" for name in STARTS}
     pages = [*(folder / value).glob("*.md"), *(folder / value).glob("*/README.md"), *(folder / value).glob("*.ipynb")]
-    names = {str(page.relative_to(folder)) for page in pages} - started - {"recipes/rewards/README.md"}
+    names = {str(page.relative_to(folder)) for page in pages} - named
     return {title: sorted(names, key=lambda name: (name != f"{value}/README.md", name))}
 
 

@@ -11,7 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from trl import ModelConfig
 
 from omnirl_core.boxes import SPACE_OF_MODEL_TYPE
-from omnirl_core.config.path_checks import file_faults
+from omnirl_core.config.path_checks import model_faults
 from omnirl_core.shapes import tiny_policy
 from omnirl_core.trainer import OmniGRPOConfig
 from omnirl_core.type_checks import nearest_file
@@ -73,7 +73,7 @@ def read_model(name: str) -> Model:
     place = tiny_policy() if name == TINY else name
     is_local = os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1
     if is_local:
-        for _, fault in file_faults({"model_name_or_path": name}):
+        for _, fault in model_faults(name):
             raise CannotRun(fault.replace("model_name_or_path", "--model", 1))
     try:
         config = AutoConfig.from_pretrained(place) if is_local or name == TINY else model_config(name)

@@ -19,6 +19,7 @@ from omnirl_tools.init.folder import Written, commands, readme
 from omnirl_tools.init.model import Fit, Model, fit
 from omnirl_tools.init.settings import GPU_PIXELS, TINY_PIXELS, Plan, config_text, sft_text
 from omnirl_tools.memory import Prompt
+from omnirl_tools.memory.fitting import GIB
 from omnirl_tools.memory.prompts import longest_prompt
 from omnirl_tools.sft import answer_text
 from omnirl_tools.suggest_rewards import Suggestion, suggest
@@ -183,4 +184,4 @@ def _plain(theirs: object) -> str:
 
 
 def _machine(found: Fit) -> str:
-    return "a CPU" if found.gpu is None else f"a GPU of {found.gpu / 2**30:.0f} GiB, {found.how}"
+    return "a CPU" if found.gpu is None else f"a GPU of {found.gpu / GIB:.0f} GiB, {found.how}"

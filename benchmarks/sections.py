@@ -1,0 +1,13 @@
+"""The sections of RESULTS.md that scripts renew, each between two marks."""
+
+from pathlib import Path
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+
+
+def renew(section: str, start: str, end: str) -> None:
+    """Put the section, its marks included, in the place of the one that has them, or at the end of the page."""
+    kept = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else "# Benchmark results\n\n"
+    before, found, rest = kept.partition(start)
+    before = before if found else before.rstrip() + "\n\n"
+    RESULTS.write_text(before + section + (rest.partition(end)[2] or "\n"), encoding="utf-8")
