@@ -2,9 +2,10 @@
 
 Each start is a fresh process: import, load_dataset, then two shuffled batches through two loader workers, by the
 sampler that TRL uses. A quarter of the rows is text, a quarter has one of 1,000 shared images, a quarter an image
-of its own, a quarter both. Must hold: under 30 s and 1.5 GiB more than the small start.
+of its own, a quarter both. Parquet has the same rows, its images as paths and its solutions as text, since a column
+has one type. Must hold for each format: under 30 s and 1.5 GiB more than the small start.
 
-    python benchmarks/data_loading.py [--rows 1000000] [--folder /a/scratch/folder]
+    python benchmarks/data_loading.py [--rows 1000000] [--formats .jsonl .json .parquet] [--folder /a/scratch/folder]
 """
 
 import argparse
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+FORMATS = [".jsonl", ".json", ".parquet"]
 MAX_SECONDS, MAX_GIB = 30, 1.5
 SMALL = 1_000
 _LINKS_PER_FILE = 50_000  # ext4 allows 65,000
@@ -28,6 +30,7 @@ _QUESTION = "What is the {} object to the left of the {}th one, and how many of 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
     parser.add_argument("--folder", type=Path, help="where to write the rows and images (default: a temporary one)")
     parser.add_argument("--start", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -36,16 +39,16 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if args.folder:
         args.folder.mkdir(parents=True, exist_ok=True)
-        return _compare(args.folder, args.rows)
+        return _compare(args.folder, args.rows, args.formats)
     with tempfile.TemporaryDirectory() as folder:
-        return _compare(Path(folder), args.rows)
+        return _compare(Path(folder), args.rows, args.formats)
 
 
-def _compare(folder: Path, n_rows: int) -> int:
+def _compare(folder: Path, n_rows: int, formats: list[str]) -> int:
     _write_images(folder, n_rows)
     print(f"{'format':8} {'rows':>9} {'file':>9} {'start':>8} {'CPU':>8} {'load':>8} {'peak':>10}")
     held = True
-    for suffix in (".jsonl", ".json"):
+    for suffix in formats:
         small, large = (_measure(folder / f"{n}{suffix}", n) for n in (SMALL, n_rows))
         seconds, cpu, gib = (large[name] - small[name] for name in ("start_s", "cpu_s", "peak_gib"))
         held = held and seconds < MAX_SECONDS and gib < MAX_GIB
@@ -117,20 +120,40 @@ def _own_image(row: int) -> str:
 
 
 def _write_rows(file: Path, n_rows: int) -> None:
+    if file.suffix == ".parquet":
+        _write_parquet(file, n_rows)
+        return
     with file.open("w") as out:
         for i in range(n_rows):
-            row = {
-                "problem": _QUESTION.format(i % 977, i),
-                "solution": _solution(i),
-                "task": ("color", "boxes")[i % 2],
-            }
-            images = [f"shared/{i * 7919 % 1_000}.jpg"] * (i % 4 in (1, 3)) + [_own_image(i)] * (i % 4 >= 2)
-            if images:
-                row["image"] = images if i % 8 >= 4 else images[0] if len(images) == 1 else images
+            row = _row(i)
             if file.suffix == ".jsonl":
                 out.write(json.dumps(row) + "\n")
             else:
                 out.write(("[" if i == 0 else ",\n ") + json.dumps(row, indent=1) + ("]" if i == n_rows - 1 else ""))
+
+
+def _write_parquet(file: Path, n_rows: int) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text = pa.string()
+    schema = pa.schema([("problem", text), ("solution", text), ("task", text), ("images", pa.list_(text))])
+    with pq.ParquetWriter(file, schema) as out:
+        for first in range(0, n_rows, _FILES_PER_FOLDER):
+            rows = [_row(i) for i in range(first, min(first + _FILES_PER_FOLDER, n_rows))]
+            for row in rows:
+                image, solution = row.pop("image", []), row["solution"]
+                row["images"] = [image] if isinstance(image, str) else image
+                row["solution"] = solution if solution is None else str(solution)
+            out.write_table(pa.Table.from_pylist(rows, schema))
+
+
+def _row(i: int) -> dict[str, Any]:
+    row = {"problem": _QUESTION.format(i % 977, i), "solution": _solution(i), "task": ("color", "boxes")[i % 2]}
+    images = [f"shared/{i * 7919 % 1_000}.jpg"] * (i % 4 in (1, 3)) + [_own_image(i)] * (i % 4 >= 2)
+    if images:
+        row["image"] = images if i % 8 >= 4 or len(images) > 1 else images[0]
+    return row
 
 
 def _solution(i: int) -> Any:

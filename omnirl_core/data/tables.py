@@ -146,15 +146,17 @@ def arrow_rows(batches: Iterable[pa.RecordBatch], keep: Container[int] | None = 
 
 
 def _raw_row(decoder: StrictDecoder, number: int, row: dict[str, Any]) -> RawRow:
-    texts = []
-    for key, value in row.items():
-        value = [_image_path(image) for image in value] if isinstance(value, list) else _image_path(value)
-        try:
-            texts.append(f"{json.dumps(key)}:{json.dumps(value, default=_text)}")
-        except TypeError as error:  # bytes
-            fix = "save a copy without that column"
-            return RawRow(number, None, f"column {key!r} holds what JSON cannot ({error}); {fix}")
-    value, fault = decoder.decode("{" + ",".join(texts) + "}")  # the same faults as in a file: NaN, surrogates
+    values = {
+        key: [_image_path(image) for image in value] if isinstance(value, list) else _image_path(value)
+        for key, value in row.items()
+    }
+    try:
+        text = _ENCODER.encode(values)
+    except TypeError as error:  # bytes
+        key = next(key for key, value in values.items() if not _is_json(value))
+        fix = "save a copy without that column"
+        return RawRow(number, None, f"column {key!r} holds what JSON cannot ({error}); {fix}")
+    value, fault = decoder.decode(text)  # the same faults as in a file: NaN, surrogates
     return RawRow(number, value, fault)
 
 
@@ -162,6 +164,17 @@ def _text(value: object) -> str:
     if isinstance(value, date | time | timedelta | Decimal):
         return str(value)
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+_ENCODER = json.JSONEncoder(default=_text, check_circular=False)  # made once: json.dumps makes one a call
+
+
+def _is_json(value: object) -> bool:
+    try:
+        _ENCODER.encode(value)
+    except TypeError:
+        return False
+    return True
 
 
 _STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
