@@ -24,6 +24,7 @@ MAX_SECONDS, MAX_GIB = 30, 1.5
 SMALL = 1_000
 _LINKS_PER_FILE = 50_000  # ext4 allows 65,000
 _FILES_PER_FOLDER = 10_000
+_ROWS_PER_GROUP = 10_000  # of a Parquet file
 _QUESTION = "What is the {} object to the left of the {}th one, and how many of its kind are there in the picture?"
 
 
@@ -139,8 +140,8 @@ def _write_parquet(file: Path, n_rows: int) -> None:
     text = pa.string()
     schema = pa.schema([("problem", text), ("solution", text), ("task", text), ("images", pa.list_(text))])
     with pq.ParquetWriter(file, schema) as out:
-        for first in range(0, n_rows, _FILES_PER_FOLDER):
-            rows = [_row(i) for i in range(first, min(first + _FILES_PER_FOLDER, n_rows))]
+        for first in range(0, n_rows, _ROWS_PER_GROUP):
+            rows = [_row(i) for i in range(first, min(first + _ROWS_PER_GROUP, n_rows))]
             for row in rows:
                 image, solution = row.pop("image", []), row["solution"]
                 row["images"] = [image] if isinstance(image, str) else image
