@@ -15,14 +15,11 @@ ends, and a later call goes on with the runs that are missing.
 
 import argparse
 import json
-import math
 import os
 import random
 import statistics
 import sys
 import tempfile
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +27,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from transformers import PrinterCallback, TrainerCallback
+from held_out_curve import Curve, means, seconds_to
+from transformers import PrinterCallback
 
 from omnirl_core.data import load_dataset
 from omnirl_core.rewards import load_rewards
 from omnirl_core.shapes import tiny_policy, write_dataset
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
-from omnirl_tools.evaluation.score import evaluate
 
 GAINS = (0.5, 0.8, 1.0)
 """Marks: so much of what `full` gains at most."""
@@ -47,39 +44,6 @@ KINDS = {
     "skip": {},
     "resample": {"dynamic_sampling": "resample"},
 }
-
-
-@dataclass
-class Curve(TrainerCallback):
-    """Held-out accuracy over the seconds of training; ends the run after `seconds`."""
-
-    seconds: float
-    every_s: float
-    held_out: list[dict[str, Any]]
-    rewards: list[Any]
-    points: list[tuple[float, float]] = field(default_factory=list)
-    spent: float = 0.0
-    trainer: Any = None
-    _begun: float = 0.0
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self._measure()
-
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self._begun = time.process_time()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.spent += time.process_time() - self._begun
-        control.should_training_stop = self.spent >= self.seconds
-        if control.should_training_stop or self.spent >= len(self.points) * self.every_s:
-            self._measure()
-
-    def _measure(self) -> None:
-        model = self.trainer.model
-        processor = self.trainer.processing_class
-        lines = evaluate(model, processor, self.held_out, self.rewards, max_new_tokens=48, batch_size=70)
-        model.train()
-        self.points.append((self.spent, statistics.mean(line["score"] for line in lines)))
 
 
 def samples(folder: Path, n: int, hopeless: float) -> tuple[Any, Any]:
@@ -103,7 +67,8 @@ def run(kind: str, seed: int, args: argparse.Namespace, folder: Path, data: tupl
         per_device_train_batch_size=64, max_completion_length=48, learning_rate=args.learning_rate, warmup_steps=5,
         lr_scheduler_type="constant_with_warmup", **KINDS[kind],
     )  # fmt: skip
-    curve = Curve(args.seconds, args.seconds / args.points, list(data[1]), rewards)
+    every_s = args.seconds / args.points
+    curve = Curve(list(data[1]), rewards, max_new_tokens=48, every_s=every_s, seconds=args.seconds)
     trainer = OmniGRPOTrainer(tiny_policy(), rewards, config, data[0], callbacks=[curve])
     curve.trainer = trainer
     trainer.remove_callback(PrinterCallback)
@@ -118,11 +83,6 @@ def run(kind: str, seed: int, args: argparse.Namespace, folder: Path, data: tupl
         "without_signal": statistics.mean(line[name] for line in lines),
         "rounds": statistics.mean(line.get("dynamic_sampling/rounds", 0.0) for line in lines),
     }
-
-
-def means(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of three accuracies in a row, at the seconds of the last."""
-    return [(points[i][0], statistics.mean(v for _, v in points[i - 2 : i + 1])) for i in range(2, len(points))]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -156,27 +116,23 @@ def report(found: dict[tuple[str, int], dict[str, Any]], seeds: int) -> None:
     ratios: dict[tuple[str, float], list[float]] = {}
     print("seed kind      steps  s/step  no signal  rounds  accuracy: first   best  seconds to " + MARKS)
     for seed in range(seeds):
-        curves = {kind: means(found[kind, seed]["points"]) for kind in KINDS}
-        first, best = found["full", seed]["points"][0][1], max(value for _, value in curves["full"])
+        curves = {kind: found[kind, seed]["points"] for kind in KINDS}
+        first, best = curves["full"][0][1], max(value for _, value in means(curves["full"]))
         for kind, curve in curves.items():
             one = found[kind, seed]
             marks = [first + gain * (best - first) for gain in GAINS]
-            reached = [seconds_to(curve, mark) for mark in marks]
+            reached, top = [seconds_to(curve, mark) for mark in marks], max(value for _, value in means(curve))
             for gain, mark, own in zip(GAINS, marks, reached, strict=True):
                 ratios.setdefault((kind, gain), []).append(own / seconds_to(curves["full"], mark))
             print(
                 f"{seed:<4} {kind:9} {one['steps']:5} {one['points'][-1][0] / one['steps']:7.2f} "
                 f"{one['without_signal']:10.0%} {one['rounds']:7.2f} {one['points'][0][1]:16.3f} "
-                f"{max(value for _, value in curve):6.3f}  " + "".join(f"{own:6.0f}" for own in reached), flush=True,
+                f"{top:6.3f}  " + "".join(f"{own:6.0f}" for own in reached), flush=True,
             )  # fmt: skip
     for (kind, gain), values in ratios.items():
         if kind != "full":
             text = ", ".join(f"{ratio:.2f}" for ratio in values)
             print(f"{kind} over full, {gain:.0%} of the gain: {text}; median {statistics.median(values):.2f}")
-
-
-def seconds_to(curve: list[tuple[float, float]], mark: float) -> float:
-    return next((spent for spent, value in curve if value >= mark), math.inf)
 
 
 if __name__ == "__main__":

@@ -18,12 +18,9 @@ benchmarks/RESULTS.md and the figure, from the runs that are there.
 
 import argparse
 import json
-import math
 import os
 import statistics
 import sys
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,59 +28,20 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from held_out_curve import Curve, means, seconds_to
 from peft import LoraConfig
 from sections import renew
-from time_to_score_cells import PRESETS, ROOT, Preset, data, policy
-from transformers import PrinterCallback, TrainerCallback
+from time_to_score_cells import PRESETS, ROOT, data, policy
+from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from omnirl_core.rewards import load_rewards
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
-from omnirl_tools.evaluation.score import evaluate
 
 SIDES = {"trl": (GRPOTrainer, GRPOConfig), "ours": (OmniGRPOTrainer, OmniGRPOConfig)}
 NAMES = {"trl": "TRL's GRPOTrainer", "ours": "OmniGRPOTrainer"}
 FIGURE = ROOT / "docs" / "pictures" / "time_to_score.png"
 START, END = "<!-- made by benchmarks/time_to_score.py -->", "<!-- end of benchmarks/time_to_score.py -->"
-Point = tuple[float, float]
-"""Seconds and score."""
-
-
-@dataclass
-class ScoreCurve(TrainerCallback):
-    """Held-out score over the seconds of training."""
-
-    preset: Preset
-    held_out: list[dict[str, Any]]
-    rewards: list[Any]
-    trainer: Any = None
-    points: list[Point] = field(default_factory=list)
-    spent: float = 0.0
-    _begun: float = 0.0
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self._measure()
-
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self._begun = time.process_time()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.spent += time.process_time() - self._begun
-        if state.global_step % self.preset.every == 0:
-            self._measure()
-            print(
-                f"step {state.global_step}: {self.spent:.0f} s, {self.points[-1][1]:.3f}", file=sys.stderr, flush=True
-            )
-
-    def _measure(self) -> None:
-        model, n_tokens = self.trainer.model, self.preset.max_completion_length
-        state = torch.get_rng_state()
-        lines = evaluate(
-            model, self.trainer.processing_class, self.held_out, self.rewards, max_new_tokens=n_tokens, batch_size=48
-        )
-        torch.set_rng_state(state)
-        model.train()
-        self.points.append((self.spent, statistics.mean(line["score"] for line in lines)))
 
 
 def run(name: str, side: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -97,22 +55,13 @@ def run(name: str, side: str, seed: int, folder: Path) -> dict[str, Any]:
         max_completion_length=preset.max_completion_length, reward_weights=[reward.weight for reward in rewards],
         **preset.settings,
     )  # fmt: skip
-    curve = ScoreCurve(preset, held_out, rewards)
+    curve = Curve(held_out, rewards, preset.max_completion_length, every_steps=preset.every)
     adapter = LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM") if preset.lora else None
     trainer = kind(policy(name, folder), rewards, args, train, callbacks=[curve], peft_config=adapter)
     trainer.remove_callback(PrinterCallback)
     curve.trainer = trainer
     trainer.train()
     return {"preset": name, "side": side, "seed": seed, "every": preset.every, "points": curve.points}
-
-
-def means(points: list[Point]) -> list[Point]:
-    """Of three scores in a row, at the seconds of the last."""
-    return [(points[i][0], statistics.mean(v for _, v in points[i - 2 : i + 1])) for i in range(2, len(points))]
-
-
-def seconds_to(points: list[Point], mark: float) -> float:
-    return next((spent for spent, value in means(points) if value >= mark), math.inf)
 
 
 def compared(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
