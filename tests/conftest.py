@@ -28,10 +28,10 @@ settings.register_profile("omnirl", deadline=None)  # machines are shared and no
 settings.load_profile("omnirl")
 
 LONGEST = (
-    "rewards/test_fuzz.py", "recipes/test_real_configs.py", "scripts/test_kill_points.py",
+    "memory/test_measured.py", "rewards/test_fuzz.py", "recipes/test_real_configs.py", "scripts/test_kill_points.py",
     "recipes/test_demo.py", "trainer/fault_tolerance/test_faults_of_ranks.py", "report/test_browser.py",
     "accelerate_configs/test_launches.py", "evaluation/test_agreement.py", "rewards/test_code_hostile.py",
-    "memory/test_measured.py", "accelerate_configs/test_multi_node.py",
+    "accelerate_configs/test_multi_node.py",
     "trainer/shared_prefix/test_precision.py", "recipes/test_smollm2.py",
     "trainer/fault_tolerance/test_killed_rank.py", "trainer/shared_prefix/test_distributed.py",
     "report/test_figures_of_a_run.py", "trainer/fault_tolerance/test_resume.py",
@@ -78,8 +78,8 @@ def image_files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than processors: tests of processes and time limits wait a third of theirs."""
-    return (os.cpu_count() or 1) + 1
+    """Two workers more than processors: tests of processes, browsers and time limits wait two fifths of theirs."""
+    return (os.cpu_count() or 1) + 2
 
 
 def pytest_configure(config: pytest.Config) -> None:
