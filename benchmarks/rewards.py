@@ -36,6 +36,7 @@ from omnirl_core.rewards.overlap import words
 from omnirl_core.rewards.overlap.wordnet import wordnet
 from omnirl_core.rewards.registry import SCORERS, scorer_named
 from omnirl_core.text import tokens
+from scripts.build_embedding import demo_folder
 
 PROMPTS, COMPLETIONS = 64, 8
 START, END = "<!-- made by benchmarks/rewards.py -->", "<!-- end of what benchmarks/rewards.py made -->"
@@ -230,7 +231,7 @@ def slowest(repeats: int = 3) -> dict[str, tuple[float, float]]:
     for name in SCORERS:
         if name == "code":  # a program is judged by running it
             continue
-        reward = Reward(name, scorer_named(name))
+        reward = Reward(name, scorer_named(name), settings={"model": demo_folder()} if name == "embedding" else {})
         reward.score("<answer>1</answer>", 1)  # what is loaded once
         times = [
             min(milliseconds(reward, text, reference) for _ in range(repeats))

@@ -28,7 +28,8 @@ from omnirl_core.types import JsonObject, Settings
 DISTRIBUTION = "omnirl-core"
 ROOT = Path(__file__).parents[1]
 OPTIONAL = {
-    "deepspeed": "deepspeed", "bitsandbytes": "bitsandbytes", "math-verify": "math", "vllm": "vllm",
+    "deepspeed": "deepspeed", "bitsandbytes": "bitsandbytes", "math-verify": "math", "model2vec": "embedding",
+    "vllm": "vllm",
 }  # fmt: skip
 """Package -> the extra of this one that brings it."""
 OTHERS = ("flash-attn", "tensorboard", "wandb", "trackio")

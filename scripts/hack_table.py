@@ -17,6 +17,7 @@ from pathlib import Path
 from omnirl_core.rewards import Reward, load_rewards
 from omnirl_core.rewards.registry import SCORERS, scorer_named
 from omnirl_tools.checks.hacks import BLIND, INFORMED, Sample, hacks
+from scripts.build_embedding import demo_folder
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "rewards.md"
@@ -182,13 +183,19 @@ def reward_table() -> dict[str, dict[str, float]]:
     """Reward -> hack -> best score over its samples, each reward with its defaults."""
     table: dict[str, dict[str, float]] = {}
     for name in [name for name in SCORERS if name != "judge"]:  # a model's grades are its own
-        settings = {"allow_local_execution": True} if name == "code" else {}
-        reward = Reward(name, scorer_named(name), settings=settings)
+        reward = Reward(name, scorer_named(name), settings=needed_settings(name))
         if reward.needs_policy:  # it reads nothing of an answer; see tests/trainer/test_reference_probability.py
             continue
         samples = OF_REWARD.get(name, TEXT)
         table[name] = {hack: max(score(reward, s, build(s)) for s in samples) for hack, build in hacks().items()}
     return table
+
+
+def needed_settings(name: str) -> dict[str, object]:
+    """What a reward cannot do without; the embeddings are those of scripts/build_embedding.py."""
+    return (
+        {"allow_local_execution": True} if name == "code" else {"model": demo_folder()} if name == "embedding" else {}
+    )
 
 
 @cache

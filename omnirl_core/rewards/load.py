@@ -180,7 +180,8 @@ def _reward(entry: Entry, faults: Faults) -> Reward | None:
     if scorer is None or len(faults.found) > before:
         return None
     weight = 1.0 if weight is None else weight
-    settings = {name: str(faults.path.parent / value) if name in FILES else value for name, value in settings.items()}
+    files = (*FILES, *getattr(scorer, "files", ()))
+    settings = {name: str(faults.path.parent / value) if name in files else value for name, value in settings.items()}
     reward = Reward(
         entry.name, scorer, weight, settings, tasks or None, reads=entry["reads"] or "", timeout_s=timeout_s
     )

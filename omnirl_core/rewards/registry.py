@@ -54,6 +54,7 @@ SCORERS = {
     "cider": "omnirl_core.rewards.overlap.captions:cider",
     "chrf": "omnirl_core.rewards.overlap.captions:chrf",
     "keywords": "omnirl_core.rewards.overlap.captions:keywords",
+    "embedding": "omnirl_core.rewards.embedding:embedding",
     "box_iou": "omnirl_core.rewards.grounding:box_iou",
     "box_f1": "omnirl_core.rewards.grounding:box_f1",
     "box_ap": "omnirl_core.rewards.grounding:box_ap",

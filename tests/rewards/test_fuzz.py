@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from omnirl_core.rewards import Reward
 from omnirl_core.rewards.reference_probability import ReferenceTokens
 from omnirl_core.rewards.registry import SCORERS, scorer_named
+from scripts.build_embedding import demo_folder
 
 SETTINGS = {
     "judge": {"url": "http://127.0.0.1:9/v1", "retries": 0},
@@ -86,7 +87,8 @@ solutions = st.recursive(
 
 
 def reward_named(name):
-    return Reward(name, scorer_named(name), settings=SETTINGS.get(name, {}))
+    settings = {"model": demo_folder()} if name == "embedding" else SETTINGS.get(name, {})
+    return Reward(name, scorer_named(name), settings=settings)
 
 
 @pytest.mark.parametrize("name", SCORERS)

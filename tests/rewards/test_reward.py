@@ -20,6 +20,7 @@ from omnirl_core.rewards import (
 )
 from omnirl_core.rewards.registry import SCORERS, FileFunction, scorer_named
 from omnirl_core.rewards.reward import signature_of
+from scripts.build_embedding import demo_folder
 
 GOOD = "<think>a</think><answer>{}</answer>"
 
@@ -121,7 +122,8 @@ def test_no_column_changes_a_scorer_that_does_not_declare_it():
                 columns[setting] = ["nonsense"]
     assert {"unit", "variant", "threshold", "power", "numbers", "low", "provider"} <= set(columns)
     for name in SCORERS:
-        reward = Reward(name, scorer_named(name), settings={"allow_local_execution": True} if name == "code" else {})
+        needed = {"code": {"allow_local_execution": True}, "embedding": {"model": demo_folder()}}
+        reward = Reward(name, scorer_named(name), settings=needed.get(name, {}))
         solution = [""] if name == "code" else ["4"]
         plain = reward(completions=[GOOD.format("4")], solution=solution)
         assert reward(completions=[GOOD.format("4")], solution=solution, **columns) == plain, name
