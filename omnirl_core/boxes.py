@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from omnirl_core.type_checks import nearest
 from omnirl_core.types import Box
@@ -17,14 +16,8 @@ from omnirl_core.types import Box
 Size = tuple[int, int]  # (width, height)
 
 SPACES = ("pixels", "resized", "0-1000", "0-1")
-SPACE_OF_MODEL_TYPE = {
-    "qwen2_5_vl": "resized",
-    "qwen2_vl": "0-1000",
-    "qwen3_vl": "0-1000",
-    "qwen3_vl_moe": "0-1000",
-    "internvl": "0-1000",
-    "internvl_chat": "0-1000",
-}
+_OF_THOUSAND = ("qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "internvl", "internvl_chat")
+SPACE_OF_MODEL_TYPE = {"qwen2_5_vl": "resized"} | dict.fromkeys(_OF_THOUSAND, "0-1000")
 MAX_COORDINATE = 1e9  # larger numbers are no pixels; their areas would lose every digit of the difference
 MAX_DIGITS = 32
 MAX_DEPTH = 64
@@ -67,12 +60,13 @@ def parse_labelled_boxes(source: object) -> list[LabelledBox]:
     [LabelledBox(box=(1.0, 2.0, 3.0, 4.0), label='cat', score=0.9)]
     """
     if not isinstance(source, str):
-        source = json.dumps(source, ensure_ascii=False, skipkeys=True, default=_plain)
+        # numpy's scalars and arrays become numbers and lists, what else JSON cannot write its text
+        source = json.dumps(
+            source, ensure_ascii=False, skipkeys=True, default=lambda x: getattr(x, "tolist", x.__str__)()
+        )
     scanner = _Scanner(source if source.isascii() else source.translate(_ASCII))
-    return [
-        LabelledBox(_sorted_corners(found.numbers), found.label, found.score)
-        for found in sorted(scanner.scan(), key=lambda found: found.position)
-    ]
+    found = sorted(scanner.scan(), key=lambda one: one.position)
+    return [LabelledBox(_sorted_corners(one.numbers), one.label, one.score) for one in found]
 
 
 def area(box: Box) -> float:
@@ -137,10 +131,9 @@ def default_space(model_type: str) -> str:
     """
     if model_type in SPACE_OF_MODEL_TYPE:
         return SPACE_OF_MODEL_TYPE[model_type]
-    hint = nearest(model_type, SPACE_OF_MODEL_TYPE, only_close=True)
     raise ValueError(
-        f"no default box space for model type {model_type!r}; "
-        f"set `space` to one of {', '.join(SPACES)}: the one its model card answers in{hint}"
+        f"no default box space for model type {model_type!r}; set `space` to one of {', '.join(SPACES)}: the one its "
+        f"model card answers in{nearest(model_type, SPACE_OF_MODEL_TYPE, only_close=True)}"
     )
 
 
@@ -193,18 +186,16 @@ def _sorted_corners(numbers: list[float]) -> Box:
     return (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
 
 
-def _plain(value: Any) -> Any:
-    """What JSON cannot write: numpy scalars and arrays become numbers and lists."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
 # The scanner: one pass over tokens with a stack of open brackets. No backtracking, no recursion.
 
 _ASCII = {0xFF01 + i: 0x21 + i for i in range(94)} | {0x2212: "-", 0x3001: ",", 0x3010: "[", 0x3011: "]"}
+_NUMBER = r"[+-]?+(?:\d++(?:\.\d*+)?+|\.\d++)(?:[eE][+-]?+\d++)?+"
+_ROW = rf"[ \t]*+{_NUMBER}(?:[ \t]*+[,;][ \t]*+{_NUMBER}){{3,4}}+[ \t]*+"
 _TOKEN = re.compile(
-    r"""(?P<number>[+-]?+(?:\d++(?:\.\d*+)?+|\.\d++)(?:[eE][+-]?+\d++)?+)
-      | (?P<open>[\[({]) | (?P<close>[\])}]) | (?P<comma>[,;]) | (?P<colon>:) | (?P<quote>["'])
-      | (?P<newline>\n) | (?P<word>[^\W\d]\w*+) | (?P<other>\\.|[^\s\w])""",
+    rf"""(?P<number>{_NUMBER}) | (?P<row>\[{_ROW}\]|\({_ROW}\))  # a box in one token
+      | (?P<open>[\[({{]) | (?P<close>[\])}}]) | (?P<comma>[,;]) | (?P<colon>:) | (?P<quote>["'])
+      | \n | (?P<word>[^\W\d]\w*+)
+      | (?P<other>\\.|(?:[^\s\w\\\[\](){{}},;:"'.+-]|[+-](?![\d.])|\.(?!\d))++|[^\s\w])""",
     re.VERBOSE,
 )
 _OPENER_OF = {"]": "[", ")": "(", "}": "{"}
@@ -246,29 +237,41 @@ class _Scanner:
         self.stack = [_Frame("", 0, None)]
         self.n_open = {"[": 0, "(": 0, "{": 0}
         self.n_brackets = 0
+        self.full = False  # too many or too deep: nothing more is read
         self.last_kind = "open"  # kind and end of the token before this one
         self.last_end = 0
         self.atom: str | None = None  # a word or string, which a colon turns into a key
         self.string: _Token | None = None  # the quote that opened the string we are in
 
     def scan(self) -> list[_Found]:
-        on_kind: dict[str, Callable[[_Token], None]] = {
-            kind: getattr(self, "_" + kind) for kind in _TOKEN.groupindex if kind != "newline"
-        }
+        on_kind: dict[str, Callable[[_Token], None]] = {kind: getattr(self, "_" + kind) for kind in _TOKEN.groupindex}
         for token in _TOKEN.finditer(self.text):
             kind = token.lastgroup or ""
             if self.string is not None:
                 self._in_string(token, kind)
-            elif kind != "newline":
+            elif kind:
                 on_kind[kind](token)
                 self.last_kind, self.last_end = kind, token.end()
-                if len(self.stack) > MAX_DEPTH or self.n_brackets > MAX_BRACKETS:
+                if self.full:
                     break
         while len(self.stack) > 1:  # cut off: a closed box keeps its label, an open one is no box
             self._drop(self.stack.pop())
         self._end_points(self.stack[0])
         self._end_list(self.stack[0])
         return self.found
+
+    def _row(self, token: _Token) -> None:
+        """Four or five numbers in brackets, as `_open`, `_number`, `_comma` and `_close` would read them."""
+        self.n_brackets += 1
+        self.full = len(self.stack) >= MAX_DEPTH or self.n_brackets > MAX_BRACKETS
+        if self.full:
+            return
+        written = token.group()[1:-1].replace(";", ",").split(",")
+        numbers = [float(one) if len(one.strip()) <= MAX_DIGITS else math.inf for one in written]
+        self._other(token)
+        self.atom = None
+        if max(map(abs, numbers)) <= MAX_COORDINATE:
+            self._end_list(_Frame("", token.start(), self.stack[-1].dictionary, numbers))
 
     def _number(self, token: _Token) -> None:
         top = self.stack[-1]
@@ -309,7 +312,7 @@ class _Scanner:
 
     def _in_string(self, token: _Token, kind: str) -> None:
         assert self.string is not None
-        if kind == "newline":  # never closed: JSON strings hold no line breaks
+        if not kind:  # a line break, which JSON strings do not hold: never closed
             self.string = None
         elif kind == "quote" and token.group() == self.string.group():
             self.atom = self.text[self.string.end() : token.start()]
@@ -333,6 +336,7 @@ class _Scanner:
         self.stack.append(_Frame(opener, token.start(), dictionary))
         self.n_open[opener] += 1
         self.n_brackets += 1
+        self.full = len(self.stack) > MAX_DEPTH or self.n_brackets > MAX_BRACKETS
 
     def _close(self, token: _Token) -> None:
         opener = _OPENER_OF[token.group()]

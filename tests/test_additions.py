@@ -48,9 +48,7 @@ mixed_precision: "no"
 ADDITIONS: dict[str, dict[str, str | list[tuple[str, str]]]] = {
     "a reward": {
         "omnirl_core/rewards/polite.py": "def polite(answer, reference):\n    return float('please' in answer)\n",
-        "omnirl_core/rewards/registry.py": [
-            ('    "think_format": ', '    "polite": "omnirl_core.rewards.polite:polite",\n')
-        ],
+        "omnirl_core/rewards/registry.py": [('    "format": "think_format', '    "polite": "polite",\n')],
         "docs/rewards.md": [("| `think_format`", "| `polite` | whether the answer says please | | |\n")],
     },
     "a data format": {

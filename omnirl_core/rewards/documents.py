@@ -8,7 +8,7 @@ from rapidfuzz import fuzz
 from rapidfuzz.distance import Levenshtein
 
 from omnirl_core.rewards.answers.answers import MAX_CELLS, best_of_references, edit_similarity, exact, number
-from omnirl_core.rewards.overlap.content import question_of
+from omnirl_core.rewards.overlap.content import asks
 from omnirl_core.rewards.overlap.contradiction import contradictions
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.rewards.tables import read_tables
@@ -17,10 +17,9 @@ MOST_CHARACTERS = 20_000  # of a page that is tested
 
 
 @on_answer
+@asks
 @best_of_references
-def anls(
-    prediction: str, solution: str, *, contradiction: float = 1.0, prompt: object = None, problem: str | None = None
-) -> float | None:
+def anls(prediction: str, solution: str, *, contradiction: float = 1.0, question: str) -> float | None:
     """ANLS as in the DocVQA papers, in [0, 1]: 1 - edit distance / longer length, and 0.0 from a distance of half on.
 
     The best reference counts. Case and spacing aside. It is `edit_similarity` with its `floor` at one half. Where the
@@ -30,8 +29,7 @@ def anls(
     >>> anls("Main Street", ["main streat", "5th Avenue"]), anls("Maple", "Main Street")
     (0.9090909090909091, 0.0)
     """
-    score = edit_similarity(prediction, solution, floor=0.5, prompt=prompt, problem=problem)
-    question = question_of(prompt, problem)
+    score = edit_similarity(prediction, solution, floor=0.5, problem=question)
     if not score or not question or contradiction == 1:
         return score
     return score * contradiction ** contradictions(prediction, solution, question)

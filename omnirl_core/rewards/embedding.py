@@ -9,7 +9,7 @@ import numpy as np
 
 from omnirl_core.rewards.answers.answers import best_of_references
 from omnirl_core.rewards.answers.short_answers import CONTRADICTED
-from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, question_of, weigh
+from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, asks, weigh
 from omnirl_core.rewards.overlap.contradiction import contradictions
 from omnirl_core.rewards.reward import on_answer
 
@@ -20,6 +20,7 @@ MOST_CHARACTERS = 10_000  # of an answer, unless the reference is longer
 
 
 @on_answer
+@asks
 @best_of_references
 def embedding(
     prediction: str,
@@ -29,8 +30,7 @@ def embedding(
     floor: float = 0.3,
     threshold: float | None = None,
     needs_fact: bool = True,
-    prompt: object = None,
-    problem: str | None = None,
+    question: str,
 ) -> float | None:
     """Cosine similarity of answer and reference by a static embedding model, in [0, 1]; up to `floor` it is 0.0.
 
@@ -53,8 +53,7 @@ def embedding(
     if len(prediction) > max(MOST_CHARACTERS, len(solution)):
         return 0.0
     cosine, share = _cosine(model, prediction, solution), 1.0
-    question = question_of(prompt, problem) if needs_fact and cosine > floor else ""
-    if question:
+    if question and needs_fact and cosine > floor:
         pair = weigh(prediction, solution, question, LIGHT_WEIGHT)
         if pair is not None:
             cosine = min(cosine, _cosine(model, pair.predicted.joined, pair.reference.joined))

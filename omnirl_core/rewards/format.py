@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Literal
 
-from omnirl_core.rewards.overlap.content import FUNCTION_WORDS, languages_of, question_of
+from omnirl_core.rewards.overlap.content import FUNCTION_WORDS, asks, languages_of
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.text import ORDER, TAG, Tag, find_tags, parse_response, tokens, without_end_marker
 from omnirl_core.type_checks import check_choice
@@ -123,9 +123,8 @@ _ELEMENTS = {
 Element = Literal["heading", "list", "table", "code", "bold"]
 
 
-def language_consistency(
-    completion: str, *, target: str | None = None, prompt: object = None, problem: object = None
-) -> float | None:
+@asks
+def language_consistency(completion: str, *, target: str | None = None, question: str) -> float | None:
     """Share of the words of thought and answer that are in the question's language, or in `target`, in [0, 1].
 
     Sentences are told apart by function words and script, in the languages of `overlap`; one that tells nothing
@@ -137,7 +136,7 @@ def language_consistency(
     """
     if target is not None:
         check_choice("target", target, tuple(FUNCTION_WORDS))
-    wanted = (target,) if target is not None else languages_of(question_of(prompt, problem))
+    wanted = (target,) if target is not None else languages_of(question)
     if not wanted:
         return None
     right = total = 0

@@ -6,20 +6,13 @@ and the answer in the model's own space; both can be set. docs/boxes.md says whi
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from omnirl_core.boxes import (
-    SPACES,
-    LabelledBox,
-    Size,
-    area,
-    giou,
-    iou,
-    parse_labelled_boxes,
-    to_pixels,
-)
+from omnirl_core.boxes import SPACES, LabelledBox, Size, area, giou, iou, parse_labelled_boxes, to_pixels
+from omnirl_core.rewards.reward import Scorer, made_by
 from omnirl_core.text import answer_text, strip_tags
 from omnirl_core.types import Box, Completion, JsonObject
 
@@ -32,6 +25,50 @@ NONE_SAID = {
     "no box", "no boxes", "no such object", "no target", "not found", "not present",
     "无", "没有", "不存在", "没有目标", "没有物体", "未找到",
 }  # fmt: skip
+
+
+class Spaces(NamedTuple):
+    """The spaces that answer and reference are written in, and the sizes of the row's images."""
+
+    reward: str
+    space: str = "pixels"
+    solution_space: str = "pixels"
+    image_sizes: Sequence[Size] | None = None
+    resized_sizes: Sequence[Size] | None = None
+    image_index: int = 0
+
+    def converters(self) -> tuple[Converter, Converter]:
+        """What brings the answer's and the reference's boxes to pixels: nothing where both share a space."""
+        if self.space == self.solution_space and self.space in SPACES:
+            return (lambda box: box), (lambda box: box)
+        return self._to_pixels(self.space), self._to_pixels(self.solution_space)
+
+    def _to_pixels(self, space: str) -> Converter:
+        _check_setting(self.reward, "space", space, SPACES)
+        if space == "pixels":
+            return lambda box: box
+        image_size = self._size(space, "image_sizes")
+        resized_size = self._size(space, "resized_sizes") if space == "resized" else None
+        return lambda box: to_pixels(box, space, image_size, resized_size)
+
+    def _size(self, space: str, column: Literal["image_sizes", "resized_sizes"]) -> Size:
+        sizes, index = getattr(self, column), self.image_index
+        if sizes is None or not -len(sizes) <= index < len(sizes):
+            have = "is missing" if sizes is None else f"has {len(sizes)} entries and image_index is {index}"
+            raise ValueError(
+                f"{self.reward}: space {space!r} needs the row's `{column}`, which {have}. OmniGRPOTrainer adds it "
+                f"to rows with images; elsewhere add a column of [(width, height), ...], or set space: pixels"
+            )
+        return sizes[index]
+
+
+def reads_spaces(scorer: Scorer) -> Scorer:
+    """Decorator of a scorer of boxes or points in any space: it is given `spaces`, from settings and columns.
+
+    The settings are `space`, `solution_space` and `image_index` (docs/boxes.md), the columns `image_sizes` and
+    `resized_sizes`.
+    """
+    return made_by(partial(Spaces, scorer.__name__), "spaces")(scorer)
 
 
 BOX_SETTINGS = ("space", "solution_space", "image_index")
@@ -52,15 +89,12 @@ def box_reading(reward: object) -> JsonObject:
     return {name: settings.get(name, known[name].default) for name in BOX_SETTINGS if name in known}
 
 
+@reads_spaces
 def box_iou(
     completion: Completion | None,
     solution: object,
     *,
-    space: str = "pixels",
-    solution_space: str = "pixels",
-    image_sizes: Sequence[Size] | None = None,
-    resized_sizes: Sequence[Size] | None = None,
-    image_index: int = 0,
+    spaces: Spaces,
     pick: str = "last",
     kind: str = "iou",
     threshold: float | None = None,
@@ -85,7 +119,6 @@ def box_iou(
     references = reference_boxes(solution)
     if not references:
         return None
-    spaces = Spaces("box_iou", space, solution_space, image_sizes, resized_sizes, image_index)
     answer_to_pixels, reference_to_pixels = spaces.converters()
     boxes = [found.box for found in parse_labelled_boxes(answer_text(completion) or "")]
     if not boxes or (pick == "only" and len(set(boxes)) > 1):
@@ -98,6 +131,7 @@ def box_iou(
     return best if threshold is None else float(best >= threshold)
 
 
+@reads_spaces
 def box_f1(
     completion: Completion | None,
     solution: object,
@@ -107,11 +141,7 @@ def box_f1(
     kind: str = "iou",
     measure: str = "f1",
     match_labels: bool = True,
-    space: str = "pixels",
-    solution_space: str = "pixels",
-    image_sizes: Sequence[Size] | None = None,
-    resized_sizes: Sequence[Size] | None = None,
-    image_index: int = 0,
+    spaces: Spaces,
 ) -> float | None:
     """F1 (or precision, or recall) of the answer's boxes under the best one-to-one assignment, in [0, 1].
 
@@ -127,7 +157,6 @@ def box_f1(
     """
     _check_setting("box_f1", "measure", measure, ("f1", "precision", "recall"))
     _check_setting("box_f1", "kind", kind, ("iou", "giou"))
-    spaces = Spaces("box_f1", space, solution_space, image_sizes, resized_sizes, image_index)
     compared = _compared(completion, solution, match_labels, spaces, kind)
     if not isinstance(compared, Compared):
         return compared
@@ -139,6 +168,7 @@ def box_f1(
     return hits / out_of[measure]
 
 
+@reads_spaces
 def box_ap(
     completion: Completion | None,
     solution: object,
@@ -146,11 +176,7 @@ def box_ap(
     thresholds: Sequence[float] = COCO_THRESHOLDS,
     max_boxes: int = 100,
     count_penalty: bool = False,
-    space: str = "pixels",
-    solution_space: str = "pixels",
-    image_sizes: Sequence[Size] | None = None,
-    resized_sizes: Sequence[Size] | None = None,
-    image_index: int = 0,
+    spaces: Spaces,
     match_labels: bool = True,
 ) -> float | None:
     """COCO's average precision of the answer's detections, mean over classes and IoU thresholds, in [0, 1].
@@ -164,7 +190,6 @@ def box_ap(
     ...        [{"bbox_2d": [0, 0, 10, 10], "label": "cat"}])
     0.9
     """
-    spaces = Spaces("box_ap", space, solution_space, image_sizes, resized_sizes, image_index)
     compared = _compared(completion, solution, match_labels, spaces)
     if not isinstance(compared, Compared):
         return compared
@@ -183,7 +208,7 @@ class Compared(NamedTuple):
 
 
 def _compared(
-    completion: Completion | None, solution: object, match_labels: bool, spaces: "Spaces", kind: str = "iou"
+    completion: Completion | None, solution: object, match_labels: bool, spaces: Spaces, kind: str = "iou"
 ) -> Compared | float | None:
     """What is to be scored; the score itself where a side has no boxes; None without a readable reference."""
     references = reference_boxes(solution)
@@ -259,53 +284,16 @@ def _overlaps(
     """IoU, or (1 + GIoU) / 2, of each found box (rows) with each reference box (columns)."""
     a = [answer_to_pixels(one.box) for one in found]
     b = [reference_to_pixels(reference.box) for reference in references]
-    rows, columns = np.array(a)[:, None], np.array(b)[None]  # (found, 1, 4), (1, reference, 4)
-    low = np.maximum(rows[..., :2], columns[..., :2])
-    high = np.minimum(rows[..., 2:], columns[..., 2:])
-    inter = np.clip(high - low, 0, None).prod(-1)
-    union = (rows[..., 2:] - rows[..., :2]).prod(-1) + (columns[..., 2:] - columns[..., :2]).prod(-1) - inter
+    rows, columns = np.array(a).T[..., None], np.array(b).T[:, None]  # (4, found, 1), (4, 1, reference)
+    width, height = np.clip(np.minimum(rows[2:], columns[2:]) - np.maximum(rows[:2], columns[:2]), 0, None)
+    inter = width * height
+    union = (rows[2:] - rows[:2]).prod(0) + (columns[2:] - columns[:2]).prod(0) - inter
     ious = np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
     if kind == "iou":
         return ious
-    hull = (np.maximum(rows[..., 2:], columns[..., 2:]) - np.minimum(rows[..., :2], columns[..., :2])).prod(-1)
-    return (
-        ious + np.divide(union, hull, out=np.zeros_like(hull), where=hull > 0)
-    ) / 2  # GIoU = IoU - 1 + union / hull
-
-
-class Spaces(NamedTuple):
-    """The spaces that answer and reference are written in, and the sizes of the row's images."""
-
-    reward: str
-    space: str
-    solution_space: str
-    image_sizes: Sequence[Size] | None
-    resized_sizes: Sequence[Size] | None
-    image_index: int
-
-    def converters(self) -> tuple[Converter, Converter]:
-        """What brings the answer's and the reference's boxes to pixels: nothing where both share a space."""
-        if self.space == self.solution_space and self.space in SPACES:
-            return (lambda box: box), (lambda box: box)
-        return self._to_pixels(self.space), self._to_pixels(self.solution_space)
-
-    def _to_pixels(self, space: str) -> Converter:
-        _check_setting(self.reward, "space", space, SPACES)
-        if space == "pixels":
-            return lambda box: box
-        image_size = self._size(space, "image_sizes")
-        resized_size = self._size(space, "resized_sizes") if space == "resized" else None
-        return lambda box: to_pixels(box, space, image_size, resized_size)
-
-    def _size(self, space: str, column: Literal["image_sizes", "resized_sizes"]) -> Size:
-        sizes, index = getattr(self, column), self.image_index
-        if sizes is None or not -len(sizes) <= index < len(sizes):
-            have = "is missing" if sizes is None else f"has {len(sizes)} entries and image_index is {index}"
-            raise ValueError(
-                f"{self.reward}: space {space!r} needs the row's `{column}`, which {have}. OmniGRPOTrainer adds it "
-                f"to rows with images; elsewhere add a column of [(width, height), ...], or set space: pixels"
-            )
-        return sizes[index]
+    hull = (np.maximum(rows[2:], columns[2:]) - np.minimum(rows[:2], columns[:2])).prod(0)
+    # GIoU = IoU - 1 + union / hull
+    return (ious + np.divide(union, hull, out=np.zeros_like(hull), where=hull > 0)) / 2
 
 
 def _check_setting(reward: str, name: str, value: str, known: tuple[str, ...]) -> None:

@@ -27,18 +27,7 @@ from omnirl_core.rewards.reward import Reward, Scorer, setting_faults
 from omnirl_core.type_checks import nearest
 from omnirl_core.yaml_loader import YamlFault, key_lines, read_yaml
 
-KEYS = (
-    "name",
-    "scorer",
-    "function",
-    "weight",
-    "tasks",
-    "settings",
-    "reads",
-    "gated_by",
-    "gate_at",
-    "timeout_s",
-)
+KEYS = ("name", "scorer", "function", "weight", "tasks", "settings", "reads", "gated_by", "gate_at", "timeout_s")
 FILES = ("frequencies", "cache")  # settings that name a file, relative to the rewards.yaml
 MOST_SHOWN = 10
 

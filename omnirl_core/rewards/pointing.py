@@ -7,14 +7,14 @@ and a box stands for its centre. Spaces of answer and reference are set as for b
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from omnirl_core.boxes import Size, parse_boxes
+from omnirl_core.boxes import parse_boxes
 from omnirl_core.rewards.answers.structured import read_json
-from omnirl_core.rewards.grounding import Spaces, reference_boxes
+from omnirl_core.rewards.grounding import Spaces, reads_spaces, reference_boxes
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.text import strip_tags
 from omnirl_core.types import Box
@@ -61,41 +61,29 @@ def _best(answer: str, solution: object, spaces: Spaces, score: Callable[[Point,
 
 
 @on_answer
+@reads_spaces
 def point_in_box(
     prediction: str,
     solution: object,
     *,
-    space: str = "pixels",
-    solution_space: str = "pixels",
-    image_sizes: Sequence[Size] | None = None,
-    resized_sizes: Sequence[Size] | None = None,
-    image_index: int = 0,
+    spaces: Spaces,
 ) -> float | None:
     """1.0 where the answer's point lies in the reference box, or in one of several, else 0.0: clicks in a GUI.
 
     >>> point_in_box("[30, 40]", [20, 20, 60, 60]), point_in_box("(70, 40)", [20, 20, 60, 60])
     (1.0, 0.0)
     """
-    spaces = Spaces("point_in_box", space, solution_space, image_sizes, resized_sizes, image_index)
-    return _best(
-        prediction,
-        solution,
-        spaces,
-        lambda at, box: float(box[0] <= at[0] <= box[2] and box[1] <= at[1] <= box[3]),
-    )
+    return _best(prediction, solution, spaces, _lies_in)
 
 
 @on_answer
+@reads_spaces
 def point_gaussian(
     prediction: str,
     solution: object,
     *,
     sigma: float = 0.5,
-    space: str = "pixels",
-    solution_space: str = "pixels",
-    image_sizes: Sequence[Size] | None = None,
-    resized_sizes: Sequence[Size] | None = None,
-    image_index: int = 0,
+    spaces: Spaces,
 ) -> float | None:
     """GUI-G2's reward of a click, in (0, 1]: a Gaussian around the box's centre, `sigma` times its sides wide.
 
@@ -104,7 +92,6 @@ def point_gaussian(
     >>> point_gaussian("[40, 40]", [20, 20, 60, 60]), round(point_gaussian("[60, 40]", [20, 20, 60, 60]), 3)
     (1.0, 0.607)
     """
-    spaces = Spaces("point_gaussian", space, solution_space, image_sizes, resized_sizes, image_index)
 
     def density(at: Point, box: Box) -> float:
         dx, dy = _from_centre(at, box)
@@ -114,39 +101,32 @@ def point_gaussian(
 
 
 @on_answer
+@reads_spaces
 def point_distance(
     prediction: str,
     solution: object,
     *,
     radius: float = 50.0,
-    space: str = "pixels",
-    solution_space: str = "pixels",
-    image_sizes: Sequence[Size] | None = None,
-    resized_sizes: Sequence[Size] | None = None,
-    image_index: int = 0,
+    spaces: Spaces,
 ) -> float | None:
     """1 - distance / `radius` (pixels of the original image) to the reference point or a box's centre, in [0, 1].
 
     >>> point_distance("[30, 40]", [60, 80], radius=100), point_distance("[0, 0]", [60, 80])
     (0.5, 0.0)
     """
-    spaces = Spaces("point_distance", space, solution_space, image_sizes, resized_sizes, image_index)
     return _best(
         prediction, solution, spaces, lambda at, box: max(0.0, 1 - math.hypot(*_from_centre(at, box)) / radius)
     )
 
 
 @on_answer
+@reads_spaces
 def point_count(
     prediction: str,
     solution: object,
     *,
     radius: float = 50.0,
-    space: str = "pixels",
-    solution_space: str = "pixels",
-    image_sizes: Sequence[Size] | None = None,
-    resized_sizes: Sequence[Size] | None = None,
-    image_index: int = 0,
+    spaces: Spaces,
 ) -> float | None:
     """1.0 where the answer lists as many points as there are objects, and each hits one of its own, else 0.0.
 
@@ -175,7 +155,6 @@ def point_count(
         return 0.0
     if not targets:
         return 1.0
-    spaces = Spaces("point_count", space, solution_space, image_sizes, resized_sizes, image_index)
     answer_to_pixels, reference_to_pixels = spaces.converters()
     said = np.array([answer_to_pixels((*point, *point)) for point in points])[:, None]  # (said, 1, 4)
     places = np.array([reference_to_pixels(box) for box in targets])  # (targets, 4)
@@ -193,6 +172,10 @@ def _json(source: object) -> object:
         return read_json(strip_tags(source)) if isinstance(source, str) else source
     except ValueError:
         return source
+
+
+def _lies_in(at: Point, box: Box) -> float:
+    return float(box[0] <= at[0] <= box[2] and box[1] <= at[1] <= box[3])
 
 
 def _from_centre(at: Point, box: Box) -> Point:

@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, wraps
 from types import MappingProxyType
 from typing import Any
 
@@ -47,6 +47,25 @@ def reads_columns(*names: str) -> Callable[[Scorer], Scorer]:
     def mark(scorer: Scorer) -> Scorer:
         scorer.columns = names  # type: ignore[attr-defined]
         return scorer
+
+    return mark
+
+
+def made_by(maker: Callable[..., object], name: str) -> Callable[[Scorer], Scorer]:
+    """Decorator: `maker` makes the scorer's parameter `name`; in its place the reward takes the maker's parameters."""
+    parameters = inspect.signature(maker).parameters
+
+    def mark(scorer: Scorer) -> Scorer:
+        @wraps(scorer)
+        def judged(text: str, *solution: object, **given: Any) -> float | None:
+            taken = {key: given.pop(key) for key in parameters if key in given}
+            return scorer(text, *solution, **{name: maker(**taken)}, **given)
+
+        own = inspect.signature(scorer)
+        kept = [one for one in own.parameters.values() if one.name != name]
+        kept += [one.replace(kind=one.KEYWORD_ONLY) for one in parameters.values()]
+        judged.__signature__ = own.replace(parameters=kept)  # type: ignore[attr-defined]
+        return judged
 
     return mark
 
@@ -110,47 +129,19 @@ def setting_faults(scorer: Scorer, settings: Mapping[str, object]) -> list[str]:
     return faults or (range_faults(settings) if _is_ours(scorer) else [])
 
 
-ABOVE_0 = (0.0, math.inf, "above 0")
-FROM_0 = (0.0, math.inf, "0 or more")
-TO_1 = (0.0, 1.0, "from 0 to 1")
-ABOVE_0_TO_1 = (0.0, 1.0, "above 0 and up to 1")
-BELOW_1 = (0.0, 1.0, "from 0 to below 1")
-FROM_1 = (1.0, math.inf, "1 or more")
 Range = tuple[float, float, str]
 """Least, most, and both in words, where "above" and "below" leave the end out."""
-RANGES: dict[str, Range] = {
-    "relative_tolerance": BELOW_1,
-    "absolute_tolerance": FROM_0,
-    "tolerance": BELOW_1,
-    "threshold": ABOVE_0_TO_1,
-    "thresholds": ABOVE_0_TO_1,
-    "floor": TO_1,
-    "timeout_s": ABOVE_0,
-    "total_timeout_s": ABOVE_0,
-    "memory_bytes": (16 << 20, math.inf, "16 MiB (16777216) or more"),
-    "workers": FROM_0,
-    "retries": FROM_0,
-    "most_requests": FROM_1,
-    "max_order": FROM_1,
-    "max_boxes": FROM_1,
-    "order": FROM_1,
-    "power": ABOVE_0,
-    "light": ABOVE_0_TO_1,
-    "contradiction": TO_1,
+_RANGES: dict[str, Range] = {
+    "relative_tolerance tolerance": (0.0, 1.0, "from 0 to below 1"),
+    "threshold thresholds light": (0.0, 1.0, "above 0 and up to 1"),
+    "floor contradiction gamma": (0.0, 1.0, "from 0 to 1"),
     "alpha": (0.0, 1.0, "above 0 and below 1"),
-    "beta": FROM_0,
-    "gamma": TO_1,
-    "low": ABOVE_0,
-    "high": ABOVE_0,
-    "edge": ABOVE_0,
-    "limit": ABOVE_0,
-    "most_tokens": FROM_1,
-    "buffer": FROM_0,
-    "radius": ABOVE_0,
-    "sigma": ABOVE_0,
-    "surplus": FROM_0,
-    "min_spread": FROM_0,
+    "absolute_tolerance workers retries beta buffer surplus min_spread": (0.0, math.inf, "0 or more"),
+    "timeout_s total_timeout_s power low high edge limit radius sigma": (0.0, math.inf, "above 0"),
+    "most_requests most_tokens max_order max_boxes order": (1.0, math.inf, "1 or more"),
+    "memory_bytes": (16 << 20, math.inf, "16 MiB (16777216) or more"),
 }
+RANGES = {name: allowed for names, allowed in _RANGES.items() for name in names.split()}
 CHOICES: dict[str, tuple[str, ...]] = {
     "space": tuple(SPACES),
     "solution_space": tuple(SPACES),

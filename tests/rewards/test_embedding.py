@@ -38,27 +38,29 @@ def test_the_score_is_numpys_cosine():
         assert ours == pytest.approx(own_cosine(model, said, wanted), abs=1e-6)
 
 
-DOG = "a dog sleeps on the sofa"
-ASKED = {"problem": "What does the dog do?"}
+CAR = "a big car burns beside the sofa"
+ALIKE = "a large auto burns beside the couch"
+DENIED = "a big car does not burn beside the sofa"
+ASKED = {"problem": "What does the car do?"}
 TABLE = [
-    (DOG, DOG, {}, 1.0),
-    (DOG.upper(), [DOG, "a bus"], ASKED, 1.0),
-    ("sofa the on sleeps dog a", DOG, {}, 1.0),  # order is not seen,
-    (f"{DOG} " * 9, DOG, {}, 1.0),  # nor is a repetition
-    ("", DOG, {}, 0.0),
-    (" \n\t", DOG, {}, 0.0),
-    ("?!", DOG, {}, 0.0),
-    ("犬がソファで眠る", DOG, {}, 0.0),  # no token that the model knows
-    ("the stock market fell", DOG, {}, 0.0),
-    ("a puppy sleeps on the couch", DOG, {"threshold": 0.5}, 1.0),
-    ("the stock market fell", DOG, {"threshold": 0.5}, 0.0),
-    ("the dog does it", "the dog sleeps on it", ASKED, 0.0),  # words of the question
-    ("a dog does not sleep on the sofa", DOG, {**ASKED, "threshold": 0.5}, 0.0),
-    (DOG + " x" * MOST_CHARACTERS, DOG, {}, 0.0),
+    (CAR, CAR, {}, 1.0),
+    (CAR.upper(), [CAR, "a bus"], ASKED, 1.0),
+    ("sofa the beside burns car big a", CAR, {}, 1.0),  # order is not seen,
+    (f"{CAR} " * 9, CAR, {}, 1.0),  # nor is a repetition
+    ("", CAR, {}, 0.0),
+    (" \n\t", CAR, {}, 0.0),
+    ("?!", CAR, {}, 0.0),
+    ("犬がソファで眠る", CAR, {}, 0.0),  # no token that the model knows
+    ("the stock market fell", CAR, {}, 0.0),
+    (ALIKE, CAR, {"threshold": 0.5}, 1.0),
+    ("the stock market fell", CAR, {"threshold": 0.5}, 0.0),
+    ("the car does it", "the car stops at it", ASKED, 0.0),  # words of the question
+    (DENIED, CAR, {**ASKED, "threshold": 0.5}, 0.0),
+    (CAR + " x" * MOST_CHARACTERS, CAR, {}, 0.0),
     ("x", None, {}, None),
     ("x", "", {}, None),
     ("x", "犬", {}, None),
-    ("x", [1, 2, "?"], {}, None),
+    ("x", ["?", "!"], {}, None),
 ]
 
 
@@ -69,27 +71,27 @@ def test_adversarial(prediction, solution, more, expected):
 
 
 def test_synonyms_are_alike_and_a_denial_shows_with_the_question_alone():
-    alike, other = (embedding(text, DOG, model=MODEL) for text in ("a puppy naps on the couch", "a bus on the road"))
-    assert alike > 0.3 > other
-    denied = "a dog does not sleep on the sofa"
-    assert embedding(denied, DOG, model=MODEL) > 0.5
-    assert embedding(denied, DOG, model=MODEL, needs_fact=False, **ASKED) > 0.5
-    assert embedding(denied, DOG, model=MODEL, **ASKED) < 0.1
+    alike, other = (embedding(text, CAR, model=MODEL) for text in (ALIKE, "a boy eats an apple"))
+    assert alike > 0.5 > other
+    assert embedding(DENIED, CAR, model=MODEL) > 0.5
+    assert embedding(DENIED, CAR, model=MODEL, needs_fact=False, **ASKED) > 0.5
+    assert embedding(DENIED, CAR, model=MODEL, **ASKED) < 0.1
 
 
 def test_up_to_the_floor_it_is_nothing():
-    said = "a puppy naps on the couch"
-    cosine = embedding(said, DOG, model=MODEL, floor=0.0)
-    assert embedding(said, DOG, model=MODEL, floor=cosine - 0.01) == cosine
-    assert embedding(said, DOG, model=MODEL, floor=cosine) == 0.0
+    cosine = embedding(ALIKE, CAR, model=MODEL, floor=0.0)
+    assert embedding(ALIKE, CAR, model=MODEL, floor=cosine - 0.01) == cosine
+    assert embedding(ALIKE, CAR, model=MODEL, floor=cosine) == 0.0
 
 
 def test_a_model_is_read_once(monkeypatch):
     read = []
-    monkeypatch.setattr(StaticModel, "from_pretrained", lambda path: read.append(path) or build_embedding.build(WORDS))
+    monkeypatch.setattr(
+        StaticModel, "from_pretrained", lambda path: read.append(path) or build_embedding.build(CAR.split())
+    )
     module._read.cache_clear()
     module._vector.cache_clear()
-    assert [embedding(text, DOG, model=MODEL) for text in (DOG, "a bus", DOG)] == [1.0, 0.0, 1.0]
+    assert [embedding(text, CAR, model=MODEL) for text in (CAR, "x", CAR)] == pytest.approx([1.0, 0.0, 1.0])
     assert read == [MODEL]
     module._read.cache_clear()
     module._vector.cache_clear()
@@ -138,6 +140,6 @@ def test_importing_it_brings_neither_torch_nor_model2vec():
 def test_the_script_writes_a_model(tmp_path, capsys):
     assert build_embedding.main([str(tmp_path / "m"), "--most_letters", "4"]) == 0
     assert (
-        embedding("boy", "lad", model=str(tmp_path / "m")) > 0.3 > embedding("boy", "bus", model=str(tmp_path / "m"))
+        embedding("car", "auto", model=str(tmp_path / "m")) > 0.3 > embedding("car", "sofa", model=str(tmp_path / "m"))
     )
     assert "set it as `model`" in capsys.readouterr().out

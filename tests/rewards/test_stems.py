@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nltk.stem.porter import PorterStemmer
 
-from omnirl_core.rewards.overlap.stems import IRREGULAR, StemTable, porter
 from omnirl_core.rewards.overlap.wordnet import wordnet
+from omnirl_core.rewards.overlap.words import IRREGULAR, StemTable, porter
 
 ENDINGS = """
 s ed ing ies ied eed y e ll sses ss er ly ational tional enci anci izer bli alli entli eli ousli ization

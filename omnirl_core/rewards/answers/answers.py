@@ -14,16 +14,10 @@ from typing import Any
 from rapidfuzz.distance import Levenshtein
 
 from omnirl_core.rewards.answers import math_verifier
-from omnirl_core.rewards.answers.choices import (
-    Options,
-    read_choice,
-    read_yes_no,
-    reference_choice,
-    reference_yes_no,
-)
+from omnirl_core.rewards.answers.choices import Options, read_choice, read_yes_no, reference_choice, reference_yes_no
 from omnirl_core.rewards.answers.evaluated import in_evaluated_form
 from omnirl_core.rewards.answers.numbers import half_width, pick_quantity, read_quantity, same_quantity
-from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, question_of, question_text, weigh
+from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, asks, question_text, weigh
 from omnirl_core.rewards.overlap.overlap import overlap
 from omnirl_core.rewards.reward import Scorer, on_answer, reads_columns
 from omnirl_core.text import reference_texts, tokens
@@ -156,15 +150,9 @@ def math(
 
 
 @on_answer
+@asks
 @best_of_references
-def edit_similarity(
-    prediction: str,
-    solution: str,
-    *,
-    floor: float = 0.5,
-    prompt: object = None,
-    problem: str | None = None,
-) -> float | None:
+def edit_similarity(prediction: str, solution: str, *, floor: float = 0.5, question: str) -> float | None:
     """1 - edit distance / longer length, in [0, 1], and 0.0 up to `floor` (as DocVQA's ANLS does).
 
     Unrelated sentences are 0.2 to 0.3 alike, which `floor` keeps from paying. Case and spacing aside. Where the
@@ -173,7 +161,6 @@ def edit_similarity(
     >>> edit_similarity("Main Street", "main streat"), edit_similarity("a cat", "the dog")
     (0.9090909090909091, 0.0)
     """
-    question = question_of(prompt, problem)
     similarity = _similarity(prediction, solution, floor)
     pair = weigh(prediction, solution, question, LIGHT_WEIGHT) if similarity and question else None
     if pair is not None and not _similarity(pair.predicted.joined, pair.reference.joined, floor):

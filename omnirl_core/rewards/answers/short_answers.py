@@ -9,7 +9,7 @@ from typing import Any
 
 from omnirl_core.rewards.answers.answers import best_of_references, normal_text
 from omnirl_core.rewards.answers.numbers import comparable_values, pick_quantity, read_quantity
-from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, question_of, weigh
+from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, asks, weigh
 from omnirl_core.rewards.overlap.contradiction import contradictions
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.text import SOLO, UNSPACED, reference_texts, tokens
@@ -43,15 +43,9 @@ def fact_share(prediction: str, reference: str, question: str) -> float:
 
 
 @on_answer
+@asks
 @best_of_references
-def token_f1(
-    prediction: str,
-    solution: str,
-    *,
-    needs_fact: bool = True,
-    prompt: object = None,
-    problem: str | None = None,
-) -> float | None:
+def token_f1(prediction: str, solution: str, *, needs_fact: bool = True, question: str) -> float | None:
     """SQuAD's F1 of the words of answer and reference, in [0, 1]; the best of several references counts.
 
     Lower case, without punctuation and the articles a, an, the (Rajpurkar et al. 2016); of languages without spaces
@@ -70,7 +64,7 @@ def token_f1(
     if not shared:
         return 0.0
     precision, recall = shared / len(said), shared / len(wanted)
-    share = fact_share(prediction, solution, question_of(prompt, problem)) if needs_fact else 1.0
+    share = fact_share(prediction, solution, question) if needs_fact else 1.0
     return share * 2 * precision * recall / (precision + recall)
 
 
@@ -147,15 +141,10 @@ def vqa_form(text: str) -> str:
 
 
 @on_answer
+@asks
 @best_of_references
 def contains(
-    prediction: str,
-    solution: str,
-    *,
-    surplus: int = 30,
-    case_sensitive: bool = False,
-    prompt: object = None,
-    problem: str | None = None,
+    prediction: str, solution: str, *, surplus: int = 30, case_sensitive: bool = False, question: str
 ) -> float | None:
     """1.0 where the answer has the reference in it, as whole words, else 0.0: case, spacing and width aside.
 
@@ -172,7 +161,6 @@ def contains(
     found = re.search(f"{first}{re.escape(wanted)}{last}", said) if wanted in said else None
     if found is None or len(tokens(said)) > len(tokens(wanted)) + surplus:
         return 0.0
-    question = question_of(prompt, problem)
     echoed = bool(question) and normal_text(question, case_sensitive) in said and said not in wanted
     return float(not echoed and not contradictions(prediction, solution, question))
 

@@ -100,8 +100,7 @@ _IN_WORDS = re.compile(
     re.IGNORECASE,
 )
 _NOTHING = re.compile(
-    r"(?:none|no \w+)\W*$|\bthere (?:is|are|was|were)(?: no\b|n['’]t any\b| not any\b)|\bnone\b of|没有",
-    re.IGNORECASE,
+    r"(?:none|no \w+)\W*$|\bthere (?:is|are|was|were)(?: no\b|n['’]t any\b| not any\b)|\bnone\b of|没有", re.IGNORECASE
 )
 _AFTER = re.compile(r"(?:[ \t]*[^\W\d_]+){1,5}")
 _SAY_LITTLE = (

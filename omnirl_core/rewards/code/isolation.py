@@ -89,11 +89,7 @@ class Layers:
             "readable": readable_paths(),
             "argv": [part.replace("{app}", str(inside)) for part in argv],
             # The token names the run: a stray process could be told by it.
-            "env": {
-                **ENVIRONMENT,
-                "TMPDIR": str(inside) if compiling else temporary,
-                "OMNIRL_RUN": private.name,
-            },
+            "env": {**ENVIRONMENT, "TMPDIR": str(inside) if compiling else temporary, "OMNIRL_RUN": private.name},
         }
 
     def box(self, private: Path, uid: int | None) -> str | None:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from omnirl_core.rewards.answers.short_answers import fact_share
-from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, question_of, weigh
+from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, asks, weigh
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.text import reference_texts, tokens
 
@@ -22,6 +22,7 @@ MOST_WORDS = 2_000
 
 
 @on_answer
+@asks
 def cider(
     prediction: str,
     solution: object,
@@ -29,8 +30,7 @@ def cider(
     frequencies: str | None = None,
     best: bool = False,
     needs_fact: bool = True,
-    prompt: object = None,
-    problem: str | None = None,
+    question: str,
 ) -> float | None:
     """CIDEr-D / 10 in [0, 1], the mean over the references, with `best` the best of them; the one reference is 1.0.
 
@@ -45,7 +45,7 @@ def cider(
     known = None if frequencies is None else _read_frequencies(frequencies)
     if references is None:
         return None
-    said, question = _vectors(prediction, known), question_of(prompt, problem)
+    said = _vectors(prediction, known)
     share = max(fact_share(prediction, reference, question) for reference in references) if needs_fact else 1.0
     scores = [_cider_d(said, _vectors(text, known)) for text in references]
     return share * min(1.0, max(scores) if best else sum(scores) / len(scores))
@@ -109,14 +109,9 @@ def document_frequencies(solutions: Iterable[object]) -> dict[str, object]:
 
 
 @on_answer
+@asks
 def chrf(
-    prediction: str,
-    solution: object,
-    *,
-    beta: float = 2.0,
-    needs_fact: bool = True,
-    prompt: object = None,
-    problem: str | None = None,
+    prediction: str, solution: object, *, beta: float = 2.0, needs_fact: bool = True, question: str
 ) -> float | None:
     """chrF in [0, 1]: F of n-grams of one to six characters, recall `beta` times as heavy (Popović, WMT 2015).
 
@@ -125,7 +120,7 @@ def chrf(
     >>> chrf("a red car", "a red car"), round(chrf("a red cart", ["a blue bus", "a red car"]), 3)
     (1.0, 0.952)
     """
-    references, question = reference_texts(solution), question_of(prompt, problem)
+    references = reference_texts(solution)
     if references is None:
         return None
     said = "".join(prediction.split())
@@ -151,9 +146,8 @@ def _chrf(said: str, wanted: str, beta: float) -> float:
 
 
 @on_answer
-def keywords(
-    prediction: str, solution: object, *, surplus: int = 100, prompt: object = None, problem: str | None = None
-) -> float | None:
+@asks
+def keywords(prediction: str, solution: object, *, surplus: int = 100, question: str) -> float | None:
     """Share of the reference's key phrases that the answer has in their order, in [0, 1] (after RLVRR, 2026).
 
     The phrases are the list `keywords` of the solution; of a plain text they are its words that are neither function
@@ -165,7 +159,7 @@ def keywords(
     >>> keywords("sofa dog", "The dog sleeps on the sofa", problem="What is there?")
     0.3333333333333333
     """
-    question, share = question_of(prompt, problem), 1.0
+    share = 1.0
     if isinstance(solution, Mapping) and "keywords" in solution:
         phrases = [tokens(text) for text in reference_texts(solution["keywords"]) or ()]
         said, size = tokens(prediction), sum(map(len, phrases))

@@ -24,6 +24,7 @@ from typing import NamedTuple
 from omnirl_core.rewards.answers.number_words import NUMBERS
 from omnirl_core.rewards.overlap.wordnet import wordnet
 from omnirl_core.rewards.overlap.words import STEMS, Cut, Words, bare, has_number_or_mark, numbered, read_words
+from omnirl_core.rewards.reward import made_by
 from omnirl_core.text import TAG, tokens
 
 WORD_LISTS = tomllib.loads(
@@ -59,6 +60,10 @@ def question_of(prompt: object = None, problem: object = None) -> str:
     'Where is it?'
     """
     return _shortened(question_text(prompt, problem))
+
+
+asks = made_by(question_of, "question")
+"""Decorator: the scorer's parameter `question` is read from the columns `prompt` and `problem`."""
 
 
 def question_text(prompt: object = None, problem: object = None) -> str:

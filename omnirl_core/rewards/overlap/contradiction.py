@@ -114,11 +114,7 @@ def contradictions(prediction: str, reference: str, question: str) -> int:
     said, wanted = facts_of(prediction, languages), facts_of(reference, languages)
     swapped = sum(
         bool(one - other and other - one)
-        for one, other in (
-            (said.numbers, wanted.numbers),
-            (said.units, wanted.units),
-            (said.colours, wanted.colours),
-        )
+        for one, other in ((said.numbers, wanted.numbers), (said.units, wanted.units), (said.colours, wanted.colours))
     )
     # where a short answer is a number, one without any has another fact in its place
     swapped += bool(wanted.numbers and not said.numbers and len(reference) <= SHORT)

@@ -25,11 +25,7 @@ def enter_namespaces(user: bool) -> None:
         uid, gid = os.getuid(), os.getgid()
         kernel.syscall("unshare", NEWUSER)
         # The kernel wants this order: no groups before a gid map, one line each, by the process itself.
-        for name, line in (
-            ("setgroups", "deny"),
-            ("uid_map", f"{NOBODY} {uid} 1"),
-            ("gid_map", f"{NOBODY} {gid} 1"),
-        ):
+        for name, line in (("setgroups", "deny"), ("uid_map", f"{NOBODY} {uid} 1"), ("gid_map", f"{NOBODY} {gid} 1")):
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(line)
     kernel.syscall("unshare", NEWNS | NEWPID | NEWNET | NEWIPC | NEWUTS)
