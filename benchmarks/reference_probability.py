@@ -1,22 +1,25 @@
 """What the reward `reference_probability` adds to a GRPO step on mixed samples, text beside an image.
 
-    python benchmarks/reference_probability.py [--repeats 5] [--write]
+    python benchmarks/reference_probability.py [--repeats 5] [--kept FILE] [--write]
 
 The small policy of grpo_step.py (11 million parameters with Qwen2.5-VL's architecture, fp32, one thread), a prompt with
 an image and one without of P tokens each, G completions of C tokens, a shared prefix. Both runs sample the same
 completions, whose ends are then made an answer part, so that every one has a thought to judge: the most that the
 reward can cost. The reference has 16 tokens. Runs with and without the reward alternate in one process; each
 figure is the median of the repeats, in CPU seconds of the process. Must hold: at most 1.3 times the step without it.
-`--write` renews the section of benchmarks/RESULTS.md.
+`--write` renews the section of benchmarks/RESULTS.md. `--kept` keeps each pair of figures in a file, where a call that
+was stopped goes on.
 """
 
 import argparse
+import json
 import os
 import platform
 import statistics
 import sys
 import tempfile
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -87,15 +90,18 @@ def measure(folder: str, cell: tuple[int, int, int], with_it: bool, seed: int) -
     return clock.seconds["step"], sorted(trainer._completion_ids)
 
 
-def compare(folder: str, cell: tuple[int, int, int], repeats: int) -> tuple[float, float]:
+def compare(folder: str, cell: tuple[int, int, int], repeats: int, kept: Path | None) -> tuple[float, float]:
     """Median seconds of the step without and with the reward; the two alternate."""
-    seconds: dict[bool, list[float]] = {False: [], True: []}
-    for seed in range(repeats):
+    known = json.loads(kept.read_text()) if kept is not None and kept.exists() else {}
+    pairs = known.setdefault(str(cell), [])
+    for seed in range(len(pairs), repeats):
         found = {with_it: measure(folder, cell, with_it, seed) for with_it in ((False, True), (True, False))[seed % 2]}
         assert found[True][1] == found[False][1], "other completions were sampled"
-        for with_it, (value, _) in found.items():
-            seconds[with_it].append(value)
-    return statistics.median(seconds[False]), statistics.median(seconds[True])
+        pairs.append((found[False][0], found[True][0]))
+        if kept is not None:
+            kept.write_text(json.dumps(known))
+    without, with_it = zip(*pairs, strict=True)
+    return statistics.median(without), statistics.median(with_it)
 
 
 def report(lines: list[tuple[tuple[int, int, int], float, float]], repeats: int) -> str:
@@ -125,6 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cells", type=int, default=len(CELLS), help="only the first so many")
+    parser.add_argument("--kept", type=Path, help="a file for the figures, read where it is there")
     parser.add_argument("--write", action="store_true", help="renew the section in benchmarks/RESULTS.md")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -136,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
         processor.save_pretrained(folder)
         measure(folder, (4, 128, 32), True, seed=0)  # a warm-up
         for cell in CELLS[: arguments.cells]:
-            lines.append((cell, *compare(folder, cell, arguments.repeats)))
+            lines.append((cell, *compare(folder, cell, arguments.repeats, arguments.kept)))
             print(lines[-1], f"{lines[-1][2] / lines[-1][1]:.3f}", file=sys.stderr, flush=True)
     section = report(lines, arguments.repeats)
     print(section)
