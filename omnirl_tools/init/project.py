@@ -110,8 +110,8 @@ def _template(data: Data, model: Model) -> str | None:
     lists_options = data.share("options") == 1 and not _shows_options(data.samples)
     if model.is_tiny:
         return "{problem}\n{options}" if lists_options else "plain"
-    boxes = [_is_box(record.solution) for record in data.samples[:200]]
-    return "choice" if lists_options else "rec_r1" if all(boxes) else None
+    boxes = all(read_reference(record).kind == "box" for record in data.samples[:200])
+    return "choice" if lists_options else "rec_r1" if boxes else None
 
 
 def _shows_options(samples: list[Record]) -> bool:
@@ -123,12 +123,6 @@ def _shows_options(samples: list[Record]) -> bool:
         return bool(texts) and all(str(text) in record.problem for text in texts)
 
     return sum(map(shows, samples[:200])) > 0.5 * len(samples[:200])
-
-
-def _is_box(solution: object) -> bool:
-    return (
-        isinstance(solution, list) and len(solution) == 4 and all(isinstance(side, int | float) for side in solution)
-    )
 
 
 def _answer_tokens(data: Data, model: Model) -> int:

@@ -35,11 +35,13 @@ def launch(config: str, processes: int, *arguments: str, timeout_s: float = 600)
     return printed
 
 
-def start(command: list[str], **more: str) -> subprocess.Popen[str]:
-    """In a process group of its own, so that a test can end all of it."""
+def start(
+    command: list[str], folder: Path = ROOT, given: dict[str, str] | None = None, **more: str
+) -> subprocess.Popen[str]:
+    """In a process group of its own, so that a test can end all of it; `given` is all of its environment."""
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment(**more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
+        command, cwd=folder, env=environment(**more) if given is None else given,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
 
 

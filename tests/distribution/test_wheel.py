@@ -1,5 +1,6 @@
 """From the wheel alone, outside the checkout: the demo from `omnirl init` to the report."""
 
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from launching import finish, start
 
 ROOT = Path(__file__).parents[2]
 SHORT = [
@@ -60,15 +62,18 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def omnirl(place: Path, *words: str, code: int = 0) -> str:
+def omnirl(place: Path, *words: str) -> str:
     """What the installed command prints; it runs outside of the checkout, and sees none."""
+    return printed(place, "omnirl_tools.cli", *words)
+
+
+def printed(place: Path, module: str, *words: str) -> str:
+    """What `python -m module` of the venv prints."""
     given = {"PATH": os.environ["PATH"], "HOME": str(place), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [str(place / "venv" / "bin" / "python"), "-m", "omnirl_tools.cli", *words]
-    done = subprocess.run(
-        command, cwd=place, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400
-    )
-    assert done.returncode == code, done.stdout[-4000:]
-    return done.stdout
+    command = [str(place / "venv" / "bin" / "python"), "-m", module, *words]
+    code, said = finish(start(command, place, given), 400)
+    assert code == 0, said[-4000:]
+    return said
 
 
 def test_the_packages_are_the_wheels(place):
@@ -91,9 +96,25 @@ def test_the_demo_goes_from_init_to_the_report(place):
     for step in steps:
         name, *words = step.split()
         short = {"train": SHORT, "evaluate": ["--eval_rows", "7"], "report": []}
-        printed = omnirl(place, name, *words, *short.get(name, SHORT[-2:]))
+        said = omnirl(place, name, *words, *short.get(name, SHORT[-2:]))
         if name == "train":
-            assert "95 % interval" in printed
-            assert printed.split()[-1] == "demo/run/completions.html"
+            assert "95 % interval" in said
+            assert said.split()[-1] == "demo/run/completions.html"
     assert (place / "demo" / "run" / "curves.png").stat().st_size > 1000
     assert list((place / "demo" / "run" / "evaluation").glob("*/metrics.json"))
+
+
+@pytest.mark.repeat
+def test_accelerate_launches_the_recipe_as_a_module_on_two_processes(place):
+    """The launch that the command stands for, as a user's own script would write it."""
+    omnirl(place, "init", "two")
+    [config] = (place / "venv" / "lib").glob("python*/site-packages/**/accelerate_configs/ddp.yaml")
+    processes = ["--config_file", str(config), "--num_processes", "2", "--main_process_port", "0"]
+    recipe = ["--module", "omnirl_tools.recipes.grpo", "--config", "two/config.yaml", *SHORT]
+    said = printed(place, "accelerate.commands.launch", *processes, *recipe)
+    assert "95 % interval" in said
+    facts = json.loads((place / "two" / "run" / "run.json").read_text())
+    assert (facts["processes"], facts["engine"]) == (2, "ddp")
+    [step] = [json.loads(line) for line in (place / "two" / "run" / "metrics.jsonl").open()]
+    assert step["step"] == 1
+    assert (place / "two" / "run" / "model.safetensors").is_file()
