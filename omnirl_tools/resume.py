@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from omnirl_core.trainer.fault_tolerance.checkpoint_storage import CONTENTS, STATE, numbered_checkpoints
+from omnirl_core.yaml_loader import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -13,23 +14,26 @@ logger = logging.getLogger(__name__)
 def resume_path(asked: str | bool | None, run_folder: str | os.PathLike[str]) -> str | None:
     """The checkpoint that `resume_from_checkpoint` means: a path, `auto`, or true.
 
-    `auto` takes the newest whole one, or none where there is none; true is an error there.
+    `auto` takes the newest whole one, or none where there is none.
+
+    Raises:
+        ConfigError: the checkpoint is not there or not whole; with true, none is.
     """
     if asked is None or str(asked).lower() in ("", "false", "none"):
         return None
     if str(asked).lower() in ("auto", "true"):
         newest = newest_checkpoint(run_folder)
         if newest is None and str(asked).lower() == "true":
-            raise ValueError(
-                f"resume_from_checkpoint: true, but {run_folder} holds no whole checkpoint; `auto` would start anew"
+            raise ConfigError(
+                [f"resume_from_checkpoint: true, but {run_folder} holds no whole checkpoint; `auto` would start anew"]
             )
         return None if newest is None else str(newest)
     fault = checkpoint_fault(str(asked))
     if fault is not None:
-        raise ValueError(
+        raise ConfigError([
             f"resume_from_checkpoint: {asked} cannot be resumed: {fault}; give `auto` for the newest whole checkpoint "
             f"in {run_folder}"
-        )
+        ])  # fmt: skip
     return str(asked)
 
 

@@ -1,11 +1,12 @@
 """What `omnirl init` makes of data in three other layouts: does the config that it writes lift held-out accuracy?
 
     python scripts/init_trial.py --out outputs/init_trial            # all three, one after the other
-    python scripts/init_trial.py --out outputs/init_trial --only messages
+    python scripts/init_trial.py --out outputs/init_trial --only messages --seed 3
 
 Crops of the photographs that scikit-image and scikit-learn bring, and drawings, each data set in a layout of others:
 a CSV with `question,answer,image`, JSONL with `messages`, Parquet with the bytes of images and `options`. Each is run
-through `omnirl init`, `omnirl sft` and `omnirl train` with the tiny policy, unedited; init was not tuned to them.
+through `omnirl init`, `omnirl sft` and `omnirl train` with the tiny policy, unedited; init was not tuned to them. It
+ends with the table of benchmarks/RESULTS.md: accuracy on held-out samples, and the paired interval of each change.
 """
 
 import argparse
@@ -23,7 +24,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
+from omnirl_tools.evaluation.compare import Change, compare
+from omnirl_tools.evaluation.lines import read_lines
+
 N = 800
+"""Samples of each data set."""
+HEAD = (
+    "| layout | held out | before | after `sft` | after `train` | both | 95 % interval | `train` alone | 95 % interval"
+    " |\n|---|---|---|---|---|---|---|---|---|"
+)
 
 
 def photographs(names: list[str]) -> dict[str, Image.Image]:
@@ -47,9 +56,9 @@ def crop(photograph: Image.Image, rng: random.Random) -> Image.Image:
     return photograph.crop((x, y, x + side, y + side)).resize((size, size))
 
 
-def table(folder: Path) -> Path:
+def table(folder: Path, seed: int) -> Path:
     """Photographs only: `question,answer,image`, paths below `images/`."""
-    rng = random.Random("table")
+    rng = random.Random(f"table {seed}")
     shown = photographs(["astronaut", "coins", "flower", "moon"])
     (folder / "images").mkdir(parents=True)
     with open(folder / "annotations.csv", "w", newline="") as file:
@@ -63,9 +72,9 @@ def table(folder: Path) -> Path:
     return folder
 
 
-def messages(folder: Path) -> Path:
+def messages(folder: Path, seed: int) -> Path:
     """Drawings only: chats of one turn each, and a column `images`."""
-    rng = random.Random("messages")
+    rng = random.Random(f"messages {seed}")
     (folder / "media").mkdir(parents=True)
     colors = {"red": "#d00000", "green": "#008000", "blue": "#0000d0", "yellow": "#ffd800"}
     lines = []
@@ -84,9 +93,9 @@ def messages(folder: Path) -> Path:
     return folder / "data.jsonl"
 
 
-def options(folder: Path) -> Path:
+def options(folder: Path, seed: int) -> Path:
     """Photographs and drawings with options: the bytes of each image, and the index of the answer."""
-    rng = random.Random("options")
+    rng = random.Random(f"options {seed}")
     folder.mkdir(parents=True)
     shown = photographs(["china", "coffee", "rocket"])
     rows = []
@@ -109,24 +118,42 @@ def options(folder: Path) -> Path:
     return folder / "part-0.parquet"
 
 
-LAYOUTS: dict[str, Callable[[Path], Path]] = {"table": table, "messages": messages, "options": options}
+LAYOUTS: dict[str, Callable[[Path, int], Path]] = {"table": table, "messages": messages, "options": options}
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument("--only", choices=LAYOUTS, help="one of the three")
+    parser.add_argument("--seed", type=int, default=0, help="of the data sets (default %(default)s)")
     arguments = parser.parse_args(argv)
+    rows = []
     for name in [arguments.only] if arguments.only else LAYOUTS:
-        data, project = LAYOUTS[name](arguments.out / f"{name}_data"), arguments.out / name
+        data, project = LAYOUTS[name](arguments.out / f"{name}_data", arguments.seed), arguments.out / name
         run("init", project, "--data", data, "--model", "tiny_policy")
         run("sft", project / "sft.yaml")
         run("train", project / "config.yaml", "--model_name_or_path", project / "warm_start")
+        rows.append(row(name, project))
+    print("\n".join(["", HEAD, *rows]))
     return 0
 
 
 def run(*words: object) -> None:
     subprocess.run([sys.executable, "-m", "omnirl_tools.cli", *map(str, words)], check=True)
+
+
+def row(name: str, project: Path) -> str:
+    """The line of the table: accuracy before, after the warm start, after GRPO, and the changes' intervals."""
+    both = accuracy(project / "warm_start" / "before.jsonl", project / "run" / "after.jsonl")
+    alone = accuracy(project / "run" / "before.jsonl", project / "run" / "after.jsonl")
+    shown = [f"{change.difference:+.3f} | {change.low:+.3f} .. {change.high:+.3f}" for change in (both, alone)]
+    figures = f"{both.before:.3f} | {alone.before:.3f} | {alone.after:.3f}"
+    return f"| {name} | {both.n} | {figures} | {' | '.join(shown)} |"
+
+
+def accuracy(before: Path, after: Path) -> Change:
+    changes = compare(read_lines(before), read_lines(after))
+    return next(one for one in changes if (one.measure, one.kind) == ("accuracy", "all"))
 
 
 if __name__ == "__main__":

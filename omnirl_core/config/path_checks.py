@@ -51,14 +51,20 @@ def reward_faults(path: object) -> Iterator[Fault]:
 def folder_faults(values: Mapping[str, object]) -> Iterator[Fault]:
     yield from image_root_faults(values.get("image_root"))
     output = values.get("output_dir")
-    if isinstance(output, str) and os.path.exists(output) and not os.path.isdir(output):
-        yield "output_dir", f"output_dir: {output} is a file; name a folder"
+    if isinstance(output, str) and (file := _file_on_the_way(output)):
+        yield "output_dir", f"output_dir: {file} is a file; name a folder"
     elif isinstance(output, str) and os.path.isdir(output) and (names := _at_risk(Path(output))):
         shown = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
         yield (
             "output_dir",
             f"output_dir: {output} holds {shown}, and no run wrote it; a run could replace them: name a new folder",
         )
+
+
+def _file_on_the_way(folder: str) -> str | None:
+    """The file that stands where the folder, or one that it lies in, would be."""
+    way = [Path(folder), *Path(folder).parents]
+    return next((str(path) for path in way if os.path.lexists(path) and not path.is_dir()), None)
 
 
 def data_file_faults(values: Mapping[str, object]) -> Iterator[Fault]:
@@ -149,7 +155,7 @@ def model_faults(name: object, trusts_remote_code: bool = False) -> Iterator[Fau
             setting,
             (
                 f"{setting}: {name} is no folder here and not in the hub's cache, and HF_HUB_OFFLINE is set; "
-                "unset it, or give the path of a folder"
+                f"unset it, or give the path of a folder{nearest_file(name)}"
             ),
         )
 

@@ -212,12 +212,12 @@ def _split(samples: list[Record], unclear: list[str]) -> tuple[list[Record], lis
 
 
 def held_out_size(n: int) -> int:
-    """A fifth of few samples, a tenth of many, at most MOST_HELD_OUT.
+    """A fifth of the samples, at most MOST_HELD_OUT: of 200 a gain of a tenth is seen, of 100 it often is not.
 
     >>> held_out_size(50), held_out_size(800), held_out_size(100_000)
-    (10, 100, 200)
+    (10, 160, 200)
     """
-    return max(1, min(MOST_HELD_OUT, max(n // 10, min(n // 5, 100))))
+    return max(1, min(MOST_HELD_OUT, n // 5))
 
 
 def _question_key(record: Record) -> str:

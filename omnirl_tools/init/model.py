@@ -69,7 +69,9 @@ class Model:
 
 
 def read_model(name: str) -> Model:
-    """Look at a local folder, a hub id or `tiny_policy`; CannotRun where it is none."""
+    """Look at a local folder, a hub id or `tiny_policy` (also by its folder); CannotRun where it is none."""
+    if os.path.isdir(name) and os.path.samefile(name, tiny_policy()):
+        name = TINY
     place = tiny_policy() if name == TINY else name
     is_local = os.path.exists(name) or name.startswith((".", "/", "~")) or name.count("/") > 1
     if is_local:

@@ -39,7 +39,7 @@ OWN = ["--dataset_name", "mydata/train.json", "--eval_dataset_name", "mydata/tes
 RUNS = {
     "config": ["recipe.yml", FOLDER], "dataset_name": [TYPO, FOLDER], "eval_dataset_name": [TYPO, FOLDER],
     "rewards": ["reward.yaml", FILE], "image_root": ["mydata/imgs", FILE],
-    "model_name_or_path": ["./tiny", FOLDER, FILE], "output_dir": [FILE, FOLDER],
+    "model_name_or_path": ["./tiny", FOLDER, FILE], "output_dir": [FILE, FOLDER, f"{FILE}/run"],
     "resume_from_checkpoint": ["outputs/nothing", FOLDER], "deepspeed": ["zero3.jsn"],
 }  # fmt: skip
 """Path argument of recipes/*.py -> wrong paths."""

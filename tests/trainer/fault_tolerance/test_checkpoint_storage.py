@@ -16,6 +16,7 @@ from omnirl_core.trainer.callbacks import GracefulShutdown
 from omnirl_core.trainer.fault_tolerance import checkpoint_storage
 from omnirl_core.trainer.fault_tolerance.checkpoint_mixin import CheckpointMixin
 from omnirl_core.trainer.fault_tolerance.checkpoint_storage import publish
+from omnirl_core.yaml_loader import ConfigError
 from omnirl_tools.resume import checkpoint_fault, newest_checkpoint, resume_path
 
 
@@ -70,11 +71,11 @@ def test_the_newest_whole_checkpoint_is_taken_and_torn_ones_are_named(tmp_path, 
 def test_what_resume_from_checkpoint_means(tmp_path):
     assert resume_path(None, tmp_path) is None
     assert resume_path("auto", tmp_path) is None
-    with pytest.raises(ValueError, match="holds no whole checkpoint; `auto` would start anew"):
+    with pytest.raises(ConfigError, match="holds no whole checkpoint; `auto` would start anew"):
         resume_path("true", tmp_path)
     path = checkpoint(tmp_path, 3)
     assert resume_path("auto", tmp_path) == resume_path(True, tmp_path) == resume_path(str(path), "x") == str(path)
-    with pytest.raises(ValueError, match=r"checkpoint-4 cannot be resumed: it does not exist; give `auto`"):
+    with pytest.raises(ConfigError, match=r"checkpoint-4 cannot be resumed: it does not exist; give `auto`"):
         resume_path(str(tmp_path / "checkpoint-4"), tmp_path)
 
 
