@@ -48,6 +48,10 @@ class OmniSFTConfig(SFTConfig):
     min_pixels: int | None = field(default=None, metadata={"help": "least pixels of an image as it is seen"})
     max_pixels: int | None = field(default=None, metadata={"help": "most pixels of an image as it is seen"})
     freeze_vision_tower: bool = field(default=False, metadata={"help": "train the language model only"})
+    stop_at_accuracy: float | None = field(
+        default=None,
+        metadata={"help": "stop where training samples earn that much, form left out (0 to 1); wants rewards"},
+    )
     max_completion_length: int = field(
         default=256, metadata={"help": "most tokens of an answer to a held-out row, as in GRPO"}
     )

@@ -1,4 +1,4 @@
-"""Before GRPO: does the policy earn anything at all? Where it does not, the command of a warm start by SFT."""
+"""Before GRPO: does the policy earn anything? Where it does not, a warm start by SFT, and where that may end."""
 
 import dataclasses
 import shlex
@@ -6,8 +6,12 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from datasets import Dataset
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import ModelConfig
 from trl.trainer.utils import is_async_callable
 
@@ -16,12 +20,19 @@ from omnirl_core.rewards import Reward
 from omnirl_core.trainer import OmniGRPOTrainer
 from omnirl_core.trainer.fault_tolerance.reward_guard import GuardedReward
 from omnirl_core.types import Line
+from omnirl_core.yaml_loader import ConfigError
+from omnirl_tools.evaluation.measures import measures
 from omnirl_tools.run import answered
+from omnirl_tools.samples import read_rows
+from omnirl_tools.sft import OmniSFTConfig
 
 N_PROMPTS = 32
 LEAST_OF_TASK = 8
 """Samples of a task from which on its rewards alone are said."""
 SFT_STEPS = 40
+LOOK_EVERY = 10
+"""Steps of a warm start between two looks at its accuracy, on N_LOOKED_AT training samples."""
+N_LOOKED_AT = 64
 OWN = ("output_dir", "rewards", "eval_dataset_name", "eval_rows", "warm_start_check")
 """Settings of the GRPO run that the warm start leaves out or has its own of."""
 
@@ -41,11 +52,11 @@ def advise_warm_start(
     Returns:
         What is printed by the first rank, None where every task earns something.
     """
-    dataset = trainer.train_dataset
-    n = min(N_PROMPTS, len(dataset))  # type: ignore[arg-type]  # a recipe's data set is no stream
+    dataset: Any = trainer.train_dataset  # a recipe's is no stream
+    n = min(N_PROMPTS, len(dataset))
     if n < trainer.accelerator.num_processes:
         return None
-    chosen = dataset.select([i * len(dataset) // n for i in range(n)])  # type: ignore[union-attr,arg-type]
+    chosen = _spread(dataset, n)
     judging = [one for one in rewards if not is_async_callable(one)]
     with nullcontext() if trainer.watchdog is None else trainer.watchdog.watching():
         trainer._ping("warm start check", ())
@@ -122,3 +133,63 @@ def warm_start_command(trainer: OmniGRPOTrainer, words: Sequence[str]) -> str:
     }
     own = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
     return " ".join(["omnirl", "sft", *map(shlex.quote, [*several, *kept, *own])])
+
+
+def _spread(rows: Dataset, n: int) -> Dataset:
+    """At most that many of the rows, from the first on at equal distances."""
+    n = min(n, len(rows))
+    return rows.select([i * len(rows) // n for i in range(n)])
+
+
+# -- the end of a warm start -------------------------------------------------------------------------------------
+
+
+class StopAtAccuracy(TrainerCallback):
+    """Ends a warm start where the policy earns `least` on training samples, sampled as GRPO samples its groups.
+
+    GRPO learns from groups with right and wrong answers, which half right policies give most of; what imitation has
+    taught to the full, it has nothing to add to. Every LOOK_EVERY steps, on each rank its share of the samples.
+    """
+
+    def __init__(self, trainer: Trainer, rewards: list[Reward], rows: Dataset, least: float) -> None:
+        self.trainer, self.rewards, self.rows, self.least = trainer, rewards, rows, least
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        if state.global_step % LOOK_EVERY or state.global_step >= state.max_steps:
+            return
+        found = accuracy(answered(self.trainer, self.rewards, self.rows, temperature=1.0))
+        if found is None or found < self.least:
+            return
+        control.should_training_stop = True
+        if state.is_world_process_zero:
+            n, step = len(self.rows), f"step {state.global_step} of {state.max_steps}"
+            print(f"Stopped after {step}: accuracy {found:.2f} on {n} training samples; GRPO goes on from there")
+
+
+def accuracy(lines: Sequence[Line]) -> float | None:
+    """Mean of what the answers earn, rewards for form left out; None where no reward judges any.
+
+    >>> accuracy([{"rewards": {"exact": 1.0, "think_format": 0.0}}, {"rewards": {"exact": 0.0}}])
+    0.5
+    """
+    measure = measures(lines)["accuracy"]
+    judged = [value for value in map(measure, lines) if value is not None]
+    return fmean(judged) if judged else None
+
+
+def stop_at_accuracy(
+    trainer: Trainer, rewards: list[Reward], data: DataArguments, training: OmniSFTConfig
+) -> StopAtAccuracy | None:
+    """The callback of the config's `stop_at_accuracy`, None where that is not set; ConfigError where it cannot be."""
+    least = training.stop_at_accuracy
+    if least is None:
+        return None
+    if not 0 < least <= 1:
+        raise ConfigError([f"stop_at_accuracy: {least:g} is no accuracy; set it above 0, up to 1"])
+    if not rewards:
+        raise ConfigError(["stop_at_accuracy: needs rewards, which say what is right; set `rewards`, or leave it out"])
+    report = Path(str(training.output_dir)) / "bad_rows.txt"
+    rows = read_rows(data, data.dataset_name, training.seed, report)
+    return StopAtAccuracy(trainer, rewards, _spread(rows, N_LOOKED_AT), least)

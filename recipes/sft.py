@@ -24,6 +24,7 @@ from omnirl_tools.evaluation.compare import compare
 from omnirl_tools.model_settings import model_settings, policy_path, quantization_settings
 from omnirl_tools.run import grade, held_out_samples, show, start_quietly
 from omnirl_tools.sft import OmniSFTConfig, SeeingSFTTrainer, parse_sft, rows_to_say
+from omnirl_tools.warm_start import stop_at_accuracy
 
 
 def main(argv: list[str] | None = None) -> SFTTrainer:
@@ -41,8 +42,10 @@ def main(argv: list[str] | None = None) -> SFTTrainer:
         draw_missing(data_args)
     trainer = build(data_args, training_args, model_args)
 
-    # Train between two rounds of greedy answers to the held-out samples
+    # Train between two rounds of greedy answers to the held-out samples, at most until half or so is right
     rewards = load_rewards(data_args.rewards) if data_args.rewards else []
+    if stop := stop_at_accuracy(trainer, rewards, data_args, training_args):
+        trainer.add_callback(stop)
     held_out = held_out_samples(data_args, training_args) if rewards else None
     before = grade(trainer, rewards, held_out, "before")
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)

@@ -157,10 +157,10 @@ def _optimization(plan: Plan) -> list[Line]:
         return [
             ("per_device_train_batch_size", 64, "one step = 8 prompts x num_generations (8) completions"),
             thought,
-            ("learning_rate", 1e-4, "for 1.4 million parameters; real models want 1e-6"),
+            ("learning_rate", 3e-4, "for 1.4 million parameters; real models want 1e-6"),
             ("lr_scheduler_type", "constant_with_warmup", "few steps: no time for a decay"),
             ("warmup_steps", 5, "until Adam's averages are filled"),
-            ("max_steps", 80, "minutes on a CPU; more go on learning"),
+            ("max_steps", 160, "minutes on a CPU; more go on learning"),
             ("seed", 0, "the same run again"),
         ]
     lines: list[Line] = []
@@ -179,8 +179,8 @@ def _optimization(plan: Plan) -> list[Line]:
 
 def _imitation(plan: Plan) -> list[Line]:
     rows = 16 if plan.model.is_tiny else min(8, plan.fit.settings.get("per_device_train_batch_size", 8))
-    steps = max(40, min(120, 3 * len(plan.data.train) // (2 * rows)))
-    passes = steps * rows / len(plan.data.train)
+    most = max(60, min(150, 4 * len(plan.data.train) // rows))
+    passes = most * rows / len(plan.data.train)
     rate = 1e-3 if plan.model.is_tiny else 1e-5 if plan.fit.how == "full" else 1e-4
     return [
         ("per_device_train_batch_size", rows, "samples a step"),
@@ -188,7 +188,8 @@ def _imitation(plan: Plan) -> list[Line]:
         ("learning_rate", rate, "imitation bears more than GRPO"),
         ("lr_scheduler_type", "constant_with_warmup", "few steps: no time for a decay"),
         ("warmup_steps", 5, "until Adam's averages are filled"),
-        ("max_steps", steps, f"{passes:.1f} passes: the form and part of the answers, from where GRPO goes on"),
+        ("max_steps", most, f"at most: {passes:.1f} passes over the samples"),
+        ("stop_at_accuracy", 0.5, "of training samples: half right, from where groups teach GRPO most"),
         ("seed", 0, "the same run again"),
     ]  # fmt: skip
 

@@ -9,6 +9,8 @@ from PIL import Image
 
 from omnirl_core.data import DataError, load_dataset
 from omnirl_core.shapes import write_dataset
+from omnirl_core.yaml_loader import ConfigError
+from omnirl_tools import warm_start
 from omnirl_tools.sft import ResponseTransform
 from recipes.grpo import main as grpo
 from recipes.sft import main as sft
@@ -54,6 +56,30 @@ def test_a_language_model_learns_rows_of_text(tiny_text_checkpoint, tmp_path):
     assert trainer.state.global_step == 2
     assert not list((tmp_path / "run").glob("*.jsonl")), "no held-out rows, no table"
     assert "labels" in trainer.train_dataset.column_names
+
+
+@pytest.mark.parametrize(("least", "steps"), [(0.05, 2), (1.0, 4)])
+def test_it_stops_where_enough_is_right(least, steps, rows, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(warm_start, "LOOK_EVERY", 2)
+    few = dict(max_steps=4, per_device_train_batch_size=4, dataset_name=rows, output_dir=tmp_path)
+    trainer = sft(options(config="recipes/mixed/sft.yaml", eval_rows=1, stop_at_accuracy=least, **few))
+    assert trainer.state.global_step == steps
+    assert ("Stopped after step 2 of 4: accuracy 0." in capsys.readouterr().out) == (steps == 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(stop_at_accuracy=0.5), "stop_at_accuracy: needs rewards"),
+        (dict(stop_at_accuracy=50), "stop_at_accuracy: 50 is no accuracy; set it above 0, up to 1"),
+    ],
+)
+def test_where_it_cannot_stop(settings, message, tiny_text_checkpoint, tmp_path):
+    (tmp_path / "rows.json").write_text(json.dumps([{"problem": "Say 1.", "solution": 1}] * 8))
+    few = dict(use_cpu=True, bf16=False, max_steps=1, save_strategy="no", output_dir=tmp_path / "run")
+    with pytest.raises(ConfigError, match=message):
+        sft(options(model_name_or_path=tiny_text_checkpoint, dataset_name=tmp_path / "rows.json", **few, **settings))
 
 
 def test_what_is_said(tmp_path):
