@@ -108,8 +108,10 @@ def options(folder: Path, seed: int) -> Path:
             index = rng.randrange(3)
             image = Image.new("RGB", (160, 120), "white")
             pen = ImageDraw.Draw(image)
+            size = rng.randint(28, 44)
             for k in range(index + 1):
-                pen.ellipse([10 + 50 * k, 40, 50 + 50 * k, 80], outline="black", width=4)
+                x, y = 4 + 50 * k + rng.randint(0, 8), rng.randint(8, 68)
+                pen.ellipse([x, y, x + size, y + size], outline="black", width=4)
             asked, texts = "Choose how many rings are drawn.", ["one", "two", "three"]
         png = io.BytesIO()
         image.save(png, "PNG")

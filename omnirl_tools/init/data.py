@@ -197,18 +197,28 @@ def _split(samples: list[Record], unclear: list[str]) -> tuple[list[Record], lis
                 "few images stand for all samples: held-out samples ask other questions about images of training"
             )
         keys = [f"{_images_key(record)}|{_question_key(record)}" for record in samples]
-    wanted = held_out_size(len(samples))
-    order = list(dict.fromkeys(keys))
+    chosen = _chosen(Counter(keys), held_out_size(len(samples)), unclear)
+    train = [record for record, key in zip(samples, keys, strict=True) if key not in chosen]
+    return train, [record for record, key in zip(samples, keys, strict=True) if key in chosen]
+
+
+def _chosen(sizes: Counter[str], wanted: int, unclear: list[str]) -> set[str]:
+    """Keys of about `wanted` samples; one image or question is at most a tenth of them where the others suffice."""
+    order = list(sizes)
     random.Random(0).shuffle(order)
-    sizes = Counter(keys)
+    small = [key for key in order if sizes[key] <= max(1, wanted // 10)]
+    n_small = sum(sizes[key] for key in small)
+    if len(small) < len(order) and 2 * n_small > 3 * wanted:
+        n, n_large = sizes.total() - n_small, len(order) - len(small)
+        unclear.append(f"{n:,} samples repeat the images or questions of {n_large:,}: none of them is held out")
+        order = small
     chosen: set[str] = set()
     n = 0
     for key in order:
         if n < wanted and n + sizes[key] <= 1.5 * wanted + 1:
             chosen.add(key)
             n += sizes[key]
-    train = [record for record, key in zip(samples, keys, strict=True) if key not in chosen]
-    return train, [record for record, key in zip(samples, keys, strict=True) if key in chosen]
+    return chosen
 
 
 def held_out_size(n: int) -> int:

@@ -13,6 +13,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from omnirl_core.data import load_records
+from omnirl_core.shapes import tiny_policy
 from omnirl_core.yaml_loader import read_config
 from omnirl_tools.cli import main
 from omnirl_tools.init.columns import UnreadableColumns, find_columns
@@ -124,6 +125,7 @@ def test_what_it_writes_passes_the_checks(layout, tmp_path, monkeypatch, capsys)
     )
     _, training, _ = parse_sft(["--config", "mine/sft.yaml"])
     assert training.output_dir == "mine/warm_start"
+    assert 0 < training.stop_at_accuracy < 1, "it leaves GRPO something to learn"
 
 
 def test_every_value_has_a_reason(tmp_path, monkeypatch):
@@ -150,6 +152,10 @@ def test_memory_decides_how_it_trains(gib, how, model):
     assert found.how == how
     assert found.fits == (gib != 6)
     assert bool(found.unclear) == (gib == 6)
+
+
+def test_the_tiny_policy_is_known_by_its_folder_too():
+    assert read_model(tiny_policy()).is_tiny
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +197,17 @@ def test_one_image_is_never_on_both_sides(tmp_path):
     sides = [{path for record in part for path in record.images} for part in (data.train, data.held_out)]
     assert len(data.held_out) >= 20
     assert not sides[0] & sides[1]
+
+
+def test_an_image_of_many_samples_is_not_most_of_what_is_held_out(tmp_path):
+    images(tmp_path / "theirs")
+    rows = [{"problem": f"Q{n}?", "solution": n, "image": f"pics/{n}.png"} for n in range(1, N)]
+    rows += [{"problem": "Which?", "solution": "red", "image": "pics/0.png"}] * 9
+    (tmp_path / "theirs" / "rows.json").write_text(json.dumps(rows))
+    data = read_data(str(tmp_path / "theirs"), None)
+    assert len(data.held_out) == 9
+    assert "Which?" not in {record.problem for record in data.held_out}
+    assert "9 samples repeat the images or questions of 1: none of them is held out" in data.unclear
 
 
 ROWS = [{"question": f"{n}?", "answer": n, "image": "a.jpg"} for n in range(9)]
