@@ -90,7 +90,7 @@ def commands(folder: str, taught: str | None) -> list[str]:
 WHAT = {
     "check-data": "every sample and image is read; it ends with the counts",
     "check-rewards": "the references earn full marks, and cheap answers do not",
-    "sft": "a warm start: the loss falls, the form is learned, and it ends where half of the training samples are right",
+    "sft": "a warm start: the loss falls, the form is learned; it ends where half of the training samples are right",
     "train": "a table of held-out samples before and after; where an interval lies above 0, it has learned",
     "evaluate": "the trained model's held-out answers, judged by rewards.yaml",
     "report": "curves.png, and completions.html with images and answers; also while the run goes",
