@@ -190,7 +190,10 @@ def _is_summary(line: str) -> bool:
 
 
 def _json(line: Mapping[str, Any]) -> str:
-    return json.dumps(_finite(line), ensure_ascii=False, default=str)
+    try:
+        return json.dumps(line, ensure_ascii=False, default=str, allow_nan=False)
+    except (ValueError, TypeError):  # a number that is not finite, or a key that is no text
+        return json.dumps(_finite(line), ensure_ascii=False, default=str)
 
 
 def _finite(value: Any) -> Any:

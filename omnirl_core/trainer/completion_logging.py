@@ -171,14 +171,14 @@ def details_of(
         weights: by the name of the reward; reports of runs without held-out samples score completions by them.
         end_ids: tokens that end a completion; one without is clipped, as TRL counts it.
     """
-    details = []
+    details, readings = [], [box_reading(reward) for reward in reward_funcs]
     for sample, ids, own in zip(samples, completion_ids, rewards, strict=True):
         detail: dict[str, Any] = {"weights": weights, "n_tokens": len(ids)}
         detail["clipped"] = not ids or ids[-1] not in end_ids
         if images_of(sample):
             detail |= {name: sample.get(name) for name in ("image_sizes", "resized_sizes")}
-        judging = [reward for reward, value in zip(reward_funcs, own, strict=True) if value == value]
-        boxes = next((reading for reward in judging if (reading := box_reading(reward))), None)
+        judging = (reading for reading, value in zip(readings, own, strict=True) if value == value)
+        boxes = next((reading for reading in judging if reading), None)
         details.append(detail | ({"boxes": boxes} if boxes else {}))
     return details
 

@@ -37,10 +37,12 @@ class Watchdog:
         self.is_watching = False
         self._last = time.monotonic()
         self._ended = threading.Event()
+        self._width = 0
 
     def start(self) -> None:
         """Begin to watch; the caller pings from now on."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.unlink(missing_ok=True)  # of a run that an error ended
         self.is_watching = True
         self._ended = threading.Event()
         self._last = time.monotonic()
@@ -66,11 +68,16 @@ class Watchdog:
         self._last = time.monotonic()
         rows = list(dict.fromkeys(str(row) for row in row_ids))
         state = {"rank": self.rank, "doing": doing, "step": step, "row_ids": rows[:MOST_ROWS]}
-        text = json.dumps(state | {"since": time.time(), "pid": os.getpid()}) + "\n"
-        beside = self.path.with_suffix(".part")
+        text = json.dumps(state | {"since": time.time(), "pid": os.getpid()}).encode()
+        self._width = max(self._width, len(text))
         with suppress(OSError):  # a full disk is told by what has to be written
-            beside.write_text(text, encoding="utf-8")
-            beside.replace(self.path)
+            # in one write over the last one, never shorter: nobody reads a half; a file put in its place is written
+            # out by ext4 at once, which takes milliseconds
+            file = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o644)
+            try:
+                os.pwrite(file, text.ljust(self._width) + b"\n", 0)
+            finally:
+                os.close(file)
         if self.stall_timeout_s is not None:
             faulthandler.dump_traceback_later(self.stall_timeout_s + 2 * GRACE_S, exit=True, file=2)
 
