@@ -1,0 +1,206 @@
+"""Where the seconds of a step go, and what of them is neither rollout nor the model's own passes.
+
+    python benchmarks/step_shares.py [--runs mixed_demo smollm2 image_11m] [--steps 12] [--write]
+
+Runs as a user has them: `mixed_demo` is recipes/mixed/demo.yaml, `smollm2` is recipes/text_only/smollm2_135m.yaml
+(which needs what its README prepares), `image_11m` is the policy of benchmarks/grpo_step.py with eight completions of
+32 tokens to an image prompt of 512. One thread; CPU seconds of the process, each counted for the innermost part that it
+was spent in, from the second step on to the end of the last: fetching samples and logging included, the first step not.
+
+`rollout` is generation, `model` the forward passes, the backward pass and the optimizer. All other parts are the rest
+of the step; their sum must be at most 5 %. `--write` renews the section of benchmarks/RESULTS.md.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes"))
+
+import torch
+from grpo import build
+from grpo_step import make_trainer
+from grpo_step_cells import Cell, write_checkpoint
+from sections import renew
+from transformers import TrainerCallback
+
+from omnirl_core.config.arguments import parse
+
+ROOT = Path(__file__).resolve().parents[1]
+START, END = "<!-- made by benchmarks/step_shares.py -->", "<!-- end of benchmarks/step_shares.py -->"
+ROLLOUT, MODEL = "rollout", "model"
+PREPARATION, SCORING, LOSS, LOGGING, OTHER = REST = ("preparation", "scoring", "loss", "logging", "other")
+METHODS = {
+    "_generate_single_turn": ROLLOUT,
+    "_open_samples": PREPARATION,
+    "_tokenize_prompts": PREPARATION,
+    "get_batch_samples": PREPARATION,
+    "_score": SCORING,
+    "_compute_loss": LOSS,
+    "_get_per_token_logps_and_entropies": LOSS,
+    "log": LOGGING,
+}
+"""Of the trainer: which part the time in them is, less what they call of other parts."""
+
+
+class Parts(TrainerCallback):
+    """CPU seconds by part; each second belongs to the innermost part that is at work."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.steps = 0
+        self._open = [OTHER]
+        self._since = time.process_time()
+
+    def enter(self, part: str) -> None:
+        self._count()
+        self._open.append(part)
+
+    def leave(self) -> None:
+        self._count()
+        self._open.pop()
+
+    def _count(self) -> None:
+        now = time.process_time()
+        self.seconds[self._open[-1]] += now - self._since
+        self._since = now
+
+    def time(self, owner: Any, method: str, part: str) -> None:
+        plain = getattr(owner, method)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self.enter(part)
+            try:
+                return plain(*args, **kwargs)
+            finally:
+                self.leave()
+
+        setattr(owner, method, timed)
+
+    def of_model(self, model: torch.nn.Module) -> None:
+        """Its forward passes, but those of the rollout."""
+
+        def enter(*_: Any) -> None:
+            self.enter(ROLLOUT if ROLLOUT in self._open else MODEL)
+
+        model.register_forward_pre_hook(enter)
+        model.register_forward_hook(lambda *_: self.leave())
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._count()
+        if state.global_step == 1:  # the first step is over, and what follows it
+            self.seconds.clear()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.steps = state.global_step - 1
+
+
+def measure(trainer: Any) -> dict[str, float]:
+    """Seconds a step by part."""
+    parts = Parts()
+    for name, part in METHODS.items():
+        parts.time(trainer, name, part)
+    parts.of_model(trainer.model)
+    parts.time(trainer.accelerator, "backward", MODEL)
+    parts.time(trainer.accelerator, "clip_grad_norm_", MODEL)
+    parts.time(trainer.jsonl_logger, "write_completions", LOGGING)
+    parts.time(trainer.callback_handler, "call_event", LOGGING)
+    plain = trainer.create_optimizer
+
+    def create_optimizer(*args: Any, **kwargs: Any) -> Any:
+        optimizer = plain(*args, **kwargs)
+        parts.time(optimizer, "step", MODEL)
+        return optimizer
+
+    trainer.create_optimizer = create_optimizer
+    trainer.add_callback(parts)
+    trainer.train()
+    return {part: seconds / parts.steps for part, seconds in parts.seconds.items()}
+
+
+def recipe(config: str) -> Callable[[str, int], Any]:
+    def make(folder: str, steps: int) -> Any:
+        os.chdir(ROOT)
+        changed = ["--max_steps", str(steps), "--output_dir", folder, "--disable_tqdm", "true"]
+        return build(*parse(["--config", config, *changed]))[0]
+
+    return make
+
+
+def image_11m(folder: str, steps: int) -> Any:
+    write_checkpoint(folder, "small")
+    trainer = make_trainer("ours", folder, Cell("image", 8, 512, 32), "small", seed=0)
+    trainer.args.max_steps = steps
+    trainer.add_callback(trainer.jsonl_logger)
+    return trainer
+
+
+RUNS: dict[str, Callable[[str, int], Any]] = {
+    "mixed_demo": recipe("recipes/mixed/demo.yaml"),
+    "smollm2": recipe("recipes/text_only/smollm2_135m.yaml"),
+    "image_11m": image_11m,
+}
+
+
+def section(found: dict[str, dict[str, float]], steps: int) -> str:
+    head = ["run", "a step", ROLLOUT, MODEL, *REST, "the rest in all"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for name, seconds in found.items():
+        whole = sum(seconds.values())
+        shares = [f"{seconds.get(part, 0.0) / whole:.1%}" for part in (ROLLOUT, MODEL, *REST)]
+        rest = sum(seconds.get(part, 0.0) for part in REST) / whole
+        lines.append(f"| `{name}` | {whole:.2f} s | {' | '.join(shares)} | **{rest:.1%}** |")
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl"))
+    return "\n".join([
+        START,
+        "## Where the seconds of a step go",
+        "",
+        f"`python benchmarks/step_shares.py`: {steps - 1} steps of each run after a first one, CPU seconds on one "
+        "thread, each counted for the innermost part. `model` is forward, backward and optimizer; `preparation` "
+        "fetches, opens and processes samples; `loss` is what the loss computes besides the model; `logging` is files, "
+        "metrics and callbacks. Must hold: the rest at most 5 %.",
+        "",
+        *lines,
+        "",
+        f"Python {platform.python_version()}, {packages}.",
+        END,
+    ])  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS))
+    parser.add_argument("--steps", type=int, default=12, help="of each run, the first not counted")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each; parts are medians")
+    parser.add_argument("--write", action="store_true", help="renew the section in benchmarks/RESULTS.md")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    found: dict[str, dict[str, float]] = {}
+    for name in arguments.runs:
+        measured = []
+        for _ in range(arguments.repeats):
+            with tempfile.TemporaryDirectory() as folder:
+                measured.append(measure(RUNS[name](folder, arguments.steps)))
+        found[name] = {part: statistics.median(own.get(part, 0.0) for own in measured) for part in measured[0]}
+        print(name, {part: round(seconds, 4) for part, seconds in found[name].items()}, file=sys.stderr, flush=True)
+    made = section(found, arguments.steps)
+    print(made)
+    if arguments.write:
+        renew(made, START, END)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
