@@ -1,13 +1,16 @@
-"""Policy and processor from a checkpoint; where a model keeps its vision tower, and which tokens stand for it."""
+"""Policy and processor from a checkpoint; where a model keeps its vision tower, and how images come to it."""
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import torch
+import torch.nn.functional as F
 from peft import PeftConfig
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,6 +23,8 @@ from transformers import (
 )
 from transformers.image_utils import SizeDict
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+from omnirl_core.types import Settings
 
 TOWER_NAMES = ("vision_tower", "visual", "vision_model", "vision_encoder", "image_tower")
 """What models of transformers 5 call their vision tower (PreTrainedModel.get_encoder)."""
@@ -200,3 +205,101 @@ def vision_token_ids(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBas
         ids |= {id for id, token in added if token.special and _NAMES_AN_IMAGE.search(token.content)}
         ids -= {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
     return sorted(id for id in ids if isinstance(id, int))
+
+
+# -- what a processor gives for images, by prompt -------------------------------------------------------------------
+#
+# Processors lay images out in four ways, told apart by what comes beside `pixel_values`:
+#
+# - `image_grid_thw` (Qwen, GLM): rows are patches, as many for an image as its grid says;
+# - `pixel_attention_mask` (Idefics3, SmolVLM): a row a prompt, its tiles padded to the most of all prompts;
+# - `image_sizes` (LLaVA-NeXT, Mistral 3): a row an image;
+# - neither (InternVL, Gemma 3): a row a tile, and as many tokens for each.
+
+GRID, PADDED, SIZES, PIXELS = "image_grid_thw", "pixel_attention_mask", "image_sizes", "pixel_values"
+ImageTensors = Mapping[str, Tensor]
+"""What the model takes for the images of a prompt, in their order; empty without images."""
+
+
+def split_images(
+    backbone: nn.Module,
+    token_ids: Sequence[Sequence[int]],
+    fields: Settings,
+    n_images: Sequence[int],
+    device: torch.device | str = "cpu",
+) -> list[dict[str, Tensor]]:
+    """The images of each prompt, from what a processor gave for all of them.
+
+    Raises:
+        ValueError: the tiles of a batch cannot be told apart by its image tokens.
+    """
+    if fields.get(PIXELS) is None:
+        return [{} for _ in token_ids]
+    tensors = {name: _tensor(fields[name]) for name in (PIXELS, GRID, PADDED, SIZES) if fields.get(name) is not None}
+    rows = {name: list(n_images) for name in tensors}
+    if GRID in tensors:
+        rows[PIXELS] = [int(part.prod(-1).sum()) for part in tensors[GRID].split(list(n_images))]
+    elif PADDED in tensors:
+        rows = {name: [1] * len(token_ids) for name in tensors}
+    elif SIZES not in tensors:
+        rows[PIXELS] = _tiles(backbone, token_ids, len(tensors[PIXELS]))
+    parts = {name: tensor.split(rows[name]) for name, tensor in tensors.items()}
+    return [
+        {name: parts[name][i].to(device) for name in tensors} if n_images[i] else {} for i in range(len(token_ids))
+    ]
+
+
+def _tensor(value: object) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+
+
+def _tiles(backbone: nn.Module, token_ids: Sequence[Sequence[int]], n_tiles: int) -> list[int]:
+    """Tiles of each prompt: image tokens are as many for every tile."""
+    config: Any = backbone.config
+    tokens = [list(ids).count(config.image_token_id) for ids in token_ids]
+    if not n_tiles or sum(tokens) % n_tiles or any(n % (sum(tokens) // n_tiles) for n in tokens):
+        raise ValueError(
+            f"{n_tiles} tiles of images, and {tokens} image tokens in the prompts: not as many for each tile; set "
+            "shared_prefix: off, and please report the model"
+        )
+    return [n // (sum(tokens) // n_tiles) for n in tokens]
+
+
+def image_tensors(images: Sequence[ImageTensors]) -> dict[str, Tensor]:
+    """What the model takes for these prompts' images in one row of tokens; {} where there are none."""
+    shown = [own for own in images if own]
+    names = shown[0] if shown else ()
+    return {name: torch.cat(*_joined([own[name] for own in shown], PADDED in names)) for name in names}
+
+
+def _joined(values: list[Tensor], is_padded: bool) -> tuple[list[Tensor], int]:
+    """The tensors, and the dimension along which they follow each other."""
+    return (values, 1) if is_padded else (_padded(values), 0)
+
+
+def image_rows(images: Sequence[ImageTensors]) -> dict[str, Tensor]:
+    """What the model takes for them in a row a prompt, as the processor lays them out; {} where there are none."""
+    shown = next((own for own in images if own), {})
+    if PADDED not in shown:
+        return image_tensors(images)
+    blank = {name: tensor.new_zeros(1, 1, *tensor.shape[2:]) for name, tensor in shown.items()}
+    return {name: torch.cat(_padded([(own or blank)[name] for own in images])) for name in shown}
+
+
+def _padded(values: list[Tensor]) -> list[Tensor]:
+    """With zeros along the second dimension, tiles of an image or of a prompt, to the most of them."""
+    most = max(value.shape[1] for value in values)
+    if all(value.shape[1] == most for value in values):
+        return values
+    return [F.pad(value, (0, 0) * (value.ndim - 2) + (0, most - value.shape[1])) for value in values]
+
+
+def counts_of_rows(images: Sequence[ImageTensors], n_images: Sequence[int]) -> dict[str, list[int]]:
+    """How many images and tiles each row of `image_rows` has, as TRL 1.16 slices a batch by them."""
+    shown = next((own for own in images if own), {})
+    if PADDED in shown:  # see `counted_by_sample`
+        return {"num_images": [0] * len(images)}
+    counts = {"num_images": list(n_images)}
+    if not {GRID, SIZES} & set(shown):
+        counts["num_tiles"] = [len(own.get(PIXELS, ())) for own in images]
+    return counts

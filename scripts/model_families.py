@@ -76,7 +76,7 @@ def gemma3() -> Built:
     )  # fmt: skip
     images = hf.Gemma3ImageProcessor(size={"height": 32, "width": 32})
     processor = hf.Gemma3Processor(images, tokens, image_seq_length=4, chat_template=tokens.chat_template)
-    layers = ["sliding_attention", "full_attention"]
+    layers = ["sliding_attention", "full_attention"] * (TEXT["num_hidden_layers"] // 2)
     text = dict(
         vocab_size=len(tokens), head_dim=HEAD_DIM, query_pre_attn_scalar=8, sliding_window=16, layer_types=layers
     )

@@ -15,7 +15,7 @@ from omnirl_core.models import base_model, vision_tower, without_vision
 from omnirl_core.trainer import OmniGRPOConfig
 from omnirl_core.trainer.shared_prefix.packing import Span
 from omnirl_core.trainer.shared_prefix.rollout import copies_prompts
-from omnirl_core.trainer.shared_prefix.support import family_obstacle
+from omnirl_core.trainer.shared_prefix.support import IMPLEMENTATIONS, family_obstacle
 from omnirl_tools.memory.model_size import Parameters, kept_by_block, kept_by_layer, meta_model, text_layers
 from omnirl_tools.memory.workload import Prompt, Workload
 
@@ -117,7 +117,7 @@ def estimate_memory(
     kinds = _Dtypes.of(model, config, cluster, bf16, peft_config is not None)
     shapes = meta_model(config, kinds.compute, model.attn_implementation, peft_config, training.freeze_vision_tower)
     parameters = Parameters.of(shapes)
-    work = Workload.of(training, prompt, _shares_prefix(training, model, cluster, shapes))
+    work = Workload.of(training, prompt, _shares_prefix(training, model, shapes))
     kept = _Kept.of(shapes, work, bool(training.gradient_checkpointing))
     text = config.get_text_config()
     weights = _weights(parameters, kinds, model)
@@ -170,8 +170,8 @@ class _Dtypes:
         )
 
 
-def _shares_prefix(training: OmniGRPOConfig, model: ModelConfig, cluster: Cluster, shapes: nn.Module) -> bool:
-    if training.shared_prefix == "off" or cluster.fsdp or model.attn_implementation not in (None, "sdpa"):
+def _shares_prefix(training: OmniGRPOConfig, model: ModelConfig, shapes: nn.Module) -> bool:
+    if training.shared_prefix == "off" or model.attn_implementation not in (None, *IMPLEMENTATIONS):
         return False
     return family_obstacle(base_model(shapes)) is None
 

@@ -27,6 +27,9 @@ OTHER = {
     "offload": Layout(
         "TIIT", "zero3_offload", 2, settings={"rollout": True, "learning_rate": 0.0, "max_grad_norm": 1e6}
     ),
+    "shared": Layout(
+        "TTIMIMTT", "fsdp2", 2, accumulation=2, settings={"shared_prefix": "on", "rollout": True, "beta": 0.1}
+    ),
     # two further rollouts in the first step, which bring other text and then I and D
     "resampled": Layout("TTIMID", "fsdp2", 2, settings={"dull": "T", "rollout": True, "dynamic_sampling": "resample"}),
 }
@@ -34,7 +37,7 @@ REFERENCE = {
     (engine, shared): Layout(
         "TIMTTTMI", engine, 2, accumulation=2, settings={"reference": True, "shared_prefix": shared}
     )
-    for engine, shared in (("ddp", "on"), ("zero3", "on"), ("zero3", "off"), ("fsdp2", "off"))
+    for engine, shared in (("ddp", "on"), ("zero3", "on"), ("zero3", "off"), ("fsdp2", "on"), ("fsdp2", "off"))
 }
 OFTEN = REFERENCE["zero3", "on"]
 RANDOM = [random_layout(seed) for seed in range(6)]
@@ -74,6 +77,12 @@ def test_text_steps_between_steps_with_images_leave_the_tower_alone(faults):
 @pytest.mark.parametrize("name", ["ungathered", "offload"])
 def test_zero3_in_its_other_forms(faults, name):
     assert faults[OTHER[name]] == ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1600)
+def test_prefixes_are_shared_under_fsdp2(faults):
+    assert faults[OTHER["shared"]] == ""
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 
+from omnirl_core.models import ImageTensors, image_tensors, split_images
 from omnirl_core.types import ModelInputs, Settings
 
 
@@ -30,11 +31,12 @@ class Prompt:
     """(P,)"""
     position_ids: Tensor
     """(P,), or (3, P) where the model rotates by time, height and width."""
-    images: Mapping[str, Tensor] = field(default_factory=dict)
-    """What the model takes for its images, in their order; empty without images."""
+    images: ImageTensors = field(default_factory=dict)
     n_images: int = 0
     token_types: Tensor | None = None
     """(P,), which tokens stand for images."""
+    types_name: str = "mm_token_type_ids"
+    """What the processor and the model call them."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -43,16 +45,23 @@ class Prompt:
     def _after(self) -> int:
         return int(self.position_ids.max()) + 1
 
+    @cached_property
+    def blocks(self) -> Tensor | None:
+        """(P,), the number of the image whose tokens all see each other, -1 for text; None where none do (Gemma 3)."""
+        if self.types_name != TYPES_OF_BLOCKS or self.token_types is None or not self.images:
+            return None
+        is_image = self.token_types == 1
+        begins = is_image & ~F.pad(is_image, (1, 0))[:-1]
+        return torch.where(is_image, begins.cumsum(0) - 1, -1)
+
     def following_positions(self, n_tokens: int) -> Tensor:
         """Position ids of tokens after the prompt, (n,) or (3, n): on from the largest of all axes."""
         positions = torch.arange(self._after, self._after + n_tokens, device=self.position_ids.device)
         return positions.expand(*self.position_ids.shape[:-1], -1)
 
 
-def image_tensors(prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-    """What the model takes for the images of these prompts, one after the other; {} where there are none."""
-    names = dict.fromkeys(name for prompt in prompts for name in prompt.images)
-    return {name: torch.cat([prompt.images[name] for prompt in prompts if prompt.images]) for name in names}
+TYPES_OF_BLOCKS = "token_type_ids"
+"""Token types by which Gemma 3 lets the tokens of an image see each other."""
 
 
 def encode_prompts(
@@ -63,23 +72,15 @@ def encode_prompts(
     device: torch.device | str = "cpu",
 ) -> list[Prompt]:
     """Prompts from the batch that a processor made of them: `fields` is what it gave besides the token ids."""
-    grids = fields.get("image_grid_thw")
-    image_fields: list[Mapping[str, Tensor]] = [{}] * len(token_ids)
-    if grids is not None and "pixel_values" in fields:
-        grid_parts = torch.as_tensor(grids).split(list(n_images))
-        patches = [int(part.prod(-1).sum()) for part in grid_parts]
-        pixel_parts = torch.as_tensor(fields["pixel_values"]).split(patches)
-        image_fields = [
-            {"pixel_values": pixels.to(device), "image_grid_thw": grid.to(device)} if len(grid) else {}
-            for pixels, grid in zip(pixel_parts, grid_parts, strict=True)
-        ]
-    types = fields.get("mm_token_type_ids") or [None] * len(token_ids)
+    image_fields = split_images(backbone, token_ids, fields, n_images, device)
+    name = TYPES_OF_BLOCKS if fields.get(TYPES_OF_BLOCKS) is not None else "mm_token_type_ids"
+    types = fields.get(name) or [None] * len(token_ids)
     prompts = []
     for ids, images, kinds, n in zip(token_ids, image_fields, types, n_images, strict=True):
         tokens = torch.tensor(ids, device=device)
         kinds = None if kinds is None else torch.as_tensor(kinds, device=device)
         positions = prompt_positions(backbone, tokens, kinds, images.get("image_grid_thw"))
-        prompts.append(Prompt(tokens, positions, images, n, kinds))
+        prompts.append(Prompt(tokens, positions, images, n, kinds, name))
     return prompts
 
 
@@ -106,6 +107,8 @@ class Span:
     """Tokens of the prompt, P."""
     branches: tuple[int, ...]
     """Tokens of each branch, none of them 0."""
+    blocks: Tensor | None = field(default=None, compare=False)
+    """(P,), which tokens of the prompt see each other whatever their order; see `Prompt.blocks`."""
 
     @property
     def split(self) -> int:
@@ -135,6 +138,15 @@ class Span:
         """The slots that hold a token, in the order of the pack."""
         return (torch.arange(self.longest) < torch.tensor(self.branches)[:, None]).flatten().nonzero()[:, 0]
 
+    @cached_property
+    def sees(self) -> Tensor:
+        """(P, P), which tokens of the prompt see which, whatever the window."""
+        places = torch.arange(self.prompt, device=None if self.blocks is None else self.blocks.device)
+        before = places[:, None] >= places
+        if self.blocks is None:
+            return before
+        return before | ((self.blocks[:, None] == self.blocks) & (self.blocks >= 0))
+
 
 class PackMask(Tensor):
     """The mask of a pack, for models that hand their mask on to `scaled_dot_product_attention`.
@@ -144,13 +156,15 @@ class PackMask(Tensor):
     """
 
     spans: tuple[Span, ...]
+    window: int | None
+    """Tokens that a token sees, itself and those before it; None for all (`sliding_window` of the model's layers)."""
 
     @staticmethod
-    def of(spans: Sequence[Span], device: torch.device) -> "PackMask":
+    def of(spans: Sequence[Span], device: torch.device, window: int | None = None) -> "PackMask":
         n_tokens = spans[-1].end
         storage = torch.zeros((), dtype=torch.bool, device=device).expand(1, 1, n_tokens, n_tokens)
         mask = storage.as_subclass(PackMask)
-        mask.spans = tuple(spans)
+        mask.spans, mask.window = tuple(spans), window
         return mask
 
     def __repr__(self, **kwargs: Any) -> str:  # type: ignore[override]
@@ -187,11 +201,9 @@ def _attention(
         return F.scaled_dot_product_attention(query, key, value, **settings)
     parts = []
     for span in attn_mask.spans:
-        prompt = slice(span.start, span.split)
-        q, k, v = (states[:, :, prompt] for states in (query, key, value))  # (1, heads, P, size)
-        parts.append(F.scaled_dot_product_attention(q, k, v, is_causal=True, **settings))
+        parts.append(_prompt_attention(query, key, value, span, attn_mask.window, settings))
         if span.branches:
-            parts.append(_branch_attention(query, key, value, span, settings))
+            parts.append(_branch_attention(query, key, value, span, attn_mask.window, settings))
     return torch.cat(parts, 2)
 
 
@@ -205,15 +217,42 @@ def _autocast(*states: Tensor) -> tuple[Tensor, ...]:
     return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in states)
 
 
-def _branch_attention(query: Tensor, key: Tensor, value: Tensor, span: Span, settings: Mapping[str, Any]) -> Tensor:
+def _prompt_attention(
+    query: Tensor, key: Tensor, value: Tensor, span: Span, window: int | None, settings: Mapping[str, Any]
+) -> Tensor:
+    """(1, heads, P, head size)"""
+    q, k, v = (states[:, :, span.start : span.split] for states in (query, key, value))  # (1, heads, P, size)
+    is_cut = window is not None and window < span.prompt
+    if span.blocks is None and not is_cut:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, **settings)
+    mask = span.sees.to(q.device)
+    if is_cut:
+        mask = mask & _within(window, span.prompt, 0, q.device)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **settings)
+
+
+def _within(window: int | None, n: int, before: int, device: torch.device) -> Tensor:
+    """(n, before + n): which of `before` tokens and then their own are not too far behind each of n tokens."""
+    assert window is not None
+    keys, own = torch.arange(before + n, device=device), torch.arange(before, before + n, device=device)
+    return keys > own[:, None] - window
+
+
+def _branch_attention(
+    query: Tensor, key: Tensor, value: Tensor, span: Span, window: int | None, settings: Mapping[str, Any]
+) -> Tensor:
     """(1, heads, branch tokens, head size): every branch over its prompt and itself."""
     q, k, v = (_folded(states, span) for states in (query, key, value))  # (n, heads, longest, size)
+    n_seen = span.prompt if window is None else min(span.prompt, window - 1)  # P, or what a window leaves of it
     k, v = (
-        torch.cat([states[:, :, span.start : span.split].expand(len(span.branches), -1, -1, -1), own], 2)
+        torch.cat([states[:, :, span.split - n_seen : span.split].expand(len(span.branches), -1, -1, -1), own], 2)
         for states, own in ((key, k), (value, v))
     )  # (n, heads, P + longest, size)
     # token j of a branch sees the prompt and j + 1 tokens of its own; padding comes after all tokens
-    mask = causal_lower_right(span.longest, span.prompt + span.longest)
+    mask: Any = causal_lower_right(span.longest, n_seen + span.longest)
+    if window is not None and n_seen + span.longest > window:
+        causal = torch.ones(span.longest, n_seen + span.longest, dtype=torch.bool, device=q.device).tril(n_seen)
+        mask = causal & _within(window, span.longest, n_seen, q.device)
     output = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **settings)
     output = output.transpose(0, 1).flatten(1, 2)  # (heads, n*longest, size)
     return (output.index_select(1, span.kept.to(output.device)) if span.is_ragged else output)[None]
@@ -245,14 +284,17 @@ class Pack:
     scored: Tensor
     """(B, C): which entries of the completions they are."""
 
-    @cached_property
-    def model_inputs(self) -> ModelInputs:
-        """Keyword arguments of the model's forward."""
+    def model_inputs(self, window: int | None = None) -> ModelInputs:
+        """Keyword arguments of the model's forward; `window` is that of its sliding layers, where it has some."""
+        device = self.input_ids.device
+        mask: object = PackMask.of(self.spans, device)
+        if window is not None:
+            mask = {"full_attention": mask, "sliding_attention": PackMask.of(self.spans, device, window)}
         return {
             "input_ids": self.input_ids,
             "position_ids": self.position_ids,
-            "attention_mask": PackMask.of(self.spans, self.input_ids.device),
-            **image_tensors(self.prompts),
+            "attention_mask": mask,
+            **image_tensors([prompt.images for prompt in self.prompts]),
         }
 
     def per_token(self, values: Tensor) -> Tensor:
@@ -279,7 +321,7 @@ def pack(prompts: Sequence[Prompt], completion_ids: Tensor, completion_mask: Ten
     predictors: list[list[int]] = [[] for _ in prompts]
     for prompt, rows in groups.items():
         branches = {row: lengths[row] - 1 for row in rows if lengths[row] > 1}
-        span = Span(spans[-1].end if spans else 0, len(prompt), tuple(branches.values()))
+        span = Span(spans[-1].end if spans else 0, len(prompt), tuple(branches.values()), prompt.blocks)
         tokens += [prompt.token_ids, *(completion_ids[row, :n] for row, n in branches.items())]
         positions += [prompt.position_ids, *map(prompt.following_positions, branches.values())]
         place = span.split
@@ -310,9 +352,16 @@ def packed_log_probs(model: nn.Module, backbone: nn.Module, packed: Pack) -> tup
     if not len(labels):  # heads take no empty batch; -100 is scored as 0, without a gradient
         predictors, labels = predictors.new_zeros(1), labels.new_full((1,), -100)
     with _only(backbone, predictors):
-        outputs = model(**packed.model_inputs, shift_labels=labels[None], fused_lm_head=True)
+        inputs = packed.model_inputs(sliding_window(backbone))
+        outputs = model(**inputs, shift_labels=labels[None], fused_lm_head=True)
     entropy = getattr(outputs, "entropy", None)
     return packed.per_token(outputs.log_probs[0]), None if entropy is None else packed.per_token(entropy[0])
+
+
+def sliding_window(backbone: nn.Module) -> int | None:
+    """Tokens that a token sees in the model's layers of sliding-window attention; None where it has none."""
+    config: Any = backbone.config.get_text_config()  # type: ignore[union-attr, operator]
+    return config.sliding_window if "sliding_attention" in (getattr(config, "layer_types", None) or ()) else None
 
 
 @contextmanager

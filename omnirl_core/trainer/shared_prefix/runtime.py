@@ -13,18 +13,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from trl.data_utils import prepare_multimodal_messages
 
-from omnirl_core.models import base_model
+from omnirl_core.models import base_model, counts_of_rows, image_rows
 from omnirl_core.trainer.grpo_config import OmniGRPOConfig
 from omnirl_core.trainer.multimodal import convert_blocks, images_of
-from omnirl_core.trainer.shared_prefix.packing import (
-    Prompt,
-    encode_prompts,
-    image_tensors,
-    pack,
-    packed_log_probs,
-)
+from omnirl_core.trainer.shared_prefix.packing import Prompt, encode_prompts, pack, packed_log_probs
 from omnirl_core.trainer.shared_prefix.rollout import shared_prefill
-from omnirl_core.trainer.shared_prefix.support import rollout_obstacle, training_obstacle
+from omnirl_core.trainer.shared_prefix.support import rollout_obstacle, take_packs, training_obstacle
 from omnirl_core.types import Message, ModelInputs, Sample, Settings
 
 if TYPE_CHECKING:
@@ -86,9 +80,11 @@ class SharedBatch:
 
     def sample_fields(self) -> ModelInputs:
         """`fields` as the processor would give them for all samples."""
-        fields: dict[str, Any] = {**image_tensors(self.of_samples(self.encoded))}
-        if self.fields.get("mm_token_type_ids") is not None:
-            fields["mm_token_type_ids"] = self.of_samples(self.fields["mm_token_type_ids"])
+        prompts = self.of_samples(self.encoded)
+        fields: dict[str, Any] = {**image_rows([prompt.images for prompt in prompts])}
+        name = prompts[0].types_name
+        if self.fields.get(name) is not None:
+            fields[name] = self.of_samples(self.fields[name])
         return fields
 
 
@@ -172,7 +168,7 @@ class SharedPrefix:
         batch.encoded = encode_prompts(backbone, token_ids, fields, n_images, device)
         batch.fields = fields
         self.prompts = batch.of_samples(batch.encoded)
-        grids = [prompt.images["image_grid_thw"] for prompt in self.prompts if prompt.images]
+        grids = [prompt.images["image_grid_thw"] for prompt in self.prompts if "image_grid_thw" in prompt.images]
         return (
             batch.of_samples(token_ids),
             batch.of_samples(images) if any(n_images) else None,
@@ -267,6 +263,7 @@ def shared_prefix_of(trainer: "OmniGRPOTrainer") -> SharedPrefix | None:
         _say_fallback(trainer, "the rollout falls", rollout)
     where = "rollout and log-probabilities" if rollout is None else f"log-probabilities; {rollout}"
     config: Any = base_model(trainer.model).config
+    take_packs(config.get_text_config()._attn_implementation)
     logger.info("shared_prefix: prompts of a group run once (%s), %s is verified", where, config.model_type)
     return SharedPrefix(trainer.accelerator, trainer.model, trainer.ref_model, settings, rollout is None)
 
@@ -298,8 +295,11 @@ def plain_fields(prompts: Sequence[Prompt], n_tokens: int, n_completion_tokens: 
     for row, prompt in enumerate(prompts):
         if prompt.token_types is not None:
             types[row, end - len(prompt) : end] = prompt.token_types
-    n_images = [prompt.n_images for prompt in prompts]
-    return {**image_tensors(prompts), "num_images": n_images, "mm_token_type_ids": types}
+    images, n_images = [prompt.images for prompt in prompts], [prompt.n_images for prompt in prompts]
+    fields: dict[str, Any] = {**image_rows(images), **counts_of_rows(images, n_images)}
+    if prompts[0].token_types is not None:
+        fields[prompts[0].types_name] = types
+    return fields
 
 
 def regrouped(batches: Sequence[Settings]) -> list[ModelInputs]:

@@ -66,8 +66,11 @@ def break_training(monkeypatch, worker):
 
 
 def break_packs(monkeypatch, worker):
-    plain = packing.Pack.model_inputs.func
-    drops = property(lambda pack: {k: v for k, v in plain(pack).items() if k not in PIXELS})
+    plain = packing.Pack.model_inputs
+
+    def drops(pack, window):
+        return {k: v for k, v in plain(pack, window).items() if k not in PIXELS}
+
     monkeypatch.setattr(packing.Pack, "model_inputs", drops)
 
 

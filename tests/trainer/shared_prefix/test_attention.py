@@ -17,30 +17,42 @@ SPANS = {
 }
 
 
-def dense(spans: list[Span]) -> Tensor:
-    """Token by token: of its own group, the prompt, or itself, up to itself."""
+def dense(spans: list[Span], window: int | None = None) -> Tensor:
+    """Token by token: of its own group, the prompt, or itself, up to itself; images whole; what a window leaves."""
     n = spans[-1].end
-    group, branch = torch.full((n,), -1), torch.full((n,), -1)
+    group, branch, block = (torch.full((n,), -1) for _ in range(3))
+    index = torch.arange(n)  # in the row that a completion would have alone
     for number, span in enumerate(spans):
         group[span.start : span.end] = number
+        if span.blocks is not None:
+            block[span.start : span.split] = span.blocks
+        index[span.start : span.split] = torch.arange(span.prompt)
         place = span.split
         for own, length in enumerate(span.branches):
             branch[place : place + length] = own
+            index[place : place + length] = torch.arange(span.prompt, span.prompt + length)
             place += length
-    before = torch.ones(n, n).tril().bool()
-    seen = (group[:, None] == group) & ((branch == -1) | (branch[:, None] == branch))
-    return (before & seen)[None, None]
+    seen = torch.ones(n, n).tril().bool() | ((block[:, None] == block) & (block >= 0))
+    seen &= (group[:, None] == group) & ((branch == -1) | (branch[:, None] == branch))
+    if window is not None:
+        seen &= index > index[:, None] - window
+    return seen[None, None]
 
 
+IMAGES = [Span(0, 9, (3, 1, 5), torch.tensor([-1, 0, 0, 0, -1, 1, 1, 1, -1])), Span(18, 4, (2,))]
+"""Prompts with two images of three tokens, and with none."""
+
+
+@pytest.mark.parametrize("window", [None, 1, 2, 3, 5, 8, 30])
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
-@pytest.mark.parametrize("name", SPANS)
-def test_parts_equal_the_dense_mask(name, heads):
-    spans = SPANS[name]
+@pytest.mark.parametrize("name", [*SPANS, "images"])
+def test_parts_equal_the_dense_mask(name, heads, window):
+    spans = SPANS.get(name, IMAGES)
     shapes = [(1, n, spans[-1].end, 8) for n in (heads[0], heads[1], heads[1])]
     q, k, v = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
     settings = {"scale": 0.3, "enable_gqa": heads[0] != heads[1]}
-    found = F.scaled_dot_product_attention(q, k, v, attn_mask=PackMask.of(spans, q.device), **settings)
-    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=dense(spans), **settings)
+    found = F.scaled_dot_product_attention(q, k, v, attn_mask=PackMask.of(spans, q.device, window), **settings)
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=dense(spans, window), **settings)
     assert torch.allclose(found, expected, atol=1e-12, rtol=0)
     weights = torch.randn_like(expected)
     moves = [torch.autograd.grad((output * weights).sum(), (q, k, v)) for output in (found, expected)]

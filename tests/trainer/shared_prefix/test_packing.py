@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     Qwen2_5_VLConfig,
@@ -21,11 +23,13 @@ from transformers import (
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trl.trainer.utils import add_fused_lm_head
 
 from omnirl_core.models import load_policy, load_processor
 from omnirl_core.trainer.shared_prefix.packing import Prompt, encode_prompts, pack, packed_log_probs
-from omnirl_core.trainer.shared_prefix.support import VERIFIED_FAMILIES
+from omnirl_core.trainer.shared_prefix.support import FLASH, family_obstacle, take_packs
 
 V, IMAGE = 96, 90
 PATCH = 8
@@ -36,6 +40,11 @@ TEXT = dict(
 )  # fmt: skip
 TOKENS = dict(image_token_id=IMAGE, video_token_id=91, vision_start_token_id=92, vision_end_token_id=93)
 ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10_000.0}
+WINDOWED = dict(sliding_window=7, layer_types=["sliding_attention", "full_attention", "sliding_attention"])
+BOTH_ROPES = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+    "full_attention": {"rope_type": "default", "rope_theta": 100_000.0},
+}
 FAMILIES: dict[str, Any] = {
     "qwen2_vl": lambda: Qwen2VLForConditionalGeneration(
         Qwen2VLConfig(
@@ -67,6 +76,11 @@ FAMILIES: dict[str, Any] = {
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**TEXT)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**TEXT)),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**TEXT)),
+    "gemma3_text": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(**TEXT, query_pre_attn_scalar=8, **WINDOWED, rope_parameters=BOTH_ROPES)
+    ),
+    "qwen2, windows": lambda: Qwen2ForCausalLM(Qwen2Config(**TEXT, use_sliding_window=True, **WINDOWED)),
+    "qwen3, windows": lambda: Qwen3ForCausalLM(Qwen3Config(**TEXT, use_sliding_window=True, **WINDOWED)),
 }  # fmt: skip
 VISION = [name for name in FAMILIES if name.endswith("vl")]
 
@@ -170,10 +184,6 @@ def both(model: Any, case: Case) -> list[Any]:
     return [plain(model, *rows), packed_log_probs(model, model.base_model, pack(*rows))]
 
 
-def test_every_verified_family_is_held_here():
-    assert set(VERIFIED_FAMILIES) == set(FAMILIES)
-
-
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_log_probabilities_and_gradients_of_a_pack(family, name):
@@ -245,6 +255,44 @@ def test_positions_continue_from_the_prompt_on_all_axes():
         packed.position_ids[:, 0, len(prompts[0]) :].tolist() == [[after, after + 1, after + 2, after, after + 1]] * 3
     )
     assert after < len(prompts[0])  # M-RoPE: an image takes fewer positions than tokens
+
+
+@pytest.fixture
+def flash(monkeypatch):
+    """FlashAttention's names taken by a function that notes that it was called: the kernels need a GPU."""
+    calls = []
+
+    def kernel(module, query, key, value, attention_mask, **settings):
+        calls.append(attention_mask)
+        return sdpa_attention_forward(module, query, key, value, None, is_causal=True, **settings)
+
+    for name in FLASH:
+        monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._local_mapping, name, kernel)
+        take_packs(name)
+    return calls
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", FLASH)
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "llama", "gemma3_text"])
+def test_flash_attention_leaves_packs_to_sdpa_and_has_all_else(flash, family, name, checkpointing):
+    model, case = policy(family), CASES["groups of every kind, ragged"]
+    rows = batch(model, case)
+    weights = torch.randn(rows[1].shape)
+    expected, _ = packed_log_probs(model, model.base_model, pack(*rows))
+    moves = gradient(model, (expected * weights).sum())
+    model.config.get_text_config()._attn_implementation = name
+    assert family_obstacle(model) is None
+    if checkpointing:
+        model.train()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    found, _ = packed_log_probs(model, model.base_model, pack(*rows))
+    assert torch.equal(found, expected)
+    found_moves = gradient(model, (found * weights).sum())
+    assert (found_moves - moves).norm() <= 1e-6 * moves.norm()
+    assert flash == []
+    model(input_ids=rows[1][:1], use_cache=False)
+    assert len(flash) == TEXT["num_hidden_layers"]
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

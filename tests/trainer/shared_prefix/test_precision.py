@@ -36,7 +36,7 @@ def test_attention_takes_inputs_as_autocast_does(name, dtype):
 
 
 @pytest.mark.parametrize("precision", ["bf16 autocast", "fp16 autocast", "bf16 weights"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [name for name in FAMILIES if "windows" not in name])
 def test_log_probabilities_and_gradients_within_the_rounding(family, precision):
     model = policy(family)
     rows = batch(model, CASES["groups of every kind, ragged"])
