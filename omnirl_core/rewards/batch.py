@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 KEPT = 16  # rewards of a file whose last batch is kept
@@ -90,12 +91,8 @@ class RecentScores:
 
 def _same_objects(some: Sequence[tuple[Any, ...]], others: Sequence[tuple[Any, ...]]) -> bool:
     return len(some) == len(others) and all(
-        len(one) == len(other) and all(map(_is, one, other)) for one, other in zip(some, others, strict=True)
+        len(one) == len(other) and all(map(is_, one, other)) for one, other in zip(some, others, strict=True)
     )
-
-
-def _is(one: object, other: Any) -> bool:
-    return one is other
 
 
 recent_scores = RecentScores()

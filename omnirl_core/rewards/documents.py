@@ -193,10 +193,6 @@ def _alike(said: str, wanted: str, max_diffs: int) -> bool:
     )
 
 
-def _has_formula(test: Mapping[str, Any], text: str, page: str) -> bool:
-    return _formula(test["math"]) in _formula(page)
-
-
 def _formula(text: str) -> str:
     text = re.sub(r"\\(?:left|right|displaystyle|[,;:! ])(?![A-Za-z])", "", text)
     return "".join(text.split()).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
@@ -206,5 +202,5 @@ _CHECKS: dict[str, Callable[[Mapping[str, Any], str, str], bool]] = {
     "present": _is_present,
     "order": _is_in_order,
     "table": _has_cell,
-    "math": _has_formula,
+    "math": lambda test, text, page: _formula(test["math"]) in _formula(page),
 }

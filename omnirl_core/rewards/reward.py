@@ -251,10 +251,10 @@ class Reward:
             if self._takes_batches:
                 own = self._own_batch(completions, rows, others)
             else:
+                asked = getattr(self.scorer, "samples_at_a_time", None)
+                at_a_time = 1 if asked is None else asked(**self.settings)
                 with counted_runaways():
-                    own = in_threads(
-                        lambda i: self._own(completions[i], rows[i]), len(rows), self._samples_at_a_time()
-                    )
+                    own = in_threads(lambda i: self._own(completions[i], rows[i]), len(rows), at_a_time)
             scores = self._after_gates(own, completions, rows)
             recent_scores.keep(self, used, as_gate, scores)
         return scores
@@ -324,10 +324,6 @@ class Reward:
         expects = signature_of(self.scorer)
         names = sorted(row) if expects.takes_any else ["solution", "task", *expects.keywords]
         return [row.get(name) for name in names]
-
-    def _samples_at_a_time(self) -> int:
-        asked = getattr(self.scorer, "samples_at_a_time", None)
-        return 1 if asked is None else asked(**self.settings)
 
     def _text(self, completion: Completion | None) -> str | None:
         return answer_text(completion) if self.reads == "answer" else completion_text(completion)

@@ -20,6 +20,8 @@ from omnirl_core.endpoint import Endpoint, client_of
 from omnirl_core.rewards import Reward, load_rewards
 from omnirl_core.rewards.judge import MOST_CHARACTERS, judge, messages, read_grade
 from omnirl_core.rewards.load import RewardsError
+from omnirl_tools.checks.hacks import BLIND, hacks
+from scripts import hack_table
 
 KEY = "sk-secret-0123456789"
 Reply = tuple[int, dict[str, str], str]
@@ -290,6 +292,31 @@ def test_nothing_of_an_answer_stands_outside_of_its_marks(attack):
         marks = [MARK.search(messages("r", None, None, attack)[1]["content"][0]["text"])[1] for _ in range(3)]
         assert len(set(marks)) == 3
         assert came
+
+
+def strict(body: dict) -> Reply:
+    """A judge that grades 10 for a reference's text between the marks, and 0 for all else."""
+    text = body["messages"][1]["content"][-1]["text"]
+    answer = text.split(f"\n{MARK.search(text)[1]}\n")[1]
+    references = text.partition("Reference answers:\n")[2].partition("\n\n")[0].splitlines()
+    return graded(10 if answer.strip() in references else 0)
+
+
+def test_under_a_strict_judge_no_blind_answer_earns_more_than_its_form(tmp_path):
+    """recipes/rewards/judge.yaml: a blind answer gets the 0 of the judge, whatever it is made of."""
+    with serving(strict) as (url, came):
+        text = (hack_table.ROOT / "recipes/rewards/judge.yaml").read_text(encoding="utf-8")
+        (tmp_path / "rewards.yaml").write_text(text.replace("http://localhost:8000/v1", url))
+        rewards = load_rewards(tmp_path / "rewards.yaml")
+        by_judge = next(reward for reward in rewards if reward.name == "judge")
+        for sample in hack_table.TEXT + hack_table.CAPTIONS:
+            full = hack_table.total(rewards, sample, sample.right)
+            assert full == pytest.approx(sum(reward.weight for reward in rewards))
+            for name in (*BLIND, "answer in thought", "answer shuffled", "answer, then no"):
+                said = hacks()[name](sample)
+                assert hack_table.score(by_judge, sample, said) == 0.0, name
+                assert hack_table.total(rewards, sample, said) <= 0.25 * full, name
+        assert len(came) > 40
 
 
 def test_what_the_prompt_cannot_guarantee():

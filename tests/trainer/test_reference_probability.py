@@ -2,7 +2,6 @@
 
 import json
 import math
-import random
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
@@ -23,11 +22,8 @@ from transformers import (
 
 from omnirl_core.rewards import Reward, load_rewards
 from omnirl_core.rewards.reference_probability import COLUMN, reference_probability
-from omnirl_core.shapes import tiny_policy
-from omnirl_core.shapes.tasks import make_example
 from omnirl_core.trainer import OmniGRPOTrainer
 from omnirl_core.trainer.reward_stats import FIRST_STEPS, LowSpread
-from omnirl_tools.checks.hacks import THOUGHT, formed
 
 FILE = """
 rewards:
@@ -149,7 +145,7 @@ def model_of(trainer):
 CASES = {
     "text": ("TTTT", {}), "image": ("IMI", {}), "mixed": ("TIMT", {}), "a part of a group": ("TIM", {"size": 2}),
     "LoRA": ("TIM", {"lora": True}), "checkpointing": ("TI", {"gradient_checkpointing": True}),
-    "language model": ("TT", {"text": True}),
+    "language model": ("TT", {"text": True}), "bf16 autocast": ("TIM", {"bf16": True}),
 }  # fmt: skip
 
 
@@ -159,7 +155,8 @@ def test_equal_to_a_plain_forward_of_transformers(
     shared, name, config, tiny_checkpoint, tiny_text_checkpoint, image_files
 ):
     kinds, settings = CASES[name]
-    settings = dict(settings)
+    settings, worst = dict(settings), 0.0
+    bound = 0.05 if settings.get("bf16") else 1e-5  # of logits up to 8, bf16 keeps 2**-6 = .016
     checkpoint = tiny_text_checkpoint if settings.pop("text", False) else tiny_checkpoint
     peft = None
     if settings.pop("lora", False):
@@ -174,10 +171,12 @@ def test_equal_to_a_plain_forward_of_transformers(
         assert (asked is None) == (given is None)
         for pair, tokens in zip(asked or (), given or (), strict=True):
             for values, own in zip(pair, (tokens.after, tokens.alone), strict=True):
-                assert (torch.tensor(own).log() - values.log()).abs().max() <= 1e-5
+                worst = max(worst, float((torch.tensor(own).log() - values.log()).abs().max()))
+    assert worst <= bound
+    assert worst > 1e-5 or not settings.get("bf16"), "nothing was computed in bf16"
     scores = torch.tensor([by_the_papers(asked) for asked in right])
     assert torch.equal(trainer._rewards.isnan(), scores.isnan())
-    assert (trainer._rewards - scores).nan_to_num().abs().max() <= 1e-5
+    assert (trainer._rewards - scores).nan_to_num().abs().max() <= bound
 
 
 # --- as any other reward ---
@@ -265,8 +264,8 @@ def held_out(trainer, prompts, reference):
     return sum(found) / len(found)
 
 
-@pytest.mark.parametrize("shared", ["on", "off"])
-def test_held_out_probability_rises_in_a_few_steps(config, tiny_checkpoint, shared):
+@pytest.mark.parametrize(("shared", "bf16"), [("on", False), ("off", False), ("on", True)])
+def test_held_out_probability_rises_in_a_few_steps(config, tiny_checkpoint, shared, bf16):
     def ask(words):
         return [[{"role": "user", "content": f"Say {word}."}] for word in words]
 
@@ -274,7 +273,7 @@ def test_held_out_probability_rises_in_a_few_steps(config, tiny_checkpoint, shar
     trainer = Choosing(
         tiny_checkpoint, Reward("rp", reference_probability, settings=VERIFREE),
         config(num_generations=8, per_device_train_batch_size=32, max_steps=8, shared_prefix=shared,
-               learning_rate=3e-3),
+               learning_rate=3e-3, bf16=bf16),
         Dataset.from_list(data),
     )  # fmt: skip
     prompts = ask(["five", "six", "seven"])
@@ -282,43 +281,6 @@ def test_held_out_probability_rises_in_a_few_steps(config, tiny_checkpoint, shar
     trainer.train()
     after = held_out(trainer, prompts, "k")
     assert after > 1.2 * before, (before, after)
-
-
-# --- tricks ---
-
-
-@pytest.mark.parametrize("variant", ["rlpr", "verifree"])
-def test_what_thoughts_earn_of_a_policy_that_answers(config, variant):
-    """The tiny policy on drawn images: what is answered is not read, and of blind thoughts none pays."""
-    drawn = [make_example(task, random.Random(0), "test") for task in ("color", "shape", "count")]
-    data = [
-        {"prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": one.problem}]}],
-         "images": [scene.draw() for scene in one.scenes], "solution": str(one.solution)} for one in drawn
-    ]  # fmt: skip
-    thoughts = ["", "ok", "," * 60, "the " * 20, THOUGHT, "red, green, blue, circle, square, star, 1, 2, 3", None]
-    names = ["blind"] * 7 + ["seen", "seen, another answer", "the reference"]
-    said = [
-        [*(formed("x", think=one.problem if thought is None else thought) for thought in thoughts),
-         formed("x", think=one.thought), formed(str(one.solution), think=one.thought),
-         formed("x", think=str(one.solution))] for one in drawn
-    ]  # fmt: skip
-    n = len(names)
-
-    class Scripted(OmniGRPOTrainer):
-        def _generate_single_turn(self, *args, **kwargs):
-            texts = [text for own in said for text in own]
-            return [[*self._tokenizer(text)["input_ids"], self._tokenizer.eos_token_id] for text in texts], None
-
-    trainer = Scripted(
-        tiny_policy(), Reward("rp", reference_probability, settings={"variant": variant}),
-        config(num_generations=n, per_device_train_batch_size=n, gradient_accumulation_steps=len(drawn),
-               shuffle_dataset=False, learning_rate=0.0, shared_prefix="auto"), lazily(data),
-    )  # fmt: skip
-    trainer.train()
-    scores = trainer._rewards.view(len(drawn), n)
-    assert torch.equal(scores[:, names.index("seen")], scores[:, names.index("seen, another answer")])
-    if variant == "rlpr":  # a policy that sees the answer in the image is sure of it after any thought
-        assert scores[:, :7].max() <= 0.25
 
 
 # --- prompts of low spread ---

@@ -194,34 +194,28 @@ def answer(
     >>> answer("(b)", "B"), answer("no.", "No"), answer("42.0", 42), answer("a cat", "A cat")
     (1.0, 1.0, 1.0, 1.0)
     """
-    settings: dict[str, dict[str, Any]] = {
-        "choice": {"options": options},
-        "yes_no": {},
-        "number": {"relative_tolerance": relative_tolerance, "absolute_tolerance": absolute_tolerance},
-        "math": {"timeout_s": timeout_s, "prompt": prompt, "problem": problem},
-        "exact": {},
-        "edit_similarity": {"floor": floor},
+    tolerances = {"relative_tolerance": relative_tolerance, "absolute_tolerance": absolute_tolerance}
+    scorers: dict[str, tuple[Scorer, dict[str, Any]]] = {
+        "choice": (choice, {"options": options}),
+        "yes_no": (yes_no, {}),
+        "number": (number, tolerances),
+        "math": (math, {"timeout_s": timeout_s, "prompt": prompt, "problem": problem}),
+        "exact": (exact, {}),
+        "edit_similarity": (edit_similarity, {"floor": floor}),
     }
-    if unknown := [name for name in order if name not in settings]:
-        raise ValueError(f"answer: order has {unknown[0]!r}; known: {', '.join(settings)}")
+    if unknown := [name for name in order if name not in scorers]:
+        raise ValueError(f"answer: order has {unknown[0]!r}; known: {', '.join(scorers)}")
 
     for name in order:
         if name == "math" and not _WRITTEN_AS_MATHEMATICS.search(solution):
             continue
-        score = _SCORERS[name](prediction, solution, **settings[name])
+        scorer, settings = scorers[name]
+        score = scorer(prediction, solution, **settings)
         if score is not None:
             return score
     return None
 
 
-_SCORERS: dict[str, Scorer] = {
-    "choice": choice,
-    "yes_no": yes_no,
-    "number": number,
-    "math": math,
-    "exact": exact,
-    "edit_similarity": edit_similarity,
-}
 _WRITTEN_AS_MATHEMATICS = re.compile(r"\\[A-Za-z]{2,}|\$[^$]+\$|\w\s*(?:\^|\*\*)\s*[\w({-]|[\w)]\s*=\s*[\w(-]")
 
 

@@ -93,16 +93,12 @@ def _parts(text: str) -> Iterator[str]:
     for part in _SPLIT.split(_NOISE.sub(" ", _last_side(text))):
         part = part.strip().rstrip(".").strip()
         part = part.replace("\\{", "(").replace("\\}", ")")
-        while part[:1] in ("(", "[") and not _closes(part):
+        while part[:1] in ("(", "[") and part.count("(") + part.count("[") > part.count(")") + part.count("]"):
             part = part[1:].strip()
         while part[-1:] in (")", "]") and part.count("(") + part.count("[") < part.count(")") + part.count("]"):
             part = part[:-1].strip()
         if part:
             yield part
-
-
-def _closes(part: str) -> bool:
-    return part.count("(") + part.count("[") <= part.count(")") + part.count("]")
 
 
 def _is_worked_out(part: str) -> bool:

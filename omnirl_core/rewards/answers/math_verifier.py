@@ -201,7 +201,9 @@ def _serve() -> None:
     """Have forked judges answer the parent's lines until it closes the pipe."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     sys.stdout = sys.stderr  # what libraries print must not look like a reply
-    _limit_memory()
+    import resource  # POSIX only, as the timers are
+
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     _judge("$\\frac{1}{2}$", "$x^2 + 0.5 = 1$")  # warms the grammar before the first timed pair
     _reply(replies, "ready")
     busy = mmap.mmap(-1, 1)  # shared with the judge: whether the parent waits for its reply
@@ -242,12 +244,6 @@ def _end_with(server: int) -> None:
         ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG
     if os.getppid() != server:
         os._exit(1)
-
-
-def _limit_memory() -> None:
-    import resource  # POSIX only, as the timers are
-
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
 
 
 def _set_timers(timeout_s: float) -> None:

@@ -223,13 +223,11 @@ def _value(match: re.Match[str]) -> Fraction | None:
     else:
         divisor = Fraction((match["divisor"] or "1").replace(",", ""))
         exponent = int(match["e"] or match["ten"] or 0)
-        value = None if divisor == 0 else _decimal(match["digits"]) * Fraction(10) ** exponent / divisor
+        value = (
+            None if divisor == 0 else Fraction(match["digits"].replace(",", "")) * Fraction(10) ** exponent / divisor
+        )
     negative = (match["sign"] == "-") != (match["sign_after"] == "-")
     return value if value is None else -value if negative else value
-
-
-def _decimal(digits: str) -> Fraction:
-    return Fraction(digits.replace(",", ""))
 
 
 def _word_value(match: re.Match[str]) -> int | None:

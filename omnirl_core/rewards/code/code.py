@@ -64,7 +64,7 @@ def code(
     if provider is None:
         sandbox = local_sandbox(language, allow_local_execution, least_isolation, workers)
     else:
-        sandbox = named_provider(provider)
+        sandbox = imported_provider(provider) if isinstance(provider, str) else provider
     exercise = read_exercise(solution)
     if exercise is None:
         return None
@@ -169,14 +169,12 @@ def local_sandbox(language: str, allowed: bool, least_isolation: str, workers: i
     return sandbox
 
 
-def named_provider(provider: Sandbox | str) -> Sandbox:
-    """The sandbox behind "package.module:name", made once per process; a class is called to make one."""
-    return imported_provider(provider) if isinstance(provider, str) else provider
-
-
 @functools.cache
 def imported_provider(provider: str) -> Sandbox:
-    """Import a provider by its name. ValueError where there is none, TypeError where it has no `run`."""
+    """The sandbox behind "package.module:name", made once per process; a class is called to make one.
+
+    ValueError where there is none, TypeError where it has no `run`.
+    """
     try:
         found: Any = pkgutil.resolve_name(provider)
     except (ImportError, AttributeError, ValueError) as error:

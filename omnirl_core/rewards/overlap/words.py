@@ -121,20 +121,16 @@ def _derived(word: str) -> str:
     """Step 2."""
     if word.endswith("alli") and _measure(word[:-4]) > 0:
         word = word[:-2]
-    for ending, new in STEP_2_TAILS.get(word[-2:], ()):
-        if word.endswith(ending):
-            stem = word[: -len(ending)]
-            counted = stem + "l" if ending == "logi" else stem  # geology like archaeology
-            return stem + new if _measure(counted) > 0 else word
-    return word
+    return _without(word, STEP_2_TAILS, above=0)
 
 
 def _without(word: str, tails: Endings, above: int) -> str:
-    """Steps 3 and 4: replace the longest ending that fits, where it leaves a measure above `above`."""
+    """Steps 2 to 4: replace the longest ending that fits, where it leaves a measure above `above`."""
     for ending, new in tails.get(word[-2:], ()):
         if word.endswith(ending):
             stem = word[: -len(ending)]
-            fits = _measure(stem) > above and (ending != "ion" or stem[-1] in "st")
+            counted = stem + "l" if ending == "logi" else stem  # geology like archaeology
+            fits = _measure(counted) > above and (ending != "ion" or stem[-1] in "st")
             return stem + new if fits else word
     return word
 
