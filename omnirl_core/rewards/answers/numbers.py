@@ -221,11 +221,9 @@ def _value(match: re.Match[str]) -> Fraction | None:
         top, bottom = int(match["top"]), int(match["bottom"])
         value = None if bottom == 0 else int(match["whole"]) + Fraction(top, bottom)
     else:
-        divisor = Fraction((match["divisor"] or "1").replace(",", ""))
+        digits, divisor = (Fraction((match[name] or "1").replace(",", "")) for name in ("digits", "divisor"))
         exponent = int(match["e"] or match["ten"] or 0)
-        value = (
-            None if divisor == 0 else Fraction(match["digits"].replace(",", "")) * Fraction(10) ** exponent / divisor
-        )
+        value = None if divisor == 0 else digits * Fraction(10) ** exponent / divisor
     negative = (match["sign"] == "-") != (match["sign_after"] == "-")
     return value if value is None else -value if negative else value
 
