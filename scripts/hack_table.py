@@ -184,7 +184,7 @@ def reward_table() -> dict[str, dict[str, float]]:
     table: dict[str, dict[str, float]] = {}
     for name in [name for name in SCORERS if name != "judge"]:  # a model's grades are its own
         reward = Reward(name, scorer_named(name), settings=needed_settings(name))
-        if reward.needs_policy:  # it reads nothing of an answer; see tests/trainer/test_reference_probability.py
+        if reward.needs_policy:  # it reads nothing of an answer; see tests/trainer/test_blind_thoughts.py
             continue
         samples = OF_REWARD.get(name, TEXT)
         table[name] = {hack: max(score(reward, s, build(s)) for s in samples) for hack, build in hacks().items()}

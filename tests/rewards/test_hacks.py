@@ -31,7 +31,7 @@ def by_config():
 
 def test_every_config_that_promises_it_is_held_to_it(by_config):
     files = {path.stem for path in (ROOT / "recipes" / "rewards").glob("*.yaml")}
-    # the last two ask a model: tests/trainer/test_reference_probability.py, tests/rewards/test_judge.py
+    # the last two ask a model: tests/trainer/test_blind_thoughts.py, tests/rewards/test_judge.py
     assert files - set(by_config) == {"original_scheme", "reference_probability", "judge"}
 
 
