@@ -17,12 +17,16 @@ THOUGHTS = ["", "ok", "," * 60, "the " * 20, THOUGHT, "red, green, blue, circle,
 """None: the question."""
 
 
+HACKS = sorted(BLIND.keys() - {"tag soup", "commas", "ramble", "all boxes", "echo"})
+"""Those of the hack table that are of a few hundred tokens; commas and the question are among the thoughts."""
+
+
 def completions(one):
     """Blind thoughts, the completions of the hack table, a thought that saw the image twice, and the reference."""
     sample = Sample(one.problem, str(one.solution), str(one.solution), ("red", "square", "7"))
     return [
         *(formed("x", think=one.problem if thought is None else thought) for thought in THOUGHTS),
-        *(build(sample) for build in BLIND.values()),
+        *(BLIND[name](sample) for name in HACKS),
         formed("x", think=one.thought), formed(str(one.solution), think=one.thought),
         formed("x", think=str(one.solution)),
     ]  # fmt: skip
@@ -52,9 +56,8 @@ def test_what_thoughts_earn_of_a_policy_that_answers(config, variant):
     trainer.train()
     scores = trainer._rewards.view(len(drawn), n)
     assert torch.equal(scores[:, -3], scores[:, -2])
-    blind = scores[:, : len(THOUGHTS) + len(BLIND)]
+    blind = scores[:, : len(THOUGHTS) + len(HACKS)]
     if variant == "rlpr":  # a policy that sees the answer in the image is sure of it after any thought
         assert blind.max() <= 0.25
     else:  # docs/rewards.md and docs/choose_rewards.md say so
         assert 0.25 < blind.max() < 0.6
-    print(variant, blind.max(0).values.tolist())
