@@ -7,7 +7,7 @@ from transformers.utils import is_flash_attn_2_available
 from trl import ModelConfig, get_quantization_config
 
 from omnirl_core.models import TOWER_NAMES
-from omnirl_core.shapes import tiny_policy
+from omnirl_core.shapes import POLICIES
 from omnirl_core.types import JsonObject
 
 logger = logging.getLogger(__name__)
@@ -16,9 +16,9 @@ FLASH = "flash_attention_2"
 
 
 def policy_path(config: ModelConfig) -> str:
-    """Path or hub name of the policy; `tiny_policy` is the one that the package brings."""
-    name = config.model_name_or_path
-    return tiny_policy() if name == "tiny_policy" else str(name)
+    """Path or hub name of the policy; `tiny_policy` and `tiny_reader` are those that the package brings."""
+    name = str(config.model_name_or_path)
+    return POLICIES[name]() if name in POLICIES else name
 
 
 def model_settings(config: ModelConfig) -> JsonObject:

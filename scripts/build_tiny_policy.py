@@ -61,10 +61,15 @@ JITTER = 10  # pixels of the resized image, for loose boxes
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-def build_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer trained on `texts`, with Qwen's control tokens."""
+def build_tokenizer(texts: Iterable[str], vocabulary: int, split_spaces: bool = False) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on `texts`, with Qwen's control tokens.
+
+    With `split_spaces` a space is a token of its own, so that a word is the same token wherever it stands.
+    """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pieces = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alone = [pre_tokenizers.Split(" ", "isolated")] if split_spaces else []
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*alone, pieces]) if alone else pieces
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
@@ -83,23 +88,27 @@ def build_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     )
 
 
-def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLProcessor:
+def build_processor(tokenizer: PreTrainedTokenizerFast, max_pixels: int = MAX_PIXELS) -> Qwen2_5_VLProcessor:
     """Qwen2.5-VL's real processor with this world's patch size and pixel budget."""
-    pixels = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
+    pixels = {"shortest_edge": MIN_PIXELS, "longest_edge": max_pixels}
     images = Qwen2VLImageProcessor(size=pixels, patch_size=PATCH, merge_size=2, temporal_patch_size=2)
     videos = Qwen2VLVideoProcessor(size=pixels, patch_size=PATCH, merge_size=2, temporal_patch_size=2)
     return Qwen2_5_VLProcessor(images, tokenizer, videos, chat_template=CHAT_TEMPLATE)
 
 
 def small_config(
-    tokenizer: PreTrainedTokenizerFast, text: dict[str, Any], vision: dict[str, Any], rotated: list[int]
+    tokenizer: PreTrainedTokenizerFast,
+    text: dict[str, Any],
+    vision: dict[str, Any],
+    rotated: list[int],
+    theta: float = 10_000.0,
 ) -> Qwen2_5_VLConfig:
     """Qwen2.5-VL with these sizes and the tokenizer's special tokens; `rotated` are M-RoPE's three sections."""
     token = tokenizer.get_vocab()
     return Qwen2_5_VLConfig(
         text_config=dict(
             vocab_size=len(tokenizer), num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048,
-            rope_parameters={"rope_type": "default", "mrope_section": rotated, "rope_theta": 10_000.0},
+            rope_parameters={"rope_type": "default", "mrope_section": rotated, "rope_theta": theta},
             bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
             tie_word_embeddings=True, **text,
         ),
@@ -109,14 +118,14 @@ def small_config(
     )  # fmt: skip
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGeneration:
-    """A randomly initialised Qwen2.5-VL with 1.3 million parameters."""
+def build_model(tokenizer: PreTrainedTokenizerFast, theta: float = 10_000.0) -> Qwen2_5_VLForConditionalGeneration:
+    """A randomly initialised Qwen2.5-VL with 1.3 million parameters; `theta` is the base of its M-RoPE."""
     text = dict(hidden_size=128, intermediate_size=352, num_hidden_layers=4)
     vision = dict(
         depth=3, hidden_size=96, intermediate_size=192, num_heads=4, out_hidden_size=128, patch_size=PATCH,
         window_size=10 * PATCH * 2, fullatt_block_indexes=[0, 1, 2], tokens_per_second=2,
     )  # fmt: skip
-    config = small_config(tokenizer, text, vision, [4, 6, 6])
+    config = small_config(tokenizer, text, vision, [4, 6, 6], theta)
     model = Qwen2_5_VLForConditionalGeneration(config)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -332,6 +341,12 @@ def corpus(pool: Pool, rng: random.Random) -> Iterator[str]:
         yield from [make_example(task, rng, "train").problem for _ in range(500)]
 
 
+def refuse_filled(parser: argparse.ArgumentParser, out: Path, shipped: Path) -> None:
+    """End with an error where `--out` holds files; the shipped checkpoint may be written anew."""
+    if out != shipped and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        parser.error(f"--out {out} is there and not empty; name a new folder, or remove it")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Train from nothing and save to `--out`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -340,9 +355,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--vision-steps", type=int, default=700)
     parser.add_argument("--answer-steps", type=int, default=1_700)
     arguments = parser.parse_args(argv)
-    out = Path(arguments.out)
-    if out != CHECKPOINT and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        parser.error(f"--out {out} is there and not empty; name a new folder, or remove it")
+    refuse_filled(parser, Path(arguments.out), CHECKPOINT)
     set_seed(0)
     torch.set_flush_denormal(True)  # a tenth faster
     rng = random.Random(0)

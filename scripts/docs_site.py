@@ -23,7 +23,7 @@ API = {
     "Rewards": ("omnirl_core.rewards", ["load_rewards", "describe_rewards", "Reward", "RewardsError"]),
     "Data": ("omnirl_core.data", ["load_dataset", "load_records", "open_image", "Record", "DataError"]),
     "Boxes": ("omnirl_core.boxes", ["parse_boxes"]),
-    "Drawn world": ("omnirl_core.shapes", ["write_dataset", "tiny_policy"]),
+    "Drawn world": ("omnirl_core.shapes", ["write_dataset", "tiny_policy", "tiny_reader"]),
 }
 """Page -> its module and the public names that it shows."""
 _LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)([^)]*)\)")

@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from omnirl_core.rewards import load_rewards, overlap
 from omnirl_core.rewards.registry import SCORERS
-from omnirl_core.shapes import GROUPS, tiny_policy
+from omnirl_core.shapes import GROUPS, POLICIES
 from omnirl_core.trainer.reward_stats import RewardScaleCallback
 
 ROOT = Path(__file__).parents[1]
@@ -92,15 +92,15 @@ def test_weights_are_those_of_the_files():
     assert not wrong
 
 
-def parameters() -> int:
-    with safe_open(Path(tiny_policy()) / "model.safetensors", "np") as file:
+def parameters(policy: str) -> int:
+    with safe_open(Path(POLICIES[policy]()) / "model.safetensors", "np") as file:
         return sum(file.get_tensor(name).size for name in file.keys())  # noqa: SIM118  no mapping
 
 
-def test_the_size_of_the_tiny_policy():
+def test_the_sizes_of_the_shipped_policies():
     said = [n for path in DOCUMENTS for n in re.findall(r"(\d\.\d) million parameters", prose(path))]
     assert len(said) >= 5
-    assert set(said) == {f"{parameters() / 1e6:.1f}"}
+    assert set(said) == {f"{parameters(policy) / 1e6:.1f}" for policy in POLICIES}
 
 
 MIXED = "recipes/mixed/demo.yaml"

@@ -11,7 +11,7 @@ from pathlib import Path
 from omnirl_core.data import DataError, PromptFormat
 from omnirl_core.data.sources import find_sources
 from omnirl_core.rewards import RewardsError, load_rewards
-from omnirl_core.shapes import GROUPS
+from omnirl_core.shapes import GROUPS, POLICIES
 from omnirl_core.shapes.dataset import KNOWN, SPLITS, drawing_fault
 from omnirl_core.type_checks import nearest, nearest_file
 from omnirl_core.types import Settings
@@ -133,7 +133,7 @@ def _at_risk(folder: Path) -> list[str]:
 
 def model_faults(name: object, trusts_remote_code: bool = False) -> Iterator[Fault]:
     """A local folder must hold a model; a hub id can only be looked up where nothing may be downloaded."""
-    if not isinstance(name, str) or name == "tiny_policy":
+    if not isinstance(name, str) or name in POLICIES:
         return
     from huggingface_hub import constants, try_to_load_from_cache
 

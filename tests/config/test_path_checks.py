@@ -20,7 +20,7 @@ from omnirl_tools.commands import COMMANDS
 from recipes import evaluate, grpo, sft
 from recipes.text_only import prepare_facts as facts
 from recipes.text_only import prepare_smollm2 as smollm2
-from scripts import build_tiny_policy
+from scripts import build_tiny_policy, build_tiny_reader
 
 ROOT = Path(__file__).parents[2]
 ROWS = [{"problem": "Color?", "solution": "red"}, {"problem": "Sum?", "solution": 3}]
@@ -100,6 +100,7 @@ CASES = [
     (facts.main, ["--out", FILE]),
     (smollm2.main, ["--out", FOLDER]),
     (build_tiny_policy.main, ["--out", FOLDER]),
+    (build_tiny_reader.main, ["--out", FOLDER]),
     (launch.main, ["--config_file", "cpu.yml", "grpo.py", *CONFIG]),
     (launch.main, ["--config_file", FILE, "grpo.py", *CONFIG]),
 ]

@@ -28,7 +28,7 @@ def ids(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [*RECIPES, "documents"])
 def test_a_recipe_is_whole(recipe):
     folder = ROOT / "recipes" / recipe
     assert {"README.md", "demo.yaml", "rewards.yaml"} <= {path.name for path in folder.iterdir()}

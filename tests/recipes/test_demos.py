@@ -12,7 +12,13 @@ from omnirl_core.shapes import GROUPS
 from recipes.grpo import main
 
 ROOT = Path(__file__).parents[2]
-MODALITY = {"text_only": "text", "image_text": "image", "multi_image": "multi-image", "rec": "image"}
+MODALITY = {
+    "text_only": "text",
+    "image_text": "image",
+    "multi_image": "multi-image",
+    "rec": "image",
+    "documents": "image",
+}
 
 
 @pytest.mark.slow
