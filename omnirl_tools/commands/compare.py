@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from omnirl_core.text import answer_text
+from omnirl_core.type_checks import nearest_file
 from omnirl_tools.commands import CannotRun
 from omnirl_tools.evaluation.compare import compare, extremes, table
 from omnirl_tools.evaluation.lines import read_lines
@@ -69,7 +70,8 @@ def find_lines(place: str) -> Path:
     for name in FILES:
         if (path / name).is_file():
             return path / name
-    raise CannotRun(f"{place}: neither a file nor a folder with {' or '.join(FILES)}")
+    hint = "" if path.exists() else nearest_file(place)
+    raise CannotRun(f"{place}: neither a file nor a folder with {' or '.join(FILES)}{hint}")
 
 
 def graded_lines(path: Path) -> list[Line]:

@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from omnirl_core.boxes import SPACES
+from omnirl_core.type_checks import nearest_file
 from omnirl_tools.commands import CannotRun
 
 OF_A_RUN = ("metrics.jsonl", "completions.jsonl", "before.jsonl", "after.jsonl")
@@ -31,20 +32,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.run_folder)
     if not folder.is_dir():
-        raise CannotRun(f"{folder}: no such folder; give a run's output_dir, from the folder it was started in")
+        hint = nearest_file(arguments.run_folder)
+        raise CannotRun(f"{folder}: no such folder; give a run's output_dir, from the folder it was started in{hint}")
     out = Path(arguments.out) if arguments.out else folder
     has_run = any((folder / name).is_file() for name in OF_A_RUN)
     if not has_run and not (folder / OF_AN_EVALUATION).is_file():
-        raise CannotRun(f"{folder}: has none of {', '.join([*OF_A_RUN, OF_AN_EVALUATION])}; give a run's output_dir")
+        inside = next((path.parent for path in sorted(folder.glob(f"*/{OF_A_RUN[0]}"))), None)
+        hint = f": {inside}" if inside else ""
+        wanted = ", ".join([*OF_A_RUN, OF_AN_EVALUATION])
+        raise CannotRun(f"{folder}: has none of {wanted}; give a run's output_dir{hint}")
     from omnirl_tools.report import (
         plot_curves,
         write_completions,
         write_evaluation,
     )  # matplotlib takes a second
 
-    if out.is_file():
-        raise CannotRun(f"--out {out} is a file; name a folder")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise CannotRun(f"--out {out}: a file is there, or on the way; name a folder") from error
     page = out / "completions.html"
     if has_run:
         made = [plot_curves(folder, out / "curves.png")]

@@ -11,6 +11,7 @@ the samples lie beside it as JSONL, with their `pass_rate`.
 import argparse
 from pathlib import Path
 
+from omnirl_core.type_checks import nearest_file
 from omnirl_tools.commands import CannotRun
 from omnirl_tools.evaluation.lines import read_lines
 from omnirl_tools.evaluation.pass_rates import histogram, write_mixture
@@ -31,7 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     source = source / FILE if source.is_dir() else source
     rows = [row for row in read_lines(source) if isinstance(row.get("pass_rate"), int | float)]
     if not rows:
-        raise CannotRun(f"{source}: no pass rates; evaluate with --num_samples 8 --eval_temperature 1.0")
+        hint = "" if source.exists() else nearest_file(arguments.rates)
+        raise CannotRun(f"{source}: no pass rates{hint}; evaluate with --num_samples 8 --eval_temperature 1.0")
     if output.suffix not in (".yaml", ".yml"):
         raise CannotRun(f"{output} is no .yaml file; name the mixture to write")
     if there := [str(path) for path in (output, output.with_suffix(".jsonl")) if path.exists()]:

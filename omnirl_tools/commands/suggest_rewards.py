@@ -20,6 +20,7 @@ from omnirl_core.data.sources import find_sources, read_records
 from omnirl_core.type_checks import nearest_file
 from omnirl_core.yaml_loader import read_mapping
 from omnirl_tools.commands import CannotRun
+from omnirl_tools.commands.config_file import read_settings
 from omnirl_tools.suggest_rewards import suggest
 
 READ = 100_000
@@ -42,6 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise CannotRun(f"{output} is no .yaml file; name the rewards.yaml to write")
     if output.exists():
         raise CannotRun(f"{output}: there already; name another file with --output, or remove it")
+    if arguments.data.endswith((".yaml", ".yml")) and Path(arguments.data).is_file():
+        named = read_settings(arguments.data).get("dataset_name")
+        if named:
+            raise CannotRun(f"{arguments.data} is a recipe; give its data: {named}")
     try:
         columns: Any = read_mapping(arguments.columns) if arguments.columns else None
         sources = find_sources(arguments.data, arguments.image_root, columns=columns)
@@ -54,7 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
     found = suggest(records, arguments.space)
     if not found.yaml_text:
         raise CannotRun("no reward fits these samples: " + "; ".join(found.unclear))
-    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise CannotRun(f"{output}: {output.parent} is a file; name another place with --output") from error
     with output.open("x", encoding="utf-8") as file:
         file.write(found.yaml_text)
     for task, scorers in found.judges.items():
