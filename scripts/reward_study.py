@@ -76,12 +76,12 @@ WORLDS = {
     ),
     "facts": World(
         COMMON | {
-            "use_peft": "true", "lora_target_modules": "all-linear", "max_steps": 16,
+            "use_peft": "true", "lora_target_modules": "all-linear", "max_steps": 12,
             "per_device_train_batch_size": 16, "max_completion_length": 32, "learning_rate": 8e-4, "warmup_steps": 2,
             "per_device_eval_batch_size": 24,
         },
         tags=False,
-        rewards=tuple(name for name in REWARDS if name != "reference_probability"),  # it reads a thought in tags
+        rewards=("unified", "exact", "original"),
         seeds=(0,),
         rows=(400, 48),
     ),

@@ -69,6 +69,7 @@ def numbers_of(run: Mapping[str, Any], known: str) -> Kept:
     kinds: dict[str, list[dict[str, float]]] = {}
     for line in run["answers"]:
         kinds.setdefault(KINDS.get(line["task"], "facts"), []).append(judge(line, known, tags))
+    tasks = list(dict.fromkeys(line["task"] for line in run["answers"]))
     return {
         "settings": run["settings"],
         "minutes": run["minutes"],
@@ -79,6 +80,7 @@ def numbers_of(run: Mapping[str, Any], known: str) -> Kept:
         },
         "right": {kind: "".join(str(int(one["right"])) for one in judged) for kind, judged in kinds.items()},
         "curves": {key: thinned(points) for key, points in run["curves"].items()},
+        "first": {task: next(one for one in run["answers"] if one["task"] == task)["completion"] for task in tasks},
     }
 
 
@@ -143,6 +145,16 @@ def _difference(kept: Kept, world: str, reward: str, kind: str) -> tuple[str, st
     return f"{found.mean():+.2f} ({low:+.2f} .. {high:+.2f})", ", ".join(f"{one:+.2f}" for one in found.mean(axis=1))
 
 
+def examples(kept: Kept, world: str, tasks: Sequence[str]) -> str:
+    """What the first seed's policies say to the first held-out sample of each task."""
+    lines = [f"| trained on | {' | '.join(tasks)} |", "|---" * (len(tasks) + 1) + "|"]
+    for reward in rewards_of(kept, world):
+        said = seeds_of(kept, world, reward)[0]["first"]
+        cells = (f"`{' '.join(said[task].split()).replace('|', '/')}`" for task in tasks)
+        lines.append(f"| {LABELS[reward]} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def skills(kept: Kept) -> str:
     """The run that is changed and the changed ones: facts right, form and length, early and late."""
     lines = ["| run | facts right | form | tokens | completions cut |", "|---|---|---|---|---|"]
@@ -179,6 +191,7 @@ BLOCKS: dict[str, Callable[[Kept], str]] = {
     "answer_facts": lambda kept: measured(kept, "shapes", "answers", ("right", "echo", "words", "form")),
     "answer_overlap": lambda kept: measured(kept, "shapes", "answers", OVERLAP[1:]),
     "paired": paired,
+    "examples": lambda kept: examples(kept, "shapes", ("caption", "text")),
     "facts_facts": lambda kept: measured(kept, "facts", "facts", ("right", "false", "echo", "words")),
     "facts_overlap": lambda kept: measured(kept, "facts", "facts", OVERLAP),
     "skills": skills,
@@ -255,9 +268,9 @@ def figure_skills(kept: Kept) -> Figure:
     figure = Figure(figsize=(9.6, 6.6), layout="constrained")
     rows = figure.subplots(3, 2, sharex=True)
     shown = (
-        (("length_500", "length_small"), ("right", "Facts right"), ("tokens", "Tokens of a completion")),
-        (("format_none", "format_heavy"), ("form", "Completions in form"), ("right", "Facts right")),
-        (("cut_8",), ("form", "Completions in form"), ("cut", "Completions cut")),
+        (("length_500", "length_small"), ("right", "One scale: facts right"), ("tokens", "Tokens of a completion")),
+        (("format_none", "format_heavy"), ("form", "Format: completions in form"), ("right", "Facts right")),
+        (("cut_8",), ("form", "Room: completions in form"), ("cut", "Completions cut")),
     )
     usual = ("no length reward", "format, weight 0.2", "cut at 48 tokens")
     for row, base, (names, *series) in zip(rows, usual, shown, strict=True):
