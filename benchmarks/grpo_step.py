@@ -7,7 +7,9 @@ fp32, one thread, the same rows and the same seed: both trainers sample the same
 alternate in one process; each figure is the median of the repeats. Times are CPU seconds of the process, which one
 thread spends in as many seconds of the clock on a quiet machine. Peak memory is that of a fresh process a trainer, over
 what it held before the step. Three quarters of an image prompt's tokens are one image's. With a GPU, `--preset 3b`
-does the same for a randomly initialised Qwen2.5-VL-3B in bf16, by the clock.
+does the same for a randomly initialised Qwen2.5-VL-3B in bf16, by the clock. `--preset 3b-cpu` gives each trainer one
+step at that shape in a process and a time limit of its own, with LoRA on the language model (`3b-cpu-8`: with 8 of its
+36 layers).
 
 The whole table takes about an hour of CPU. With `--lines FILE` each cell is kept there as it is measured, and a later
 call goes on with the cells that are missing. `--write` renews the section of benchmarks/RESULTS.md and its plot.
@@ -33,7 +35,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from grpo_step_cells import IMAGES, PRESETS, Cell, reward, rows, write_checkpoint
+from grpo_step_alone import compare_alone, print_step
+from grpo_step_cells import ALONE, IMAGES, PRESETS, Cell, reward, rows, write_checkpoint
+from peft import LoraConfig
 from sections import renew
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -92,9 +96,9 @@ class Clock:
 
 
 def make_trainer(which: str, folder: str, cell: Cell, preset: str, seed: int) -> GRPOTrainer:
-    sizes = PRESETS[preset]
+    sizes, is_alone = PRESETS[preset], preset in ALONE
     settings = dict(
-        output_dir=tempfile.mkdtemp(), use_cpu=sizes["device"] == "cpu", bf16=False, gradient_checkpointing=False,
+        output_dir=tempfile.mkdtemp(), use_cpu=sizes["device"] == "cpu", bf16=False, gradient_checkpointing=is_alone,
         report_to="none", disable_tqdm=True, save_strategy="no", max_steps=1, seed=seed, learning_rate=1e-6,
         num_generations=cell.group, per_device_train_batch_size=cell.group, max_completion_length=cell.completion,
         generation_kwargs={"min_new_tokens": cell.completion}, model_init_kwargs={"dtype": sizes["dtype"]},
@@ -104,7 +108,9 @@ def make_trainer(which: str, folder: str, cell: Cell, preset: str, seed: int) ->
         if which == "trl"
         else (OmniGRPOTrainer, OmniGRPOConfig(**settings, shared_prefix="on"))
     )
-    trainer = kind(folder, reward, config, rows(cell))
+    language_model = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
+    adapter = LoraConfig(target_modules=language_model, task_type="CAUSAL_LM") if is_alone else None
+    trainer = kind(folder, reward, config, rows(cell), peft_config=adapter)
     trainer.remove_callback(PrinterCallback)
     if which != "trl":
         trainer.remove_callback(trainer.jsonl_logger)
@@ -297,6 +303,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kinds", nargs="+", default=["image", "text"], choices=["image", "text"])
     parser.add_argument("--preset", default="small", choices=list(PRESETS))
     parser.add_argument("--write", action="store_true", help="renew the section in benchmarks/RESULTS.md and its plot")
+    parser.add_argument("--limit_s", type=float, default=1800, help="of each trainer, with a preset of 3B on a CPU")
     parser.add_argument("--lines", type=Path, help="a file of cells that are measured, to go on with")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -304,9 +311,16 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(1)
     if arguments.memory_of:
         which, folder, cell = arguments.memory_of
+        if arguments.preset in ALONE:
+            print_step(make_trainer(which, folder, Cell(**json.loads(cell)), arguments.preset, seed=0))
+            return 0
         print_peak_memory(which, folder, Cell(**json.loads(cell)), arguments.preset)
         return 0
     wanted = itertools.product(arguments.kinds, arguments.groups, arguments.prompts, arguments.completions)
+    if arguments.preset in ALONE:
+        cells = [Cell(*sizes) for sizes in wanted]
+        compare_alone(Path(__file__), cells, arguments.preset, arguments.limit_s, arguments.write)
+        return 0
     lines = measured([Cell(*sizes) for sizes in wanted], arguments.preset, arguments.repeats, arguments.lines)
     lines.sort(key=lambda line: (line["kind"], line["group"], line["prompt"], line["completion"]))
     section = report(lines, arguments.preset)

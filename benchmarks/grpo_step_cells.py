@@ -51,6 +51,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         vision=(32, 1280, 3420, 16), full_attention=[7, 15, 23, 31],
     ),
 }  # fmt: skip
+ALONE = {"3b-cpu": 36, "3b-cpu-8": 8}
+"""Presets of the 3B shape on a CPU, with so many of its 36 layers: LoRA on the language model, checkpointing, a process
+for each trainer."""
+PRESETS |= {
+    name: {**PRESETS["3b"], "device": "cpu", "text": {**PRESETS["3b"]["text"], "num_hidden_layers": layers}}
+    for name, layers in ALONE.items()
+}
 
 
 @dataclass(frozen=True)
@@ -75,8 +82,11 @@ def write_checkpoint(folder: str, preset: str) -> None:
     word_processor(sizes["words"]).save_pretrained(folder)
     config = word_config(sizes["vocabulary"], sizes["text"], sizes["vision"])
     torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, sizes["dtype"]))  # a float32 copy of 3B would not fit beside it
     with torch.device(sizes["device"]):
-        model = Qwen2_5_VLForConditionalGeneration(config).to(getattr(torch, sizes["dtype"]))
+        model = Qwen2_5_VLForConditionalGeneration(config)
+    torch.set_default_dtype(before)
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 1, 0
     model.save_pretrained(folder)
 

@@ -115,6 +115,7 @@ def measure(trainer: Any) -> dict[str, float]:
     parts.of_model(trainer.model)
     parts.time(trainer.accelerator, "backward", MODEL)
     parts.time(trainer.accelerator, "clip_grad_norm_", MODEL)
+    parts.time(trainer.model, "zero_grad", MODEL)
     parts.time(trainer.jsonl_logger, "write_completions", LOGGING)
     parts.time(trainer.callback_handler, "call_event", LOGGING)
     plain = trainer.create_optimizer

@@ -1,0 +1,88 @@
+"""One step of each trainer in a process of its own, at the shape of Qwen2.5-VL-3B on a CPU; see grpo_step.py."""
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from grpo_step_cells import ALONE, Cell, write_checkpoint
+from sections import renew
+
+START, END = "<!-- made by benchmarks/grpo_step.py, 3b-cpu -->", "<!-- end of benchmarks/grpo_step.py, 3b-cpu -->"
+WHICH = ("ours", "trl")
+
+
+def print_step(trainer: Any) -> None:
+    """CPU seconds of one step, and the most memory that the process ever held, MiB."""
+    begun = time.process_time()
+    trainer.train()
+    seconds = time.process_time() - begun
+    status = Path("/proc/self/status").read_text()
+    held = {name: int(found) / 2**10 for name, found in re.findall(r"(VmHWM|RssFile):\s+(\d+)", status)}
+    print(json.dumps({"seconds": seconds, "memory": held["VmHWM"], "file": held["RssFile"]}))
+
+
+def run(script: Path, which: str, folder: str, cell: Cell, preset: str, limit_s: float) -> dict[str, float] | None:
+    """What `print_step` says; None where the limit has passed before."""
+    command = [sys.executable, str(script), "--memory-of", which, folder, json.dumps(asdict(cell)), "--preset", preset]
+    # glibc keeps freed blocks below a threshold that it raises
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, env=environment)
+    except subprocess.TimeoutExpired:
+        return None
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare_alone(script: Path, cells: list[Cell], preset: str, limit_s: float, write: bool) -> None:
+    """Both trainers on each cell, one after the other; prints the table as it grows."""
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        write_checkpoint(folder, preset)
+        for cell in cells:
+            found = {which: run(script, which, folder, cell, preset, limit_s) for which in WHICH}
+            lines.append(_line(cell, found, limit_s))
+            print(lines[-1], file=sys.stderr, flush=True)
+    info = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    flags = [name for name in ("avx512_bf16", "amx_bf16") if name in Path("/proc/cpuinfo").read_text()]
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl"))
+    head = ["prompt", "G", "P", "C", "TRL", "ours", "ratio", "peak memory, TRL", "ours", "ratio"]
+    section = "\n".join([
+        START,
+        "## A step at the shape of 3B on a CPU",
+        "",
+        f"`python benchmarks/grpo_step.py --preset {preset}`: one step of a random Qwen2.5-VL-3B in bf16 with "
+        f"{ALONE[preset]} of its 36 layers, LoRA on the language model, checkpointing, each trainer in a "
+        f"process of its own of at most {limit_s:.0f} s by the clock. CPU seconds on one thread, the trainer's start "
+        "not counted; memory is the most that the process held, weights included.",
+        "",
+        f"| {' | '.join(head)} |",
+        "|" + "---|" * len(head),
+        *lines,
+        "",
+        f"{(info or ['a CPU'])[0]} ({', '.join(flags) or 'no bf16 instructions'}); Python {platform.python_version()}, "
+        f"{packages}.",
+        END,
+    ])  # fmt: skip
+    print(section)
+    if write:
+        renew(section, START, END)
+
+
+def _line(cell: Cell, found: dict[str, dict[str, float] | None], limit_s: float) -> str:
+    ours, theirs = (found[which] for which in WHICH)
+    shown = [f"{one['seconds']:.0f} s" if one else f"over {limit_s:.0f} s" for one in (theirs, ours)]
+    memory = [f"{one['memory'] / 2**10:.1f} GiB" if one else "-" for one in (theirs, ours)]
+    ratios = [f"{ours[name] / theirs[name]:.2f}" if ours and theirs else "-" for name in ("seconds", "memory")]
+    values = [cell.kind, cell.group, cell.prompt, cell.completion, *shown, ratios[0], *memory, ratios[1]]
+    return f"| {' | '.join(map(str, values))} |"
