@@ -141,7 +141,8 @@ def section(lines: list[dict[str, Any]], repeats: int) -> str:
         "",
         f"`python benchmarks/shared_families.py`: forward and backward over a group of {GROUP}, plain rows against a "
         f"pack, alternating in one process, medians of {repeats}, CPU seconds on one thread; random weights, two "
-        "images in the prompt. `bound` is the ratio of tokens in the language model. Must hold: 2.5x where P >= 4C.",
+        "images in the prompt. `bound` is the ratio of tokens in the language model. Must hold: 2.5x where P >= 4C. "
+        "GLM-4.1V was not measured; its tiny policy has rotary sections of one width only.",
         "",
         *table,
         "",
