@@ -64,9 +64,11 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
 
 
 def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """The outputs with one stream where the kernel sent several in a row."""
+    """The outputs without bars, which only a running kernel moves, and one stream where it sent several in a row."""
     found: list[NotebookNode] = []
     for output in outputs:
+        if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
+            continue
         last = found[-1] if found else None
         if last and output.output_type == last.output_type == "stream" and output.name == last.name:
             last.text += output.text

@@ -39,7 +39,7 @@ def files(*endings: str) -> list[Path]:
 
 DOCUMENTS = files(".md", ".ipynb")
 WEIGHT = re.compile(r"`(\w+)`[^`.;]*?\bweight (\d+(?:\.\d+)?)")
-WORDS = {"two": 2, "three": 3, "five": 5, "six": 6, "seven": 7, "eight": 8}
+WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
 
 
 @cache
@@ -152,6 +152,8 @@ SAID = [
      lambda: round(overlap("a small boy never kicks the ball over a fence", BOY), 2)),
     ("notebooks/04_mixed_modality.ipynb", r"(\d\.\d) for the \*format\*",
      lambda: next(r.weight for r in load_rewards(ROOT / "recipes/mixed/rewards.yaml") if r.name == "think_format")),
+    ("notebooks/07_your_own_data.ipynb", r"parts of (\w+) photographs",
+     lambda: code("07_your_own_data.ipynb").count("shipped.")),
     ("notebooks/04_mixed_modality.ipynb", r"All (\w+) tasks", lambda: len(GROUPS["mixed"])),
 ]  # fmt: skip
 
