@@ -39,7 +39,7 @@ def files(*endings: str) -> list[Path]:
 
 DOCUMENTS = files(".md", ".ipynb")
 WEIGHT = re.compile(r"`(\w+)`[^`.;]*?\bweight (\d+(?:\.\d+)?)")
-WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
+WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9}
 
 
 @cache
