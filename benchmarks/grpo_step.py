@@ -303,7 +303,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kinds", nargs="+", default=["image", "text"], choices=["image", "text"])
     parser.add_argument("--preset", default="small", choices=list(PRESETS))
     parser.add_argument("--write", action="store_true", help="renew the section in benchmarks/RESULTS.md and its plot")
-    parser.add_argument("--limit_s", type=float, default=1800, help="of each trainer, with a preset of 3B on a CPU")
+    parser.add_argument("--limit_s", type=float, default=1800, help="CPU seconds of each trainer, with 3b-cpu")
     parser.add_argument("--lines", type=Path, help="a file of cells that are measured, to go on with")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -312,7 +312,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.memory_of:
         which, folder, cell = arguments.memory_of
         if arguments.preset in ALONE:
-            print_step(make_trainer(which, folder, Cell(**json.loads(cell)), arguments.preset, seed=0))
+            trainer = make_trainer(which, folder, Cell(**json.loads(cell)), arguments.preset, seed=0)
+            print_step(trainer, arguments.limit_s)
             return 0
         print_peak_memory(which, folder, Cell(**json.loads(cell)), arguments.preset)
         return 0

@@ -155,21 +155,21 @@ RUNS: dict[str, Callable[[str, int], Any]] = {
 }
 
 
-def section(found: dict[str, dict[str, float]], steps: int) -> str:
-    head = ["run", "a step", ROLLOUT, MODEL, *REST, "the rest in all"]
+def section(found: dict[str, dict[str, float]], steps: dict[str, int]) -> str:
+    head = ["run", "steps", "a step", ROLLOUT, MODEL, *REST, "the rest in all"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for name, seconds in found.items():
         whole = sum(seconds.values())
         shares = [f"{seconds.get(part, 0.0) / whole:.1%}" for part in (ROLLOUT, MODEL, *REST)]
         rest = sum(seconds.get(part, 0.0) for part in REST) / whole
-        lines.append(f"| `{name}` | {whole:.2f} s | {' | '.join(shares)} | **{rest:.1%}** |")
+        lines.append(f"| `{name}` | {steps[name] - 1} | {whole:.2f} s | {' | '.join(shares)} | **{rest:.1%}** |")
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl"))
     return "\n".join([
         START,
         "## Where the seconds of a step go",
         "",
-        f"`python benchmarks/step_shares.py`: {steps - 1} steps of each run after a first one, CPU seconds on one "
-        "thread, each counted for the innermost part. `model` is forward, backward and optimizer; `preparation` "
+        "`python benchmarks/step_shares.py`: steps after a first one, CPU seconds on one thread, each counted for the "
+        "innermost part. `model` is forward, backward and optimizer; `preparation` "
         "fetches, opens and processes samples; `loss` is what the loss computes besides the model; `logging` is files, "
         "metrics and callbacks. Must hold: the rest at most 5 %.",
         "",
@@ -196,7 +196,7 @@ def main(argv: list[str] | None = None) -> int:
                 measured.append(measure(RUNS[name](folder, arguments.steps)))
         found[name] = {part: statistics.median(own.get(part, 0.0) for own in measured) for part in measured[0]}
         print(name, {part: round(seconds, 4) for part, seconds in found[name].items()}, file=sys.stderr, flush=True)
-    made = section(found, arguments.steps)
+    made = section(found, dict.fromkeys(found, arguments.steps))
     print(made)
     if arguments.write:
         renew(made, START, END)
