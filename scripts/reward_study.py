@@ -81,7 +81,7 @@ WORLDS = {
             "per_device_eval_batch_size": 24,
         },
         tags=False,
-        rewards=("unified", "exact", "original"),
+        rewards=("unified", "exact", "original"),  # a run takes minutes; reference_probability wants tags
         seeds=(0,),
         rows=(400, 48),
     ),

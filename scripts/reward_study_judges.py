@@ -87,7 +87,9 @@ def judge_caption(answer: str, references: Sequence[str]) -> tuple[float, float,
 
 
 def judge_facts(answer: str, problem: str, subject: str) -> tuple[float, float]:
-    """Whether a sentence has every value that its prompt lists and no other value of the subject's fields.
+    """Whether a sentence has every value that its prompt lists, and whether it has another value of the fields.
+
+    A list in the prompt's form is no sentence, and not right.
 
     >>> problem = "Write one short sentence that tells these facts. train | from: Lyon | to: Paris | platform: 4"
     >>> judge_facts("From Lyon to Paris, platform 4.", problem, "train"), judge_facts("Lyon to Milan", problem, "train")
@@ -98,7 +100,17 @@ def judge_facts(answer: str, problem: str, subject: str) -> tuple[float, float]:
     missing = [value for value in given if not _stands_in(value, answer)]
     known = {_bare(value) for values in SUBJECTS[subject].fields.values() for value in values}
     strange = any(_stands_in(value, answer) for value in known - given)
-    return float(not missing and not strange), float(strange)
+    return float(not missing and not strange and not is_list(answer, subject)), float(strange)
+
+
+def is_list(answer: str, subject: str) -> bool:
+    """Whether an answer lists facts as the prompt does: `|` between them, or a field's name with a colon.
+
+    >>> is_list("train | from: Lyon", "train"), is_list("To: Paris", "train"), is_list("From Lyon to Paris.", "train")
+    (True, True, False)
+    """
+    fields = "|".join(SUBJECTS[subject].fields)
+    return "|" in answer or re.search(rf"\b(?:{fields}): ", answer.lower()) is not None
 
 
 def _bare(value: str) -> str:
@@ -147,7 +159,9 @@ def judge(line: Mapping[str, object], frequencies: str | None = None, tags: bool
     elif line["task"] in SUBJECTS:
         right, false = judge_facts(answer, problem, str(line["task"]))
         shapes = right
-    echo = not right and not found["exact"] and echoes(answer, problem)
+    echo = not found["exact"] and (
+        echoes(answer, problem) or (str(line["task"]) in SUBJECTS and is_list(answer, str(line["task"])))
+    )
     found |= {
         "right": right,
         "named": shapes,

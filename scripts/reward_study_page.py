@@ -192,6 +192,7 @@ BLOCKS: dict[str, Callable[[Kept], str]] = {
     "answer_overlap": lambda kept: measured(kept, "shapes", "answers", OVERLAP[1:]),
     "paired": paired,
     "examples": lambda kept: examples(kept, "shapes", ("caption", "text")),
+    "facts_examples": lambda kept: examples(kept, "facts", ("restaurant", "weather")),
     "facts_facts": lambda kept: measured(kept, "facts", "facts", ("right", "false", "echo", "words")),
     "facts_overlap": lambda kept: measured(kept, "facts", "facts", OVERLAP),
     "skills": skills,

@@ -54,6 +54,25 @@ def test_metrics_are_blind_where_the_facts_are_not():
     assert all(judged(CAPTION["solution"][1])[name] == 1 for name in ("exact", "bleu", "rouge", "meteor", "cider"))
 
 
+@pytest.mark.parametrize(
+    ("answer", "right", "false", "echo"),
+    [
+        ("Blue Door is a cheap Thai restaurant near the river.", 1, 0, 0),
+        ("Near the river, Blue Door serves cheap Thai food.", 1, 0, 0),
+        ("Blue Door is a Thai restaurant near the river.", 0, 0, 0),
+        ("Blue Door is a cheap Thai and Greek restaurant near the river.", 0, 1, 0),
+        ("restaurant | name: Blue Door | food: Thai | price: cheap | near: the river", 0, 0, 1),
+        ("restaurant | Blue Door | Thai | cheap | the river", 0, 0, 1),
+    ],
+)
+def test_facts_of_a_sentence(answer, right, false, echo):
+    asked = "Write one short sentence that tells these facts. restaurant | name: Blue Door | food: Thai | price: cheap"
+    reference = "Blue Door is a cheap Thai restaurant near the river."
+    line = {"task": "restaurant", "problem": f"{asked} | near: the river", "solution": [reference]}
+    found = judge(line | {"completion": answer}, tags=False)
+    assert (found["right"], found["false"], found["echo"]) == (right, false, echo)
+
+
 def test_a_small_run_is_kept_judged_and_not_run_again(tmp_path):
     command = [python(), "scripts/reward_study.py", "--folder", str(tmp_path), "--only", "shapes/bleu/0"]
     command += ["--setting", "max_steps", "2", "--setting", "per_device_train_batch_size", "8", "--rows", "16", "8"]
