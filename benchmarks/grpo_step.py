@@ -19,7 +19,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -27,7 +26,6 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, astuple
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +36,7 @@ import torch
 from grpo_step_alone import compare_alone, print_step
 from grpo_step_cells import ALONE, IMAGES, PRESETS, Cell, reward, rows, write_checkpoint
 from peft import LoraConfig
-from sections import renew
+from sections import renew, software
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -248,7 +246,6 @@ def table(lines: list[dict[str, Any]]) -> list[str]:
 
 
 def report(lines: list[dict[str, Any]], preset: str) -> str:
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl"))
     info = Path("/proc/cpuinfo")
     found = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
     device = torch.cuda.get_device_name() if PRESETS[preset]["device"] == "cuda" else (found or ["a CPU"])[0]
@@ -267,7 +264,7 @@ def report(lines: list[dict[str, Any]], preset: str) -> str:
         "",
         *table(lines),
         "",
-        f"{device}, one thread; Python {platform.python_version()}, {packages}.",
+        f"{device}, one thread; {software()}.",
         END,
     ])  # fmt: skip
 
@@ -304,11 +301,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--preset", default="small", choices=list(PRESETS))
     parser.add_argument("--write", action="store_true", help="renew the section in benchmarks/RESULTS.md and its plot")
     parser.add_argument("--limit_s", type=float, default=1800, help="CPU seconds of each trainer, with 3b-cpu")
+    parser.add_argument("--threads", type=int, default=1, help="on a CPU; of the presets of 3B")
     parser.add_argument("--lines", type=Path, help="a file of cells that are measured, to go on with")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if PRESETS[arguments.preset]["device"] == "cpu":
-        torch.set_num_threads(1)
+        torch.set_num_threads(arguments.threads)
     if arguments.memory_of:
         which, folder, cell = arguments.memory_of
         if arguments.preset in ALONE:

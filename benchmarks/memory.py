@@ -13,13 +13,11 @@ import argparse
 import gc
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +26,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from datasets import Dataset
 from grpo_step_cells import IMAGES, PRESETS, Cell, preset, reward, rows, write_checkpoint
+from sections import renew, software
 from trl import ModelConfig, get_peft_config
 
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_tools.memory import MemoryEstimate, Prompt, estimate_memory, model_config
 from omnirl_tools.model_settings import quantization_settings
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
 START, END = "<!-- made by benchmarks/memory.py -->", "<!-- end of benchmarks/memory.py -->"
 PRESETS["memory"] = preset(
     8192, 8000, "cpu", "float32", text=(640, 1920, 8, 10, 2), rotated=[8, 12, 12], vision=(6, 256, 512, 8),
@@ -145,11 +143,8 @@ def table(found: dict[str, tuple[MemoryEstimate, float]]) -> str:
             f"| {name} | {case.cell.prompt} | {case.cell.completion} | {batch} | {measured / 2**20:,.0f} MiB "
             f"| {estimated.peak / 2**20:,.0f} MiB | {estimated.peak / measured - 1:+.0%} |"
         )
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "peft"))
     worst = max(abs(estimated.peak / measured - 1) for estimated, measured in found.values())
-    summary = (
-        f"{len(found)} cases, the largest difference {worst:.0%}. Python {platform.python_version()}, {versions}."
-    )
+    summary = f"{len(found)} cases, the largest difference {worst:.0%}. {software('peft')}."
     return "\n".join([head, *lines, "", summary])
 
 
@@ -176,8 +171,7 @@ def main(argv: list[str] | None = None) -> int:
             )
     made = f"{START}\n{table(found)}\n{END}"
     if arguments.write:
-        before, _, rest = RESULTS.read_text(encoding="utf-8").partition(START)
-        RESULTS.write_text(before + made + rest.partition(END)[2], encoding="utf-8")
+        renew(made, START, END)
     print(made)
     return 0 if all(abs(e.peak / m - 1) <= 0.15 for e, m in found.values()) else 1
 

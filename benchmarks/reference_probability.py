@@ -14,11 +14,9 @@ was stopped goes on.
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,7 @@ from datasets import Dataset
 from gpu_check.word_processor import word_processor
 from grpo_step import PRESETS, Clock, StepClock
 from grpo_step_cells import Cell, reward, rows, write_checkpoint
-from sections import renew
+from sections import renew, software
 from transformers import PrinterCallback
 
 from omnirl_core.rewards import Reward
@@ -105,7 +103,6 @@ def compare(folder: str, cell: tuple[int, int, int], repeats: int, kept: Path | 
 
 
 def report(lines: list[tuple[tuple[int, int, int], float, float]], repeats: int) -> str:
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl"))
     table = [
         f"| {group} | {prompt} | {completion} | {without:.2f} s | {with_it:.2f} s | {with_it / without:.2f} |"
         for (group, prompt, completion), without, with_it in lines
@@ -122,7 +119,7 @@ def report(lines: list[tuple[tuple[int, int, int], float, float]], repeats: int)
         "|---|---|---|---|---|---|",
         *table,
         "",
-        f"One thread; Python {platform.python_version()}, {packages}.",
+        f"One thread; {software()}.",
         END,
     ])  # fmt: skip
 

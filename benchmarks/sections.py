@@ -1,5 +1,7 @@
-"""The sections of RESULTS.md that scripts renew, each between two marks."""
+"""The sections of RESULTS.md that scripts renew, each between two marks, and what each ends with."""
 
+import platform
+from importlib.metadata import version
 from pathlib import Path
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -11,3 +13,9 @@ def renew(section: str, start: str, end: str) -> None:
     before, found, rest = kept.partition(start)
     before = before if found else before.rstrip() + "\n\n"
     RESULTS.write_text(before + section + (rest.partition(end)[2] or "\n"), encoding="utf-8")
+
+
+def software(*packages: str) -> str:
+    """Versions of Python, torch, transformers, TRL and of `packages`, as the last line of a section names them."""
+    names = ("torch", "transformers", "trl", *packages)
+    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)])

@@ -11,12 +11,10 @@ log-probabilities. Must hold: 2.5 times as fast where the prompt has at least fo
 
 import argparse
 import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 from PIL import Image
-from sections import renew
+from sections import renew, software
 from torch import Tensor
 from trl.trainer.utils import add_fused_lm_head
 
@@ -134,7 +132,6 @@ def section(lines: list[dict[str, Any]], repeats: int) -> str:
             f"| {one['family']} | {p} | {c} | {bound:.2f} | {one['rows']:.2f} s | {one['pack']:.2f} s "
             f"| **{one['rows'] / one['pack']:.2f}x** | {one['difference']:.0e} |"
         )
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl"))
     return "\n".join([
         START,
         "## A shared prefix in other families",
@@ -146,7 +143,7 @@ def section(lines: list[dict[str, Any]], repeats: int) -> str:
         "",
         *table,
         "",
-        f"Python {platform.python_version()}, {packages}.",
+        f"{software()}.",
         END,
     ])  # fmt: skip
 

@@ -13,14 +13,12 @@ of the step; their sum must be at most 5 %. `--write` renews the section of benc
 
 import argparse
 import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,7 @@ import torch
 from grpo import build
 from grpo_step import make_trainer
 from grpo_step_cells import Cell, write_checkpoint
-from sections import renew
+from sections import renew, software
 from transformers import TrainerCallback
 
 from omnirl_core.config.arguments import parse
@@ -163,7 +161,6 @@ def section(found: dict[str, dict[str, float]], steps: dict[str, int]) -> str:
         shares = [f"{seconds.get(part, 0.0) / whole:.1%}" for part in (ROLLOUT, MODEL, *REST)]
         rest = sum(seconds.get(part, 0.0) for part in REST) / whole
         lines.append(f"| `{name}` | {steps[name] - 1} | {whole:.2f} s | {' | '.join(shares)} | **{rest:.1%}** |")
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl"))
     return "\n".join([
         START,
         "## Where the seconds of a step go",
@@ -179,7 +176,7 @@ def section(found: dict[str, dict[str, float]], steps: dict[str, int]) -> str:
         "cost some 0.4 ms each, spread over fetching, opening and processing images, four rewards, TRL's padding and "
         "gathering, and the log, none of them above 3 %.",
         "",
-        f"Python {platform.python_version()}, {packages}.",
+        f"{software()}.",
         END,
     ])  # fmt: skip
 

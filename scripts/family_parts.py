@@ -68,3 +68,14 @@ def qwen(family: str, vision: dict[str, Any], videos: str = "Qwen2", kind: str =
         **qwen_ids(tokens),
     )
     return processor, getattr(hf, f"{family}ForConditionalGeneration")(config)
+
+
+def idefics(family: str, tokens: Any) -> Any:
+    """The model of Idefics3, or of SmolVLM, which is built like it."""
+    pad = tokens.pad_token_id
+    config = getattr(hf, f"{family}Config")(
+        text_config=TEXT | {"model_type": "llama", "vocab_size": len(tokens), "pad_token_id": pad},
+        vision_config=VISION | {"image_size": 32, "patch_size": PATCH}, image_token_id=tokens.image_token_id,
+        scale_factor=2, pad_token_id=pad, tie_word_embeddings=True,
+    )  # fmt: skip
+    return getattr(hf, f"{family}ForConditionalGeneration")(config)

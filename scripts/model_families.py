@@ -25,7 +25,7 @@ from transformers import PrinterCallback
 
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from scripts import newer_families as newer
-from scripts.family_parts import HEAD_DIM, PATCH, ROPE, TEXT, VISION, Built, qwen, tokenizer
+from scripts.family_parts import HEAD_DIM, PATCH, ROPE, TEXT, VISION, Built, idefics, qwen, tokenizer
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 START, END = "<!-- made by scripts/model_families.py -->", "<!-- end of scripts/model_families.py -->"
@@ -96,13 +96,7 @@ def smolvlm() -> Built:
     size = dict(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
     images, videos = hf.SmolVLMImageProcessor(**size), hf.SmolVLMVideoProcessor(**size)
     processor = hf.SmolVLMProcessor(images, tokens, videos, image_seq_len=4, chat_template=tokens.chat_template)
-    pad = tokens.pad_token_id
-    config = hf.SmolVLMConfig(
-        text_config=TEXT | {"model_type": "llama", "vocab_size": len(tokens), "pad_token_id": pad},
-        vision_config=VISION | {"image_size": 32, "patch_size": PATCH}, image_token_id=tokens.image_token_id,
-        scale_factor=2, pad_token_id=pad, tie_word_embeddings=True,
-    )  # fmt: skip
-    return processor, hf.SmolVLMForConditionalGeneration(config)
+    return processor, idefics("SmolVLM", tokens)
 
 
 def llava_next() -> Built:

@@ -4,7 +4,7 @@ from typing import Any
 
 import transformers as hf
 
-from scripts.family_parts import HEAD_DIM, PATCH, ROPE, TEXT, VISION, Built, qwen, tokenizer
+from scripts.family_parts import HEAD_DIM, PATCH, ROPE, TEXT, VISION, Built, idefics, qwen, tokenizer
 
 QWEN3_VISION: dict[str, Any] = dict(depth=3, intermediate_size=64, out_hidden_size=32, num_position_embeddings=64)
 INTERLEAVED = ROPE | {"mrope_interleaved": True}
@@ -121,13 +121,7 @@ def idefics3() -> Built:
     tokens = tokenizer("<image>", image_token="<image>", global_image_token="<global-img>")
     images = hf.Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
     processor = hf.Idefics3Processor(images, tokens, image_seq_len=4, chat_template=tokens.chat_template)
-    pad = tokens.pad_token_id
-    config = hf.Idefics3Config(
-        text_config=TEXT | {"model_type": "llama", "vocab_size": len(tokens), "pad_token_id": pad},
-        vision_config=VISION | {"image_size": 32, "patch_size": PATCH}, image_token_id=processor.image_token_id,
-        scale_factor=2, pad_token_id=pad, tie_word_embeddings=True,
-    )  # fmt: skip
-    return processor, hf.Idefics3ForConditionalGeneration(config)
+    return processor, idefics("Idefics3", tokens)
 
 
 def llava_onevision() -> Built:
