@@ -42,7 +42,7 @@ REWARDS: dict[str, Settings] = {
     "rouge": {"scorer": "rouge", "settings": {"light": 1}},
     "meteor": {"scorer": "meteor", "settings": {"light": 1}},
     "original": {"scorer": "overlap", "settings": {"preset": "seed"}},
-    "unified": {"scorer": "answer_or_overlap"},
+    "unified": {"scorer": "answer_or_overlap", "settings": {"light": 1, "contradiction": 1}},
     "reference_probability": {"scorer": "reference_probability"},
 }
 """The reward that judges the answer -> its entry in rewards.yaml."""

@@ -85,6 +85,19 @@ def total(rewards, sample, completion):
     return sum(reward.weight * (score or 0.0) for reward, score in zip(rewards, scores, strict=True))
 
 
+def test_blind_answers_earn_little_of_samples_without_a_task(tmp_path):
+    """`answer_or_overlap`, which judges them in the shipped files, reads question and options as its parts do."""
+    (tmp_path / "rewards.yaml").write_text("rewards:\n- {name: answer_or_overlap}\n")
+    rewards = load_rewards(tmp_path / "rewards.yaml")
+    own = [sample for kind, sample in samples() if kind not in ("boxes", "code")]
+    assert len(own) >= 80
+    for sample in own:
+        right = total(rewards, sample, sample.right)
+        assert right == 1, sample.problem
+        earned = {hack: total(rewards, sample, BLIND[hack](sample)) for hack in QUESTION_HACKS}
+        assert max(earned.values()) <= 0.25, (sample.problem, earned)
+
+
 def test_blind_answers_earn_little_under_every_config():
     """At most a quarter of the right answer's total, and 15 % in the mean over samples."""
     every = list(samples())

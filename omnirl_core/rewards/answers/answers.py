@@ -239,11 +239,23 @@ LONGEST_TOKENS = 12
 """Of a short answer, so that a sentence without spaces (Chinese, Japanese) is not one word."""
 
 
+@reads_columns("options")
 @on_answer
-def answer_or_overlap(prediction: str, solution: object, *, most_words: int = 5, power: float = 2) -> float | None:
+def answer_or_overlap(
+    prediction: str,
+    solution: object,
+    *,
+    most_words: int = 5,
+    power: float = 2,
+    light: float = LIGHT_WEIGHT,
+    contradiction: float = 0.25,
+    options: Options = None,
+    prompt: object = None,
+    problem: str | None = None,
+) -> float | None:
     """`answer` for references of up to `most_words` words, `overlap` with `power` for longer ones, in [0, 1].
 
-    None without a readable reference, and for a box: four numbers are no text. A formula or other word without
+    `light` and `contradiction` are `overlap`'s: where the question is known, its words earn little. None without a readable reference, and for a box: four numbers are no text. A formula or other word without
     spaces is short, whatever its length. With several references the longest decides.
 
     >>> answer_or_overlap("7", 7), answer_or_overlap("Seven", "a red car"), answer_or_overlap("1", [1, 2, 3, 4])
@@ -255,8 +267,9 @@ def answer_or_overlap(prediction: str, solution: object, *, most_words: int = 5,
     if references is None or _is_box(solution):
         return None
     if all(_is_short(reference, most_words) for reference in references):
-        return answer(prediction, solution)
-    return overlap(prediction, solution, power=power)
+        return answer(prediction, solution, options=options, prompt=prompt, problem=problem)
+    asked = {"prompt": prompt, "problem": problem}
+    return overlap(prediction, solution, power=power, light=light, contradiction=contradiction, **asked)
 
 
 def _is_short(reference: str, most_words: int) -> bool:
