@@ -255,8 +255,9 @@ def answer_or_overlap(
 ) -> float | None:
     """`answer` for references of up to `most_words` words, `overlap` with `power` for longer ones, in [0, 1].
 
-    `light` and `contradiction` are `overlap`'s: where the question is known, its words earn little. None without a readable reference, and for a box: four numbers are no text. A formula or other word without
-    spaces is short, whatever its length. With several references the longest decides.
+    `light` and `contradiction` are `overlap`'s: where the question is known, its words earn little. None without a
+    readable reference, and for a box: four numbers are no text. A formula or other word without spaces is short,
+    whatever its length. With several references the longest decides.
 
     >>> answer_or_overlap("7", 7), answer_or_overlap("Seven", "a red car"), answer_or_overlap("1", [1, 2, 3, 4])
     (1.0, 0.0, None)
