@@ -36,7 +36,7 @@ import torch
 from grpo_step_alone import compare_alone, print_step
 from grpo_step_cells import ALONE, IMAGES, PRESETS, Cell, reward, rows, write_checkpoint
 from peft import LoraConfig
-from sections import renew, software
+from sections import processor, renew, software
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -246,9 +246,7 @@ def table(lines: list[dict[str, Any]]) -> list[str]:
 
 
 def report(lines: list[dict[str, Any]], preset: str) -> str:
-    info = Path("/proc/cpuinfo")
-    found = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
-    device = torch.cuda.get_device_name() if PRESETS[preset]["device"] == "cuda" else (found or ["a CPU"])[0]
+    device = torch.cuda.get_device_name() if PRESETS[preset]["device"] == "cuda" else processor()
     equal, total = (sum(line[name] for line in lines) for name in ("equal", "completions"))
     return "\n".join([
         START,

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from grpo_step_cells import ALONE, Cell, write_checkpoint
-from sections import renew, software
+from sections import processor, renew, software
 
 from omnirl_core.type_checks import counted
 
@@ -62,7 +62,6 @@ def compare_alone(script: Path, cells: list[Cell], preset: str, limit_s: float, 
             found = {which: run(script, which, folder, cell, preset, limit_s) for which in WHICH}
             lines.append(_line(cell, found, limit_s))
             print(lines[-1], file=sys.stderr, flush=True)
-    info = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     flags = [name for name in ("avx512_bf16", "amx_bf16") if name in Path("/proc/cpuinfo").read_text()]
     head = [
         "prompt",
@@ -92,7 +91,7 @@ def compare_alone(script: Path, cells: list[Cell], preset: str, limit_s: float, 
         "|" + "---|" * len(head),
         *lines,
         "",
-        f"{(info or ['a CPU'])[0]} ({', '.join(flags) or 'no bf16 instructions'}); {software()}.",
+        f"{processor()} ({', '.join(flags) or 'no bf16 instructions'}); {software()}.",
         END,
     ])  # fmt: skip
     print(section)

@@ -14,7 +14,6 @@ import argparse
 import os
 import platform
 import random
-import re
 import statistics
 import sys
 import time
@@ -23,13 +22,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
-from pathlib import Path
 
 from nltk.corpus import wordnet as nltk_wordnet
 from nltk.translate.bleu_score import sentence_bleu
 from nltk.translate.meteor_score import meteor_score
 from rouge_score.rouge_scorer import RougeScorer
-from sections import renew
+from sections import processor, renew
 
 from omnirl_core.rewards import Reward, bleu, meteor, rouge
 from omnirl_core.rewards.overlap import words
@@ -292,10 +290,8 @@ def report(repeats: int) -> str:
 
 
 def machine() -> str:
-    info = Path("/proc/cpuinfo")
-    models = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
     load = f", load average {os.getloadavg()[0]:.1f} while it ran" if hasattr(os, "getloadavg") else ""
-    return f"{models[0] if models else platform.processor()}, {os.cpu_count()} cores{load}"
+    return f"{processor()}, {os.cpu_count()} cores{load}"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """The sections of RESULTS.md that scripts renew, each between two marks, and what each ends with."""
 
 import platform
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,3 +20,10 @@ def software(*packages: str) -> str:
     """Versions of Python, torch, transformers, TRL and of `packages`, as the last line of a section names them."""
     names = ("torch", "transformers", "trl", *packages)
     return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)])
+
+
+def processor() -> str:
+    """The processor's name."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    return names[0] if names else platform.processor() or "a CPU"
