@@ -40,7 +40,7 @@ from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 
 SIDES = {"trl": (GRPOTrainer, GRPOConfig), "ours": (OmniGRPOTrainer, OmniGRPOConfig)}
 NAMES = {"trl": "TRL's GRPOTrainer", "ours": "OmniGRPOTrainer"}
-PICTURES = ROOT / "docs" / "pictures"
+FIGURES = ROOT / "docs" / "pictures"
 
 
 def run(name: str, side: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -90,9 +90,9 @@ def report(lines: list[dict[str, Any]], name: str) -> str:
         f"`python benchmarks/time_to_score.py --preset {name}`: whole runs of TRL's GRPOTrainer and ours, CPU seconds "
         "of one thread, held-out evaluations not counted; the mark is the lower of the two best scores of a seed."
     )
-    picture = f"![Held-out score over seconds](../docs/pictures/time_to_score_{name}.png)"
+    drawn = f"![Held-out score over seconds](../docs/pictures/time_to_score_{name}.png)"
     table = [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *rows]
-    return "\n".join([said, "", picture, "", *table, "", f"{processor()}; {software()}."])
+    return "\n".join([said, "", drawn, "", *table, "", f"{processor()}; {software()}."])
 
 
 def plot(lines: list[dict[str, Any]], path: Path) -> None:
@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
         mark = f"benchmarks/time_to_score.py, {args.preset} -->"
         start, end = f"<!-- made by {mark}", f"<!-- end of {mark}"
         renew(f"{start}\n## Time to the same score as TRL: {args.preset}\n\n{section}\n{end}", start, end)
-        plot(lines, PICTURES / f"time_to_score_{args.preset}.png")
+        plot(lines, FIGURES / f"time_to_score_{args.preset}.png")
     return 0
 
 
