@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from omnirl_core.data import load_dataset  # noqa: E402
+from omnirl_core.data.dataset import for_language_model  # noqa: E402
 from omnirl_core.shapes import tiny_policy, write_dataset  # noqa: E402
 from scripts.build_tiny_policy import Pool, collate, examples, step_optimizer  # noqa: E402  # of a checkout, not installed
 
@@ -117,6 +118,8 @@ def data(name: str, folder: Path, held_out: int) -> tuple[Dataset, list[dict[str
     """Samples to train on and held-out ones, with prompts as the preset has them."""
     train, test = facts(folder) if name == "smollm2" else scenes(folder, held_out)
     loaded = [load_dataset(str(path), templates={"default": "plain"}) for path in (train, test)]
+    if name == "smollm2":
+        loaded = [for_language_model(dataset) for dataset in loaded]
     return opened(loaded[0]), list(loaded[1])[:held_out]
 
 
