@@ -9,9 +9,11 @@ from typing import Any
 
 from trl import ModelConfig
 
-from omnirl_core.config.arguments import DataArguments
+from omnirl_core.config.arguments import DataArguments, only_own_names
 from omnirl_core.config.parser import StrictParser
-from omnirl_core.config.path_checks import (
+from omnirl_core.trainer import OmniGRPOConfig
+from omnirl_core.type_checks import nearest_file
+from omnirl_tools.checks.path_checks import (
     OF_A_RUN,
     WRITTEN,
     Fault,
@@ -23,9 +25,6 @@ from omnirl_core.config.path_checks import (
     shapes_faults,
     template_faults,
 )
-from omnirl_core.shapes.dataset import only_own_names
-from omnirl_core.trainer import OmniGRPOConfig
-from omnirl_core.type_checks import nearest_file
 from omnirl_tools.evaluation.grounding import PROTOCOLS, Protocol
 from omnirl_tools.sft import OmniSFTConfig
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import platform
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -30,6 +30,7 @@ from omnirl_core.rewards.coverage import Sample, coverage_error, used_rewards
 from omnirl_core.rewards.registry import FileFunction
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_core.trainer.callbacks import GracefulShutdown
+from omnirl_core.trainer.preparation import reward_weights
 from omnirl_core.types import Line
 from omnirl_tools.evaluation.compare import Change, table
 from omnirl_tools.evaluation.lines import read_lines, write_lines
@@ -107,6 +108,16 @@ def fitted(rewards: list[Reward], dataset: Dataset, held_out: Dataset | None) ->
         if error := coverage_error(some, rewards):
             raise DataError(f"{name}: {error}")
     return used_rewards(rewards, [one.task for one in (*samples, *tested)])
+
+
+def reweighted(rewards: Sequence[Reward], given: Sequence[float] | None) -> list[Reward]:
+    """The rewards with the weights that `reward_weights` gives, so that held-out scores use them too."""
+    if given is None:
+        return list(rewards)
+    if len(given) != len(rewards):
+        raise DataError(f"reward_weights: {len(given)} weights for {len(rewards)} rewards; give one each, or none")
+    reward_weights(rewards, given)
+    return [dataclasses.replace(one, weight=float(weight)) for one, weight in zip(rewards, given, strict=True)]
 
 
 def grade(trainer: Trainer, rewards: list[Reward], rows: Dataset | None, name: str) -> list[Line]:

@@ -11,20 +11,19 @@ from transformers import AutoConfig, ProcessorMixin
 from trl import ModelConfig, SFTConfig, SFTTrainer
 
 from omnirl_core.boxes import Size, default_space, from_pixels
-from omnirl_core.config.arguments import DataArguments
+from omnirl_core.config.arguments import DataArguments, only_own_names
 from omnirl_core.config.parser import StrictParser
-from omnirl_core.config.path_checks import file_faults
 from omnirl_core.data.dataset import RowTransform, for_language_model
 from omnirl_core.data.images import open_image
 from omnirl_core.data.record import DataError
 from omnirl_core.launch import silence_upstream_noise
-from omnirl_core.shapes.dataset import only_own_names
 from omnirl_core.trainer import OmniGRPOConfig
 from omnirl_core.trainer.callbacks import RewardLines, RewardProgress, replace_progress
 from omnirl_core.trainer.dummy_image import add_dummy_image
 from omnirl_core.trainer.fault_tolerance.image_guard import ImageCounter, ImageMismatchError
 from omnirl_core.trainer.prompt_length import prompt_images
 from omnirl_core.types import Columns, JsonObject, Sample
+from omnirl_tools.checks.path_checks import file_faults
 from omnirl_tools.evaluation.ready import qwen_resize
 from omnirl_tools.samples import read_rows
 

@@ -19,8 +19,8 @@ from accelerate import PartialState
 from trl import ModelConfig
 
 from omnirl_core.rewards import load_rewards
-from omnirl_core.shapes.dataset import draw_missing
 from omnirl_core.types import JsonObject, Sample
+from omnirl_tools.drawing import draw_missing
 from omnirl_tools.evaluate import (
     RecData,
     decoding,

@@ -25,11 +25,11 @@ from trl import ModelConfig, get_peft_config
 
 from omnirl_core.config.arguments import DataArguments, parse
 from omnirl_core.rewards import Reward, load_rewards
-from omnirl_core.shapes.dataset import draw_missing
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_core.trainer.callbacks import GracefulShutdown
-from omnirl_core.trainer.preparation import reweighted
+from omnirl_tools.checks.path_checks import file_faults
 from omnirl_tools.default_rewards import default_rewards
+from omnirl_tools.drawing import draw_missing
 from omnirl_tools.evaluation.compare import Change, compare
 from omnirl_tools.model_settings import model_settings, policy_path, quantization_settings
 from omnirl_tools.report.result import write_result
@@ -41,6 +41,7 @@ from omnirl_tools.run import (
     held_out_samples,
     join_deepspeed,
     leave,
+    reweighted,
     show,
     start_quietly,
     write_run_file,
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> Result:
     started = time.monotonic()
 
     # Arguments: a YAML's keys, and what the command line overrides
-    data_args, training_args, model_args = parse(argv, check_files=True)
+    data_args, training_args, model_args = parse(argv, [file_faults])
     output_dir = Path(str(training_args.output_dir))
     start_quietly(training_args)
     join_deepspeed(training_args)

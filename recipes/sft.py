@@ -19,7 +19,7 @@ from trl import ModelConfig, SFTTrainer, get_peft_config
 from omnirl_core.config.arguments import DataArguments
 from omnirl_core.models import freeze_vision_tower, has_vision, load_processor, without_vision
 from omnirl_core.rewards import load_rewards
-from omnirl_core.shapes.dataset import draw_missing
+from omnirl_tools.drawing import draw_missing
 from omnirl_tools.evaluation.compare import compare
 from omnirl_tools.model_settings import model_settings, policy_path, quantization_settings
 from omnirl_tools.run import grade, held_out_samples, show, start_quietly

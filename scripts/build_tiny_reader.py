@@ -28,18 +28,20 @@ from transformers import (
 from omnirl_core.shapes import DOCUMENTS, READER
 from omnirl_core.shapes.documents import (
     AXIS,
+    CELL_WIDTH,
     CITIES,
     COLUMNS,
     FIELDS,
     FIRST,
+    GLYPHS,
     HEADINGS,
     ITEMS,
     MONTHS,
     NAMES,
     SECOND,
+    Page,
     make_document,
 )
-from omnirl_core.shapes.pages import CELL_WIDTH, GLYPHS, Page
 from omnirl_core.shapes.tasks import Example
 from scripts.build_tiny_policy import (
     NUMBERS,

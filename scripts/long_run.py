@@ -19,7 +19,7 @@ import numpy as np
 from transformers import TrainerCallback
 
 from omnirl_core.config.arguments import parse
-from omnirl_core.shapes.dataset import draw_missing
+from omnirl_tools.drawing import draw_missing
 from omnirl_tools.run import start_quietly
 
 ROOT = Path(__file__).parents[1]

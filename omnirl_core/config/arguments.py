@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 from omnirl_core.config.parser import Check, StrictParser
 from omnirl_core.data.columns import checked_columns
-from omnirl_core.shapes.dataset import only_own_names
-from omnirl_core.yaml_loader import read_mapping
+from omnirl_core.yaml_loader import Given, read_mapping
 
 if TYPE_CHECKING:
     from trl import ModelConfig
 
     from omnirl_core.trainer import OmniGRPOConfig
+
+SPLITS = {"dataset_name": "train", "eval_dataset_name": "test"}
+"""Setting that names a file of rows -> the split of it that `draw_shapes` draws."""
 
 
 @dataclass
@@ -80,12 +82,11 @@ class DataArguments:
 
 
 def parse(
-    argv: Sequence[str] | None = None, check_files: bool = False, checks: Iterable[Check] = ()
+    argv: Sequence[str] | None = None, checks: Iterable[Check] = ()
 ) -> "tuple[DataArguments, OmniGRPOConfig, ModelConfig]":
     """Read `--config FILE` and what overrides it; `argv` is the command line by default.
 
     Args:
-        check_files: look up the files that the settings name too.
         checks: further checks of the settings.
 
     Raises:
@@ -93,9 +94,29 @@ def parse(
     """
     from trl import ModelConfig
 
-    from omnirl_core.config.path_checks import file_faults
     from omnirl_core.trainer import OmniGRPOConfig
 
-    checks = [*([file_faults] if check_files else []), *checks]
     kinds = [DataArguments, OmniGRPOConfig, ModelConfig]
     return StrictParser(kinds, checks, adjust=only_own_names).parse(argv)  # type: ignore[return-value]
+
+
+def only_own_names(given: Sequence[Given]) -> list[Given]:
+    """The settings with the splits taken out of `draw_shapes` whose file is named elsewhere than it stands itself.
+
+    >>> yaml = [Given("draw_shapes", {"task": "rec", "train": 9, "test": 3}, "demo.yaml:4"),
+    ...         Given("dataset_name", "a/train.json", "demo.yaml:5")]
+    >>> only_own_names([*yaml, Given("dataset_name", "mine/trian.json", "command line")])[0].value
+    {'task': 'rec', 'test': 3}
+    """
+    last = {one.name: one for one in given}
+    shapes = last.get("draw_shapes")
+    if shapes is None or not isinstance(shapes.value, dict):
+        return list(given)
+    file = _file(shapes)
+    others = [split for name, split in SPLITS.items() if name in last and _file(last[name]) != file]
+    kept = shapes._replace(value={key: value for key, value in shapes.value.items() if key not in others})
+    return [kept if one is shapes else one for one in given]
+
+
+def _file(one: Given) -> str:
+    return one.place.rpartition(":")[0] or one.place

@@ -4,7 +4,7 @@ import inspect
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -216,16 +216,6 @@ def kept_weights(reward_funcs: object, fitted: object, given: list[float] | None
         return given
     kept = {id(one) for one in fitted} if isinstance(fitted, list) else set()
     return [weight for one, weight in zip(reward_funcs, given, strict=True) if id(one) in kept]
-
-
-def reweighted(rewards: Sequence[Reward], given: Sequence[float] | None) -> list[Reward]:
-    """The rewards with the weights that `reward_weights` gives, so that held-out scores use them too."""
-    if given is None:
-        return list(rewards)
-    if len(given) != len(rewards):
-        raise DataError(f"reward_weights: {len(given)} weights for {len(rewards)} rewards; give one each, or none")
-    reward_weights(rewards, given)
-    return [replace(one, weight=float(weight)) for one, weight in zip(rewards, given, strict=True)]
 
 
 def release(model: object) -> None:

@@ -19,18 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from omnirl_core.config.arguments import DataArguments
+from omnirl_core.config.arguments import DataArguments, only_own_names
 from omnirl_core.config.parser import StrictParser
-from omnirl_core.config.path_checks import data_file_faults, image_root_faults
 from omnirl_core.data import DataError, PromptFormat
 from omnirl_core.data.images import cores
 from omnirl_core.data.mixture import Source
 from omnirl_core.data.sources import find_sources
-from omnirl_core.shapes.dataset import only_own_names
 from omnirl_core.type_checks import nearest_file
 from omnirl_core.yaml_loader import ConfigError, read_mapping
 from omnirl_tools.checks.data import check_data
 from omnirl_tools.checks.parallel import WorkerDied
+from omnirl_tools.checks.path_checks import data_file_faults, image_root_faults
 from omnirl_tools.checks.row_check import MIN_SIDE, RowCheck
 from omnirl_tools.commands import CannotRun
 from omnirl_tools.commands.config_file import drawn_temporarily, read_settings

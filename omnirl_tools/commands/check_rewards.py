@@ -21,7 +21,6 @@ from typing import Any
 from tqdm import tqdm
 
 from omnirl_core.boxes import SPACE_OF_MODEL_TYPE
-from omnirl_core.config.path_checks import data_file_faults
 from omnirl_core.data import DataError, Record
 from omnirl_core.data.images import cores
 from omnirl_core.data.mixture import Source
@@ -33,6 +32,7 @@ from omnirl_core.rewards.reward import Reward
 from omnirl_tools.checks.hacks import answer_frame
 from omnirl_tools.checks.material import material_warnings
 from omnirl_tools.checks.parallel import chunks, in_order
+from omnirl_tools.checks.path_checks import data_file_faults
 from omnirl_tools.checks.reference import box_setting, reads_boxes, reference_answers
 from omnirl_tools.checks.report_file import ReportFile
 from omnirl_tools.checks.reward_check import PixelGrid, RewardCheck

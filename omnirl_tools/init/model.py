@@ -11,11 +11,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from trl import ModelConfig
 
 from omnirl_core.boxes import SPACE_OF_MODEL_TYPE
-from omnirl_core.config.path_checks import model_faults
 from omnirl_core.shapes import tiny_policy
 from omnirl_core.trainer import OmniGRPOConfig
 from omnirl_core.type_checks import nearest_file
 from omnirl_core.types import Settings
+from omnirl_tools.checks.path_checks import model_faults
 from omnirl_tools.commands import CannotRun
 from omnirl_tools.memory import Cluster, Prompt, model_config
 from omnirl_tools.memory.fitting import GIB, TIGHT, Plan

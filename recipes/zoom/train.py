@@ -26,6 +26,7 @@ from omnirl_core.config.arguments import parse
 from omnirl_core.data import open_image
 from omnirl_core.rewards import load_rewards
 from omnirl_core.trainer import OmniGRPOTrainer
+from omnirl_tools.checks.path_checks import file_faults
 from omnirl_tools.model_settings import model_settings, policy_path, quantization_settings
 from omnirl_tools.run import fitted, start_quietly
 from omnirl_tools.samples import read_rows
@@ -70,7 +71,7 @@ class Zoom:
 @launch.ending_all_ranks
 def main(argv: list[str] | None = None) -> OmniGRPOTrainer:
     """Run the config that `argv` (default: the command line) names; the trainer after training."""
-    data_args, training_args, model_args = parse(argv, check_files=True)
+    data_args, training_args, model_args = parse(argv, [file_faults])
     start_quietly(training_args)
     output_dir = Path(str(training_args.output_dir))
     dataset = read_rows(data_args, data_args.dataset_name, training_args.seed, output_dir / "bad_rows.txt")

@@ -14,6 +14,7 @@ from trl import GRPOConfig
 from omnirl_core.config.arguments import parse
 from omnirl_core.config.parser import TRL_CHOICES, making_faults, read_value
 from omnirl_core.yaml_loader import ConfigError
+from omnirl_tools.checks.path_checks import file_faults
 from recipes.grpo import main
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +25,7 @@ def faults(text: str, *options: str, folder: Path, check_files: bool = False) ->
     """What is said of a config with these lines."""
     (folder / "run.yaml").write_text(text)
     with pytest.raises(ConfigError) as error:
-        parse(["--config", str(folder / "run.yaml"), *options], check_files)
+        parse(["--config", str(folder / "run.yaml"), *options], [file_faults] if check_files else [])
     return [line.removeprefix(f"{folder}/") for line in error.value.faults]
 
 

@@ -9,8 +9,17 @@ import pytest
 
 from omnirl_core.rewards import load_rewards
 from omnirl_core.shapes import DOCUMENTS, GROUPS, write_dataset
-from omnirl_core.shapes.documents import HEADINGS, make_document
-from omnirl_core.shapes.pages import BARS, CELL_HEIGHT, CELL_WIDTH, GLYPHS, INKS, Page, glyph
+from omnirl_core.shapes.documents import (
+    BARS,
+    CELL_HEIGHT,
+    CELL_WIDTH,
+    GLYPHS,
+    HEADINGS,
+    INKS,
+    Page,
+    glyph,
+    make_document,
+)
 from omnirl_core.shapes.tasks import Example
 
 PIXELS = "941c4bdee85dc41c1fd0408025da632698cd42398fa1dae64e087450662924d2"

@@ -8,13 +8,15 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from omnirl_core.config.arguments import SPLITS
 from omnirl_core.data import DataError, PromptFormat
 from omnirl_core.data.sources import find_sources
 from omnirl_core.rewards import RewardsError, load_rewards
 from omnirl_core.shapes import GROUPS, POLICIES
-from omnirl_core.shapes.dataset import KNOWN, SPLITS, drawing_fault
+from omnirl_core.shapes.dataset import KNOWN
 from omnirl_core.type_checks import nearest, nearest_file
 from omnirl_core.types import Settings
+from omnirl_tools.drawing import drawing_fault
 
 Fault = tuple[str | None, str]
 """(the setting, or None where the message names its own file, what is wrong)."""

@@ -10,10 +10,11 @@ from tiny_models import DEMO
 from omnirl_core.config.arguments import parse
 from omnirl_core.data import DataError
 from omnirl_core.shapes import write_dataset
-from omnirl_core.shapes.dataset import OWNER, draw_missing
 from omnirl_core.yaml_loader import ConfigError
+from omnirl_tools.checks.path_checks import file_faults
 from omnirl_tools.cli import main
 from omnirl_tools.commands.config_file import drawn_temporarily
+from omnirl_tools.drawing import OWNER, draw_missing
 from omnirl_tools.sft import parse_sft
 from recipes.evaluate import main as evaluate
 from recipes.grpo import main as grpo
@@ -71,7 +72,7 @@ def test_a_yaml_that_kept_draw_shapes_draws_nothing_among_other_files(mine):
     Path("demo.yaml").write_text(DEMO.replace("data/shapes/train", "mydata/trian"))
     before = tree(mine)
     with pytest.raises(ConfigError, match=r"mydata, which holds other files; did you mean 'mydata/train\.json'"):
-        parse(["--config", "demo.yaml"], check_files=True)
+        parse(["--config", "demo.yaml"], checks=[file_faults])
     data, *_ = parse(["--config", "demo.yaml"])
     with pytest.raises(DataError, match="remove draw_shapes"):
         draw_missing(data)
@@ -80,7 +81,7 @@ def test_a_yaml_that_kept_draw_shapes_draws_nothing_among_other_files(mine):
 
 def test_the_demo_draws_its_own_names_once(mine):
     Path("demo.yaml").write_text(DEMO.replace("train.json", "rows.json").replace("text_only", "mixed"))
-    data, *_ = parse(["--config", "demo.yaml"], check_files=True)
+    data, *_ = parse(["--config", "demo.yaml"], checks=[file_faults])
     draw_missing(data)
     drawn = tree(mine / "data")
     assert {name.split("/")[1] for name in drawn} == {OWNER, "rows.json", "rows", "test.json", "test"}
