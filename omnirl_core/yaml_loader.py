@@ -2,8 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,16 +34,13 @@ class YamlFault(ValueError):
         return f"{os.fspath(path)}{f':{self.line}' if self.line else ''}: {self.problem}"
 
 
-@dataclass(frozen=True)
-class YamlText:
+class YamlText(NamedTuple):
     """A document's nodes, which know their lines, and its values."""
 
     root: yaml.Node | None
     data: Any
-
-    def given_twice(self) -> list[tuple[int, str]]:
-        """(line, key) of keys that a mapping has more than once; YAML itself would keep the last and say nothing."""
-        return [] if self.root is None else list(_given_twice(self.root, set()))
+    given_twice: list[tuple[int, str]]
+    """(line, key) of keys that a mapping has more than once; YAML itself would keep the last and say nothing."""
 
 
 def read_yaml(path: str | os.PathLike[str]) -> YamlText:
@@ -58,14 +54,13 @@ def read_yaml(path: str | os.PathLike[str]) -> YamlText:
 def parse_yaml(text: str) -> YamlText:
     """Read by the safe loader: no tag makes an object or calls a function.
 
-    >>> parse_yaml("a: 1\\na: 2").given_twice()
+    >>> parse_yaml("a: 1\\na: 2").given_twice
     [(2, 'a')]
     """
     try:
         root = yaml.compose(text, Loader=_ShallowLoader)
-        if root is not None:
-            _check_size(root)
-        return YamlText(root, yaml.safe_load(text))
+        given_twice = [] if root is None else _given_twice(root)
+        return YamlText(root, yaml.safe_load(text), given_twice)
     except YamlFault:
         raise
     except yaml.MarkedYAMLError as error:
@@ -97,9 +92,12 @@ def key_lines(mapping: yaml.Node) -> dict[str, int]:
     return {str(key.value): key.start_mark.line + 1 for key, _ in mapping.value}
 
 
-def _check_size(root: yaml.Node) -> None:
-    """Refuse what is too deep or, aliases written out, too much: an alias may also contain itself."""
-    n_nodes, waiting = 0, [(root, 0)]
+def _given_twice(root: yaml.Node) -> list[tuple[int, str]]:
+    """Keys given twice in a mapping, each once, by line.
+
+    Refuses what is too deep or, aliases written out, too much: an alias may also contain itself.
+    """
+    n_nodes, waiting, found = 0, [(root, 0)], set()
     while waiting:
         node, depth = waiting.pop()
         n_nodes += 1
@@ -112,23 +110,10 @@ def _check_size(root: yaml.Node) -> None:
             waiting += [(item, depth + 1) for item in node.value]
         elif isinstance(node, yaml.MappingNode):
             waiting += [(part, depth + 1) for pair in node.value for part in pair]
-
-
-def _given_twice(node: yaml.Node, visited: set[int]) -> Iterator[tuple[int, str]]:
-    if id(node) in visited:
-        return
-    visited.add(id(node))
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            yield from _given_twice(item, visited)
-    elif isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    yield key.start_mark.line + 1, key.value
-                seen.add(key.value)
-            yield from _given_twice(value, visited)
+            keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            first = {key.value: key for key in reversed(keys)}
+            found |= {(key.start_mark.line + 1, key.value) for key in keys if first[key.value] is not key}
+    return sorted(found)
 
 
 class ConfigError(ValueError):
@@ -179,7 +164,7 @@ def read_given(path: str | Path, faults: list[str]) -> list[Given]:
     if not isinstance(text.data, dict) or text.root is None:
         faults.append(f"{path}:1: expected lines of `name: value`")
         return []
-    faults += [f"{path}:{line}: {key!r} appears twice; keep one" for line, key in text.given_twice()]
+    faults += [f"{path}:{line}: {key!r} appears twice; keep one" for line, key in text.given_twice]
     lines = key_lines(text.root)
     given = [Given(str(key), value, f"{path}:{lines.get(str(key), 1)}") for key, value in text.data.items()]
     faults += [f"{one.place}: {_no_include(one.value)}" for one in given if one.name == INCLUDE]

@@ -114,8 +114,10 @@ def _value(row: Mapping[str, object], name: str, ours: str) -> object:
 
 def _made(row: Mapping[str, object], made: Mapping[str, object], ours: str) -> object:
     if "text" in made:
-        text = _FIELD.sub(lambda name: str(_none_as_empty(_value(row, name[1], ours))), str(made["text"]))
-        return text.strip()
+        texts = {name: _value(row, name, ours) for name in _names(made)}
+        return _FIELD.sub(
+            lambda name: "" if texts[name[1]] is None else str(texts[name[1]]), str(made["text"])
+        ).strip()
     value = _value(row, str(made["column"]), ours)
     if value is None:
         return None
@@ -127,10 +129,6 @@ def _made(row: Mapping[str, object], made: Mapping[str, object], ours: str) -> o
         return _corners(value) if "box" in made else value
     except ValueError as error:
         raise DataError(f"columns: {ours}: {error}") from None
-
-
-def _none_as_empty(value: object) -> object:
-    return "" if value is None else value
 
 
 def _each(value: object, pattern: re.Pattern[str]) -> object:

@@ -267,13 +267,7 @@ class RowTransform:
         return {name: list(column) for name, column in zip(names, columns, strict=True)}
 
     def _row(
-        self,
-        source: str,
-        problem: str,
-        solution: Any,
-        images: list[str],
-        task: str | None,
-        extra: dict[str, Any],
+        self, source: str, problem: str, solution: Any, images: list[str], task: str | None, extra: dict[str, Any]
     ) -> tuple[Any, ...]:
         prompt: list[Any] = self.prompts.messages(problem, len(images), task, extra.get("options"))
         if self.as_text:

@@ -6,38 +6,22 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import TypedDict
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from omnirl_core.data.record import DataError, Record
 from omnirl_core.type_checks import check_choice
 
-_ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SIDEWAYS = (5, 6, 7, 8)  # these swap width and height
-_DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)
+_SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations that swap width and height."""
+_EXIF_ERRORS = (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error)
+"""What Pillow raises for unreadable EXIF, which counts as upright."""
+_DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError, struct.error, zlib.error)
 """What Pillow's decoders raise on damaged files (test_images.py damages some in every format)."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "DIB")
@@ -55,9 +39,9 @@ def open_image(path: str | os.PathLike[str], row_id: str | None = None) -> Image
     """
     with _opened(path, row_id) as image:
         image.load()
-        rgb = _rgb(image)
-        orientation = _orientation(image)
-    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+        with suppress(*_EXIF_ERRORS):
+            ImageOps.exif_transpose(image, in_place=True)
+        return _rgb(image)
 
 
 def image_size(path: str | os.PathLike[str], row_id: str | None = None) -> tuple[int, int]:
@@ -67,7 +51,7 @@ def image_size(path: str | os.PathLike[str], row_id: str | None = None) -> tuple
             image.load()
         width, height = image.size
         # Pillow gives the upright size of a TIFF already, and turns its pixels when it loads them
-        sideways = image.format != "TIFF" and _orientation(image) in _SIDEWAYS
+        sideways = image.format != "TIFF" and _is_sideways(image)
     return (height, width) if sideways else (width, height)
 
 
@@ -152,14 +136,13 @@ def _opened(path: str | os.PathLike[str], row_id: str | None) -> Iterator[Image.
         raise DataError(f"{image_name} cannot be decoded: {error or type(error).__name__}; {replace}") from error
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8, as far as the file has been read; unreadable EXIF counts as upright."""
+def _is_sideways(image: Image.Image) -> bool:
+    """By its EXIF, as far as the file has been read."""
     try:
         # not image.getexif(): for a PNG that decodes all pixels
-        orientation = Image.Image.getexif(image).get(_ORIENTATION)
-    except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
-        return 1
-    return orientation if orientation in _UPRIGHT else 1
+        return Image.Image.getexif(image).get(ExifTags.Base.Orientation) in _SIDEWAYS
+    except _EXIF_ERRORS:
+        return False
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -228,16 +228,13 @@ class _Window:
             else:
                 if end + 3 <= len(self._text) or self._ended:  # else a number could go on, as 1 does in 1e+5
                     break
-            self._check_length()
+            if len(self._text) - self._at > MAX_ROW_BYTES:
+                raise self.error(_too_long())
             self._grow()
         if end - self._at > MAX_ROW_BYTES:
             value, fault = None, _too_long()
         self.step(end)
         return RawRow(line, value, fault, self._nth)
-
-    def _check_length(self) -> None:
-        if len(self._text) - self._at > MAX_ROW_BYTES:
-            raise self.error(_too_long())
 
     def _may_be_cut(self, error: json.JSONDecodeError) -> bool:
         """Whether the end of the window, and no mistake in the file, can be what stopped the decoder."""
@@ -258,11 +255,7 @@ class _Window:
 
 
 def _refuse_bom(start: bytes, path: str) -> None:
-    for name, bom in (
-        ("UTF-8", codecs.BOM_UTF8),
-        ("UTF-16", codecs.BOM_UTF16_LE),
-        ("UTF-16", codecs.BOM_UTF16_BE),
-    ):
+    for name, bom in (("UTF-8", codecs.BOM_UTF8), ("UTF-16", codecs.BOM_UTF16_LE), ("UTF-16", codecs.BOM_UTF16_BE)):
         if start.startswith(bom):
             raise DataError(f"{path}:1: starts with a {name} byte order mark; save it as UTF-8 without one")
 

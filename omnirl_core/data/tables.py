@@ -98,18 +98,12 @@ def _csv_row(names: list[str], cells: list[str], line: int, decoder: StrictDecod
     values: dict[str, object] = {}
     for name, cell in zip(names, cells, strict=True):
         try:
-            values[name], fault = _cell(cell, decoder)
+            values[name], fault = decoder.decode(cell) if cell.startswith(("[", "{")) else (cell or None, None)
         except json.JSONDecodeError:
             values[name], fault = cell, None
         if fault:
             return RawRow(line, None, f"column {name!r}: {fault}")
     return RawRow(line, values)
-
-
-def _cell(cell: str, decoder: StrictDecoder) -> tuple[object, str | None]:
-    if cell.startswith(("[", "{")):
-        return decoder.decode(cell)
-    return cell or None, None
 
 
 def open_hub(name: str, config: str | None = None, split: str = "train") -> datasets.Dataset:

@@ -101,7 +101,7 @@ def read_entries(path: Path, faults: Faults) -> list[Entry]:
     except YamlFault as error:
         raise faults.stop(error.line or 1, error.problem) from error
     root, data = text.root, text.data
-    for line, key in text.given_twice():
+    for line, key in text.given_twice:
         faults.add(line, f"'{key}' is given twice")
     listed = isinstance(data, dict) and isinstance(data.get("rewards"), list) and data["rewards"]
     if root is None or not listed:

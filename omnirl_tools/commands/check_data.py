@@ -23,8 +23,7 @@ from omnirl_core.config.arguments import DataArguments, only_own_names
 from omnirl_core.config.parser import StrictParser
 from omnirl_core.data import DataError, PromptFormat
 from omnirl_core.data.images import cores
-from omnirl_core.data.mixture import Source
-from omnirl_core.data.sources import find_sources
+from omnirl_core.data.sources import Source, find_sources
 from omnirl_core.type_checks import nearest_file
 from omnirl_core.yaml_loader import ConfigError, read_mapping
 from omnirl_tools.checks.data import check_data

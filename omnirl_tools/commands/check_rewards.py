@@ -23,8 +23,7 @@ from tqdm import tqdm
 from omnirl_core.boxes import SPACE_OF_MODEL_TYPE
 from omnirl_core.data import DataError, Record
 from omnirl_core.data.images import cores
-from omnirl_core.data.mixture import Source
-from omnirl_core.data.sources import checked_rows, find_sources
+from omnirl_core.data.sources import Source, checked_rows, find_sources
 from omnirl_core.rewards import load_rewards
 from omnirl_core.rewards.load import RewardsError
 from omnirl_core.rewards.reference_probability import policy_rewards

@@ -49,13 +49,13 @@ def test_nothing_is_run(tmp_path):
 
 def test_keys_given_twice_at_any_depth_with_their_lines():
     text = parse_yaml("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\nl:\n- x: 1\n  x: 2\na: 2\n")
-    assert sorted(text.given_twice()) == [(5, "c"), (8, "x"), (9, "a")]
+    assert sorted(text.given_twice) == [(5, "c"), (8, "x"), (9, "a")]
     assert key_lines(text.root) == {"a": 9, "b": 2, "l": 6}
 
 
 def test_an_alias_is_looked_at_once():
     text = parse_yaml("a: &a {x: 1, x: 2}\nb: *a\nc: *a\n")
-    assert text.given_twice() == [(1, "x")]
+    assert text.given_twice == [(1, "x")]
     assert text.data["c"] == {"x": 2}
 
 
@@ -65,7 +65,7 @@ def test_files(tmp_path):
     assert read_yaml(file).data == {"a": datetime.date(2001, 2, 3)}
     file.write_bytes(b"")
     assert read_yaml(file).data is None
-    assert read_yaml(file).given_twice() == []
+    assert read_yaml(file).given_twice == []
     file.write_bytes("café".encode("latin-1"))
     with pytest.raises(YamlFault) as error:
         read_yaml(file)

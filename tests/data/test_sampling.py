@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnirl_core.data.mixture import Sampling
+from omnirl_core.data.sources import Sampling
 
 ROWS = st.integers(0, 3000)
 NUMBERS = st.integers(0, 4000)

@@ -14,9 +14,8 @@ from typing import Any
 from omnirl_core.boxes import iou, parse_boxes, parse_labelled_boxes
 from omnirl_core.data.dataset import PromptFormat
 from omnirl_core.data.json_reader import StrictDecoder, read_json, read_jsonl
-from omnirl_core.data.mixture import Sampling
 from omnirl_core.data.record import DataError, RowContext, record_from_row
-from omnirl_core.data.sources import find_sources
+from omnirl_core.data.sources import Sampling, find_sources
 from omnirl_core.rewards.load import RewardsError, load_rewards
 from omnirl_core.text import answer_text, find_tags, parse_response, reference_texts, strip_tags
 from omnirl_core.yaml_loader import ConfigError, YamlFault, parse_yaml, read_config
@@ -91,7 +90,7 @@ def yaml_text(data: bytes) -> None:
     """Data of plain kinds, or a fault with its line."""
     with contextlib.suppress(YamlFault):
         text = parse_yaml(data.decode("utf-8", "replace"))
-        assert all(line > 0 for line, _ in text.given_twice())
+        assert all(line > 0 for line, _ in text.given_twice)
 
 
 def record(data: bytes) -> None:
