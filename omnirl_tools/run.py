@@ -61,7 +61,7 @@ def join_deepspeed(training: TrainingArguments) -> None:
         import_module("deepspeed.comm").init_distributed("gloo", auto_mpi_discovery=False, verbose=False)
 
 
-def checkpoint_to_resume(training: OmniGRPOConfig) -> str | None:
+def checkpoint_to_resume(training: OmniGRPOConfig | OmniSFTConfig) -> str | None:
     """The checkpoint that the run goes on from, as the first rank sees the folder; looked up before a model loads."""
     found: list[Any] = [None, None]
     if training.process_index == 0:

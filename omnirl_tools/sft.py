@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,12 +19,12 @@ from omnirl_core.launch import silence_upstream_noise
 from omnirl_core.trainer import OmniGRPOConfig
 from omnirl_core.trainer.callbacks import RewardLines, RewardProgress, replace_progress
 from omnirl_core.trainer.dummy_image import add_dummy_image
+from omnirl_core.trainer.fault_tolerance.checkpoint_mixin import RestoredWeights
 from omnirl_core.trainer.fault_tolerance.image_guard import ImageCounter, ImageMismatchError
 from omnirl_core.trainer.prompt_length import prompt_images
 from omnirl_core.types import Columns, JsonObject, Sample
 from omnirl_tools.checks.path_checks import file_faults
 from omnirl_tools.evaluation.ready import qwen_resize
-from omnirl_tools.samples import read_rows
 
 
 @dataclass
@@ -106,7 +105,7 @@ class LossLines(RewardLines):
     shown = TAUGHT
 
 
-class SeeingSFTTrainer(SFTTrainer):
+class SeeingSFTTrainer(RestoredWeights, SFTTrainer):
     """TRL's, which stops where a batch has images and the model is not given them; all ranks together."""
 
     _counter: ImageCounter | None = None
@@ -202,10 +201,8 @@ def answer_text(
     return str(solution[0] if solution else solution)
 
 
-def rows_to_say(data: DataArguments, training: OmniSFTConfig, processor: object, sees: str | None) -> Dataset:
+def rows_to_say(rows: Dataset, training: OmniSFTConfig, processor: object, sees: str | None) -> Dataset:
     """Prompt and response of every row; images are opened as rows are drawn. `sees`: path of a model that can."""
-    report = Path(str(training.output_dir)) / "bad_rows.txt"
-    rows = read_rows(data, data.dataset_name, training.seed, report)
     space = "pixels"
     if sees is None:
         rows = for_language_model(rows)

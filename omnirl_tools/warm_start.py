@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -23,7 +22,6 @@ from omnirl_core.types import Line
 from omnirl_core.yaml_loader import ConfigError
 from omnirl_tools.evaluation.measures import measures
 from omnirl_tools.run import answered
-from omnirl_tools.samples import read_rows
 from omnirl_tools.sft import OmniSFTConfig
 
 N_PROMPTS = 32
@@ -180,7 +178,7 @@ def accuracy(lines: Sequence[Line]) -> float | None:
 
 
 def stop_at_accuracy(
-    trainer: Trainer, rewards: list[Reward], data: DataArguments, training: OmniSFTConfig
+    trainer: Trainer, rewards: list[Reward], rows: Dataset, training: OmniSFTConfig
 ) -> StopAtAccuracy | None:
     """The callback of the config's `stop_at_accuracy`, None where that is not set; ConfigError where it cannot be."""
     least = training.stop_at_accuracy
@@ -190,6 +188,4 @@ def stop_at_accuracy(
         raise ConfigError([f"stop_at_accuracy: {least:g} is no accuracy; set it above 0, up to 1"])
     if not rewards:
         raise ConfigError(["stop_at_accuracy: needs rewards, which say what is right; set `rewards`, or leave it out"])
-    report = Path(str(training.output_dir)) / "bad_rows.txt"
-    rows = read_rows(data, data.dataset_name, training.seed, report)
     return StopAtAccuracy(trainer, rewards, _spread(rows, N_LOOKED_AT), least)

@@ -14,15 +14,16 @@ if __name__ == "__main__":
 
 from pathlib import Path
 
+from datasets import Dataset
 from trl import ModelConfig, SFTTrainer, get_peft_config
 
-from omnirl_core.config.arguments import DataArguments
 from omnirl_core.models import freeze_vision_tower, has_vision, load_processor, without_vision
 from omnirl_core.rewards import load_rewards
 from omnirl_tools.drawing import draw_missing
 from omnirl_tools.evaluation.compare import compare
 from omnirl_tools.model_settings import model_settings, policy_path, quantization_settings
-from omnirl_tools.run import grade, held_out_samples, show, start_quietly
+from omnirl_tools.run import checkpoint_to_resume, grade, held_out_samples, show, start_quietly
+from omnirl_tools.samples import read_rows
 from omnirl_tools.sft import OmniSFTConfig, SeeingSFTTrainer, parse_sft, rows_to_say
 from omnirl_tools.warm_start import stop_at_accuracy
 
@@ -35,33 +36,36 @@ def main(argv: list[str] | None = None) -> SFTTrainer:
     """
     # Arguments: a YAML's keys, and what the command line overrides
     data_args, training_args, model_args = parse_sft(argv)
+    output_dir = Path(str(training_args.output_dir))
     start_quietly(training_args)
+    checkpoint = checkpoint_to_resume(training_args)
 
     # Data, model, trainer
     with training_args.main_process_first(local=False, desc="drawing the shapes data set"):
         draw_missing(data_args)
-    trainer = build(data_args, training_args, model_args)
+    rows = read_rows(data_args, data_args.dataset_name, training_args.seed, output_dir / "bad_rows.txt")
+    trainer = build(rows, training_args, model_args)
 
     # Train between two rounds of greedy answers to the held-out samples, at most until half or so is right
     rewards = load_rewards(data_args.rewards) if data_args.rewards else []
-    if stop := stop_at_accuracy(trainer, rewards, data_args, training_args):
+    if stop := stop_at_accuracy(trainer, rewards, rows, training_args):
         trainer.add_callback(stop)
     held_out = held_out_samples(data_args, training_args) if rewards else None
     before = grade(trainer, rewards, held_out, "before")
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     after = grade(trainer, rewards, held_out, "after")
 
     # Report
     if trainer.accelerator.is_main_process:
         if before:
-            show(Path(str(training_args.output_dir)), compare(before, after), curves=False)
-        print(f"\nSaved; start GRPO from it with --model_name_or_path {training_args.output_dir}")
+            show(output_dir, compare(before, after), curves=False)
+        print(f"\nSaved; start GRPO from it with --model_name_or_path {output_dir}")
     trainer.accelerator.wait_for_everyone()
     return trainer
 
 
-def build(data_args: DataArguments, training_args: OmniSFTConfig, model_args: ModelConfig) -> SFTTrainer:
+def build(rows: Dataset, training_args: OmniSFTConfig, model_args: ModelConfig) -> SFTTrainer:
     """TRL's trainer over prompts and responses."""
     model = policy_path(model_args)
     sees = has_vision(model)
@@ -73,7 +77,7 @@ def build(data_args: DataArguments, training_args: OmniSFTConfig, model_args: Mo
     trainer = SeeingSFTTrainer(
         model=model,
         args=training_args,
-        train_dataset=rows_to_say(data_args, training_args, processor, model if sees else None),
+        train_dataset=rows_to_say(rows, training_args, processor, model if sees else None),
         processing_class=processor,
         quantization_config=quantization_settings(model_args),
         peft_config=peft_config,

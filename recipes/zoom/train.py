@@ -28,7 +28,7 @@ from omnirl_core.rewards import load_rewards
 from omnirl_core.trainer import OmniGRPOTrainer
 from omnirl_tools.checks.path_checks import file_faults
 from omnirl_tools.model_settings import model_settings, policy_path, quantization_settings
-from omnirl_tools.run import fitted, start_quietly
+from omnirl_tools.run import checkpoint_to_resume, fitted, start_quietly
 from omnirl_tools.samples import read_rows
 
 SIDE = 448
@@ -73,6 +73,7 @@ def main(argv: list[str] | None = None) -> OmniGRPOTrainer:
     """Run the config that `argv` (default: the command line) names; the trainer after training."""
     data_args, training_args, model_args = parse(argv, [file_faults])
     start_quietly(training_args)
+    checkpoint = checkpoint_to_resume(training_args)
     output_dir = Path(str(training_args.output_dir))
     dataset = read_rows(data_args, data_args.dataset_name, training_args.seed, output_dir / "bad_rows.txt")
     rewards = fitted(load_rewards(str(data_args.rewards)), dataset, None)
@@ -86,7 +87,7 @@ def main(argv: list[str] | None = None) -> OmniGRPOTrainer:
         peft_config=get_peft_config(model_args),
         environment_factory=Zoom,
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     return trainer
 

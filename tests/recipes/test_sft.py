@@ -2,16 +2,20 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from omnirl_core.data import DataError, load_dataset
 from omnirl_core.shapes import write_dataset
 from omnirl_core.yaml_loader import ConfigError
-from omnirl_tools import warm_start
+from omnirl_tools import samples, warm_start
+from omnirl_tools import sft as of_sft
 from omnirl_tools.sft import ResponseTransform
+from recipes import sft as recipe
 from recipes.grpo import main as grpo
 from recipes.sft import main as sft
 
@@ -47,6 +51,42 @@ def test_the_loss_falls_and_grpo_starts_from_it(rows, tmp_path, monkeypatch, cap
     result = grpo(options(config="recipes/mixed/demo.yaml", model_name_or_path=taught, **data, **few))
     form = next(change for change in result.changes if change.measure == "think_format")
     assert form.before > 0.9, "what was taught is there when GRPO begins"
+
+
+def test_a_checkpoint_that_is_not_there_is_said_before_a_model_loads(rows, tmp_path, monkeypatch):
+    own = dict(model_name_or_path="tiny_policy", dataset_name=rows, output_dir=tmp_path / "run", use_cpu=True)
+    said = "resume_from_checkpoint: .*checkpoint-9 cannot be resumed: it does not exist"
+    monkeypatch.setattr(recipe, "build", pytest.fail)
+    with pytest.raises(ConfigError, match=said):
+        sft(options(resume_from_checkpoint=tmp_path / "checkpoint-9", bf16=False, **own))
+
+
+def test_a_warm_start_goes_on_from_its_newest_checkpoint(rows, tmp_path, capsys):
+    own = dict(model_name_or_path="tiny_policy", dataset_name=rows, output_dir=tmp_path / "run", use_cpu=True)
+    few = dict(bf16=False, per_device_train_batch_size=2, save_steps=1, templates='{"default": "plain"}')
+    whole = sft(options(resume_from_checkpoint="auto", max_steps=2, **own, **few))
+    assert "No checkpoint to resume from: starting anew" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "run" / "checkpoint-2")
+    resumed = sft(options(resume_from_checkpoint="auto", max_steps=2, **own, **few))
+    shown = capsys.readouterr()
+    assert f"Resuming from {tmp_path}/run/checkpoint-1" in shown.out
+    assert "missing keys" not in shown.err
+    for (name, weight), again in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(weight, again), name
+
+
+def test_a_warm_start_that_may_end_early_reads_its_samples_once(rows, tmp_path, monkeypatch):
+    read = []
+    plain = samples.read_rows
+    for module in (samples, recipe, warm_start, of_sft):
+        if hasattr(module, "read_rows"):
+            monkeypatch.setattr(module, "read_rows", lambda *asked: (read.append(asked[1]), plain(*asked))[1])
+    few = dict(max_steps=1, per_device_train_batch_size=2, stop_at_accuracy=1.0, use_cpu=True, bf16=False)
+    own = dict(
+        model_name_or_path="tiny_policy", templates='{"default": "plain"}', rewards=ROOT / "recipes/mixed/rewards.yaml"
+    )
+    sft(options(dataset_name=rows, output_dir=tmp_path / "run", save_strategy="no", **own, **few))
+    assert read == [rows]
 
 
 def test_a_language_model_learns_rows_of_text(tiny_text_checkpoint, tmp_path):

@@ -10,8 +10,11 @@ from PIL import Image
 from transformers import AutoProcessor
 from trl.chat_template_utils import qwen3_vl_chat_template
 
+from omnirl_core.shapes import write_dataset
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
+from omnirl_core.yaml_loader import ConfigError
 from recipes.zoom.train import SIDE, Zoom
+from recipes.zoom.train import main as train
 from scripts import model_families
 
 CALL = '<tool_call>\n{"name": "zoom", "arguments": {"x1": 0, "y1": 0, "x2": 500, "y2": 500}}\n</tool_call><|im_end|>'
@@ -88,3 +91,19 @@ def test_a_step_of_mixed_samples_is_taken(trainer):
     trainer.train()
     assert trainer.state.global_step == 1
     assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
+
+
+def test_a_checkpoint_that_is_not_there_is_refused(tmp_path):
+    rows = write_dataset(tmp_path / "rows", ("color",), n=4, seed=0)
+    words = [
+        "--model_name_or_path",
+        "tiny_policy",
+        "--dataset_name",
+        str(rows),
+        "--rewards",
+        "recipes/zoom/rewards.yaml",
+    ]
+    words += ["--use_cpu", "true", "--bf16", "false", "--per_device_train_batch_size", "8"]
+    words += ["--resume_from_checkpoint", str(tmp_path / "checkpoint-9"), "--output_dir", str(tmp_path / "run")]
+    with pytest.raises(ConfigError, match="checkpoint-9 cannot be resumed: it does not exist"):
+        train(words)

@@ -16,7 +16,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_core.trainer.dummy_image import CACHE_NAMES
-from omnirl_core.trainer.fault_tolerance.checkpoint_mixin import CheckpointMixin
+from omnirl_core.trainer.fault_tolerance.checkpoint_mixin import CheckpointMixin, RestoredWeights
 from omnirl_core.trainer.shared_prefix.rollout import CACHE_NAME
 
 IN_TRAINER = {
@@ -44,13 +44,14 @@ IN_MIXIN = {
         "ignore_keys_for_eval", "start_time", "resume_from_checkpoint", "epochs_trained",
         "steps_trained_in_current_epoch",
     ],
-    "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
-    "_load_best_model": ["self"],
     "_get_train_sampler": ["self", "dataset"],
 }  # fmt: skip
+OF_WEIGHTS = {"_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"], "_load_best_model": ["self"]}
+"""Of GRPO's trainer and of the warm start's."""
 LOG_PROBS = "_get_per_token_logps_and_entropies"
 OVERRIDDEN = [(OmniGRPOTrainer, *item) for item in IN_TRAINER.items()]
 OVERRIDDEN += [(CheckpointMixin, *item) for item in IN_MIXIN.items()]
+OVERRIDDEN += [(RestoredWeights, *item) for item in OF_WEIGHTS.items()]
 
 
 @pytest.mark.parametrize(("owner", "name", "expected"), OVERRIDDEN)
@@ -61,13 +62,18 @@ def test_overridden_method_has_the_signature_we_override(owner, name, expected):
 
 
 @pytest.mark.parametrize(
-    ("owner", "listed"), [(OmniGRPOTrainer, {*IN_TRAINER, LOG_PROBS}), (CheckpointMixin, set(IN_MIXIN))]
+    ("owner", "listed"),
+    [
+        (OmniGRPOTrainer, {*IN_TRAINER, LOG_PROBS}),
+        (CheckpointMixin, set(IN_MIXIN)),
+        (RestoredWeights, set(OF_WEIGHTS)),
+    ],
 )
 def test_every_override_is_listed_and_in_one_class(owner, listed):
     inherited = {name for base in GRPOTrainer.__mro__ for name in vars(base)}
     ours = {name for name in vars(owner) if not name.startswith("__")}
     assert ours & inherited == listed
-    assert OmniGRPOTrainer.__mro__[:3] == (OmniGRPOTrainer, CheckpointMixin, GRPOTrainer)
+    assert OmniGRPOTrainer.__mro__[:4] == (OmniGRPOTrainer, CheckpointMixin, RestoredWeights, GRPOTrainer)
 
 
 def test_constructor_takes_what_trl_takes():

@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import gather_object, is_peft_model
 from safetensors import SafetensorError
 from torch.utils.data import Sampler
+from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
@@ -33,7 +34,34 @@ from omnirl_core.trainer.shared_prefix.packing import Prompt
 logger = logging.getLogger(__name__)
 
 
-class CheckpointMixin(GRPOTrainer):
+class RestoredWeights(Trainer):
+    """Trainer of transformers 5.23 restores no weight of a vision-language model; see `restore_weights`."""
+
+    model: Any
+    _is_vlm: bool
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if fault := pickled_weights(resume_from_checkpoint):
+            raise ValueError(fault)
+        if self._loads_full_weights(resume_from_checkpoint):
+            restore_weights(self.model, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        """As `_load_from_checkpoint`."""
+        best = self.state.best_model_checkpoint
+        if not self.is_deepspeed_enabled and self._loads_full_weights(best):
+            restore_weights(self.model, best)
+        else:
+            super()._load_best_model()
+
+    def _loads_full_weights(self, folder: str | None) -> bool:
+        plain = not is_peft_model(self.model) and not self.is_fsdp_enabled
+        return self._is_vlm and plain and has_full_weights(folder)
+
+
+class CheckpointMixin(RestoredWeights, GRPOTrainer):
     """What concerns checkpoints; it changes nothing of a run that nothing disturbs."""
 
     args: Any
@@ -210,28 +238,7 @@ class CheckpointMixin(GRPOTrainer):
         else:
             self.control.should_training_stop = True
 
-    # -- weights and samples ------------------------------------------------------------------------------------
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Trainer of transformers 5.23 restores no weight of a vision-language model; see `restore_weights`."""
-        if fault := pickled_weights(resume_from_checkpoint):
-            raise ValueError(fault)
-        if self._loads_full_weights(resume_from_checkpoint):
-            restore_weights(self.model, resume_from_checkpoint)
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_best_model(self) -> None:
-        """As `_load_from_checkpoint`."""
-        best = self.state.best_model_checkpoint
-        if not self.is_deepspeed_enabled and self._loads_full_weights(best):
-            restore_weights(self.model, best)
-        else:
-            super()._load_best_model()
-
-    def _loads_full_weights(self, folder: str | None) -> bool:
-        plain = not is_peft_model(self.model) and not self.is_fsdp_enabled
-        return self._is_vlm and plain and has_full_weights(folder)
+    # -- samples -----------------------------------------------------------------------------------------------
 
     def _get_train_sampler(self, dataset: Any = None) -> "EpochSampler":
         """TRL 1.16's sampler forgets on resume which epoch it is in."""
