@@ -269,8 +269,9 @@ def answer_or_overlap(
         return None
     if all(_is_short(reference, most_words) for reference in references):
         return answer(prediction, solution, options=options, prompt=prompt, problem=problem)
-    asked = {"prompt": prompt, "problem": problem}
-    return overlap(prediction, solution, power=power, light=light, contradiction=contradiction, **asked)
+    return overlap(
+        prediction, solution, power=power, light=light, contradiction=contradiction, prompt=prompt, problem=problem
+    )
 
 
 def _is_short(reference: str, most_words: int) -> bool:

@@ -222,18 +222,18 @@ def _prompt_attention(
 ) -> Tensor:
     """(1, heads, P, head size)"""
     q, k, v = (states[:, :, span.start : span.split] for states in (query, key, value))  # (1, heads, P, size)
-    is_cut = window is not None and window < span.prompt
-    if span.blocks is None and not is_cut:
+    if window is not None and window >= span.prompt:
+        window = None
+    if span.blocks is None and window is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, **settings)
     mask = span.sees.to(q.device)
-    if is_cut:
+    if window is not None:
         mask = mask & _within(window, span.prompt, 0, q.device)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, **settings)
 
 
-def _within(window: int | None, n: int, before: int, device: torch.device) -> Tensor:
+def _within(window: int, n: int, before: int, device: torch.device) -> Tensor:
     """(n, before + n): which of `before` tokens and then their own are not too far behind each of n tokens."""
-    assert window is not None
     keys, own = torch.arange(before + n, device=device), torch.arange(before, before + n, device=device)
     return keys > own[:, None] - window
 
