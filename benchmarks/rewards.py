@@ -1,13 +1,14 @@
 """Overlap rewards against nltk and rouge_score: one process, 64 prompts x 8 completions, values compared.
 
-    python benchmarks/rewards.py [--repeats 5] [--write]
+    python benchmarks/rewards.py [--repeats 5] [--sections each] [--write]
 
 Both sides get the same texts, batch by batch in turn, and are timed by the CPU time of this process. Every repeat
 draws new texts, so that nobody finds a completion in a cache: what stays warm is what stays warm in training, the
 stems and synonyms of words seen before. The libraries get their tokens ready-made. nltk's METEOR reads WordNet if
 it finds the corpus (NLTK_DATA); otherwise it gets our synonym table behind nltk's interface, which is faster than
 nltk's own reader, so that the ratio errs on the low side. Then: one 20,000-word completion, and 50,000 characters
-of tags, through every scorer. `--write` renews the section in benchmarks/RESULTS.md.
+of tags, through every scorer but two: `code`, whose cost is the program's that it runs, and `reference_probability`,
+whose cost is the policy's. `--write` renews the two sections in benchmarks/RESULTS.md.
 """
 
 import argparse
@@ -28,8 +29,11 @@ from nltk.translate.bleu_score import sentence_bleu
 from nltk.translate.meteor_score import meteor_score
 from rouge_score.rouge_scorer import RougeScorer
 from sections import processor, renew
+from stub_judge import stub_judge
 
 from omnirl_core.rewards import Reward, bleu, meteor, rouge
+from omnirl_core.rewards.embedding import MOST_CHARACTERS
+from omnirl_core.rewards.embedding import _vector as vector_of
 from omnirl_core.rewards.overlap import words
 from omnirl_core.rewards.overlap.wordnet import wordnet
 from omnirl_core.rewards.registry import SCORERS, scorer_named
@@ -37,7 +41,17 @@ from omnirl_core.text import tokens
 from scripts.build_embedding import demo_folder
 
 PROMPTS, COMPLETIONS = 64, 8
-START, END = "<!-- made by benchmarks/rewards.py -->", "<!-- end of what benchmarks/rewards.py made -->"
+MARKS = {
+    name: (f"<!-- made by benchmarks/rewards.py, {name} -->", f"<!-- end of benchmarks/rewards.py, {name} -->")
+    for name in ("overlap", "each")
+}
+ELSEWHERE = ("code", "reference_probability")  # what they cost is a program's and the policy's time
+NOTE = (
+    "`judge` asks a local endpoint that replies at once, in a process of its own whose time is not counted, and sends "
+    "20,000 characters at most: add what a model takes. `embedding` reads the model of scripts/build_embedding.py; an "
+    "answer beyond 10,000 characters is 0.0 unread, one of 10,000 takes {:.0f} ms. `code` has no row, since it costs "
+    "what the program costs that it runs, nor has `reference_probability`, which asks the policy."
+)
 Pair = tuple[str, str]
 Scores = list[float]
 
@@ -226,18 +240,28 @@ def slowest(repeats: int = 3) -> dict[str, tuple[float, float]]:
     ]
     texts = long_texts()
     found = {}
-    for name in SCORERS:
-        if name == "code":  # a program is judged by running it
-            continue
-        reward = Reward(name, scorer_named(name), settings={"model": demo_folder()} if name == "embedding" else {})
-        reward.score("<answer>1</answer>", 1)  # what is loaded once
-        times = [
-            min(milliseconds(reward, text, reference) for _ in range(repeats))
-            for text in texts.values()
-            for reference in references
-        ]
-        found[name] = (max(times[: len(references)]), max(times[len(references) :]))
+    with stub_judge() as url:
+        settings = {"embedding": {"model": demo_folder()}, "judge": {"url": url}}
+        for name in SCORERS:
+            if name in ELSEWHERE:
+                continue
+            reward = Reward(name, scorer_named(name), settings=settings.get(name, {}))
+            reward.score("<answer>1</answer>", 1)  # what is loaded once
+            times = [
+                min(milliseconds(reward, text, reference) for _ in range(repeats))
+                for text in texts.values()
+                for reference in references
+            ]
+            found[name] = (max(times[: len(references)]), max(times[len(references) :]))
     return found
+
+
+def longest_embedding(repeats: int = 3) -> float:
+    """Milliseconds of `embedding` for an answer as long as it reads one; best of some repeats."""
+    answer = long_texts()["20,000 words"].partition("<answer>")[2][:MOST_CHARACTERS]
+    reward = Reward("embedding", scorer_named("embedding"), settings={"model": demo_folder()})
+    text, reference = f"<answer>{answer}</answer>", "the red cube stands left of the green ball"
+    return min(milliseconds(reward, text, reference) for _ in range(repeats))
 
 
 def milliseconds(reward: Reward, text: str, reference: object) -> float:
@@ -251,16 +275,17 @@ def clear_memory() -> None:
     """No text, stem or synonym is known: the first long completion of a run."""
     words.forget()
     wordnet().clear()
+    vector_of.cache_clear()
 
 
 # --- the report ---
 
 
-def report(repeats: int) -> str:
+def overlap(repeats: int) -> str:
+    """The section on the overlap rewards against the libraries."""
     corpus, name = library_wordnet()
     comparisons = [compare(size, repeats, libraries(corpus)) for size in (30, 200)]
     lines = [
-        START,
         "## Overlap rewards",
         "",
         f"`python benchmarks/rewards.py --repeats {repeats}`: {PROMPTS} prompts x {COMPLETIONS} completions; BLEU-4, "
@@ -276,17 +301,27 @@ def report(repeats: int) -> str:
             f"| {c.words} | {c.libraries_us:.0f} | {c.ours_us:.0f} | **{c.ratio:.1f}x** | {c.difference:.1g} "
             f"(of {c.pairs} completions x 5) | {c.weighted_us:.0f} | **{c.weighted_ratio:.1f}x** |"
         )
-    lines += ["", "Milliseconds for one completion, nothing cached, the slowest of five references:", ""]
-    lines += ["| scorer | 20,000 words | 50,000 characters of tags |", "|---|---|---|"]
-    lines += [f"| {scorer} | {long:.0f} | {tagged:.0f} |" for scorer, (long, tagged) in slowest().items()]
-    packages = ("nltk", "rouge-score", "rapidfuzz")
-    versions = ", ".join(f"{package} {version(package)}" for package in packages)
-    lines += [
+    return "\n".join([*lines, "", f"{machine()}; {packages()}; WordNet for nltk: {name}."])
+
+
+def each() -> str:
+    """The section on what each reward takes for a long completion."""
+    lines = [
+        "## Each reward on a long completion",
         "",
-        f"{machine()}; Python {platform.python_version()}, {versions}; WordNet for nltk: {name}.",
-        END,
+        "`python benchmarks/rewards.py --sections each`: milliseconds of CPU time for one completion, nothing cached, "
+        "the slowest of five references.",
+        "",
+        "| scorer | 20,000 words | 50,000 characters of tags |",
+        "|---|---|---|",
+        *(f"| {scorer} | {long:.0f} | {tagged:.0f} |" for scorer, (long, tagged) in slowest().items()),
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", NOTE.format(longest_embedding()), "", f"{machine()}; {packages()}."])
+
+
+def packages() -> str:
+    names = ("nltk", "rouge-score", "rapidfuzz")
+    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)])
 
 
 def machine() -> str:
@@ -297,13 +332,15 @@ def machine() -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--write", action="store_true", help="renew the section in benchmarks/RESULTS.md")
+    parser.add_argument("--sections", nargs="+", default=list(MARKS), choices=list(MARKS))
+    parser.add_argument("--write", action="store_true", help="renew the sections in benchmarks/RESULTS.md")
     arguments = parser.parse_args(argv)
     warnings.filterwarnings("ignore", message="\nThe hypothesis contains 0 counts")  # nltk, on every other pair
-    section = report(arguments.repeats)
-    print(section)
-    if arguments.write:
-        renew(section, START, END)
+    for name in arguments.sections:
+        section, (start, end) = overlap(arguments.repeats) if name == "overlap" else each(), MARKS[name]
+        print(section)
+        if arguments.write:
+            renew(f"{start}\n{section}\n{end}", start, end)
     return 0
 
 
