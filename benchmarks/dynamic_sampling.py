@@ -42,6 +42,7 @@ TASKS = ("color", "shape", "count")
 KINDS = {
     "full": {"skip_zero_advantages": False},
     "skip": {},
+    "predict": {"dynamic_sampling": "predict"},
     "resample": {"dynamic_sampling": "resample"},
 }
 
@@ -74,7 +75,7 @@ def run(kind: str, seed: int, args: argparse.Namespace, folder: Path, data: tupl
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     lines = [line for line in trainer.state.log_history if "frac_reward_zero_std" in line]
-    name = "dynamic_sampling/rejected_share" if kind == "resample" else "frac_reward_zero_std"
+    name = "dynamic_sampling/rejected_share" if "dynamic_sampling" in KINDS[kind] else "frac_reward_zero_std"
     return {
         "kind": kind,
         "seed": seed,

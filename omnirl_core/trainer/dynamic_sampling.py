@@ -1,17 +1,21 @@
-"""Dynamic sampling: groups whose completions all earned the same are replaced by groups of other prompts."""
+"""Dynamic sampling: groups whose completions all earned the same are replaced by groups of other prompts.
+
+After the rollout (`resample`), and before it, by what earlier rollouts of the same prompts brought (`predict`).
+"""
 
 import logging
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 from datasets import IterableDataset
 from torch import Tensor
+from torch.utils.data import Dataset
 from trl.data_utils import prepare_multimodal_messages
 
 from omnirl_core.trainer.multimodal import images_of
@@ -25,6 +29,27 @@ logger = logging.getLogger(__name__)
 
 SURPLUS = 1.5
 """Groups of a further round for each that is expected to be needed: a round costs more than a group."""
+INDEX = "index in the training set"
+"""Key of a training sample on its way from the data set to `DynamicSampling.draw`."""
+REJECTED = 0.25
+"""Share of the sampled groups that may be without signal: GRESO's alpha."""
+EXPLORE = (0.05, 0.5, 0.95)
+"""Least, first and greatest chance of a prompt whose last group had no signal, as in GRESO's code."""
+LEAST_CHANCE = 0.01
+"""Of a prompt to be answered again, however often it had no signal, as in GRESO's code."""
+
+
+class IndexedSamples(Dataset[Sample]):
+    """A data set whose samples say where in it they are: two splits of a hub data set may share row ids."""
+
+    def __init__(self, samples: Sequence[Sample]):
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return {**self._samples[index], INDEX: index}
 
 
 @dataclass
@@ -98,8 +123,54 @@ def next_size(found: Sequence[Sequence[bool]], taken: dict[int, Place], layout: 
     return min(layout.n, layout.size * math.ceil(SURPLUS * most / share))
 
 
+class SignalHistory:
+    """How often in a row each training sample's groups came back without signal, and whether to answer it again.
+
+    Skips a prompt before its rollout as GRESO does (arXiv 2506.02177): one whose last z groups had no signal is
+    answered with a chance of p to the power of z, any other always. p follows the share of rejected groups, so that
+    they stay near a quarter of what is sampled: fewer, and it explores more. GRESO moves two such p by .01 a step, one
+    for prompts that are always solved and one for those that never are. Here it is one, since a reward need not say
+    which is which, and it moves in proportion to what the share is off, so that runs of a hundred steps feel it.
+
+    Kept in the trainer's state, which every checkpoint holds. Begun anew where the data set has another size.
+    """
+
+    def __init__(self, trainer: "OmniGRPOTrainer"):
+        self._trainer = trainer
+
+    def admits(self, index: int, draw: random.Random) -> bool:
+        """Whether the sample is to be answered now."""
+        state = self._state
+        streak = state["streaks"].get(str(index), 0)
+        return streak == 0 or draw.random() < max(state["explore"] ** streak, LEAST_CHANCE)
+
+    def note(self, indices: Sequence[int], found: Sequence[bool]) -> None:
+        """Remember of each group whether it had signal."""
+        streaks = self._state["streaks"]
+        for index, has_signal in zip(map(str, indices), found, strict=True):
+            if has_signal:
+                streaks.pop(index, None)
+            else:
+                streaks[index] = streaks.get(index, 0) + 1
+
+    def adapt(self, rejected_share: float) -> None:
+        """Explore less where too many groups of a generation batch had no signal, more where few had none."""
+        least, _, greatest = EXPLORE
+        explore = self._state["explore"] * math.exp(REJECTED - rejected_share)
+        self._state["explore"] = min(max(explore, least), greatest)
+
+    @property
+    def _state(self) -> dict[str, Any]:
+        size = len(cast(Sized, self._trainer.train_dataset))
+        states: Any = self._trainer.state.stateful_callbacks
+        if states.get(type(self).__name__, {}).get("samples") != size:
+            states[type(self).__name__] = {"samples": size, "explore": EXPLORE[1], "streaks": {}}
+        state: dict[str, Any] = states[type(self).__name__]
+        return state
+
+
 class DynamicSampling:
-    """`dynamic_sampling: resample` of a run (DAPO, section 3.2, arXiv 2503.14476).
+    """`dynamic_sampling: resample` (DAPO, section 3.2, arXiv 2503.14476) or `predict` of a run.
 
     A group whose completions all earned the same has advantages of 0. It is rejected, and a group of another prompt,
     which the same policy answers, takes its place, so that a step learns from as many groups as the batch has room for.
@@ -108,42 +179,82 @@ class DynamicSampling:
     to the mean, so the gradient grows by one over the share that is kept, as with a larger learning rate. Logged
     rewards are of the groups in the batch; `dynamic_sampling/sampled_reward` is the mean of all that was sampled.
 
+    With `predict` a batch costs one rollout. Prompts that had no signal before are replaced ahead of it, mostly
+    (`SignalHistory`), and groups without signal stay in the batch, as zeros. The estimate is that of a data set in
+    which such prompts are rare, and it is late: that a prompt has become solvable is seen when it is next answered.
+
     Every rank runs every rollout, with as many samples; how many is one small reduction a rollout. Other prompts come
-    from the whole training set, by a generator that follows from seed and step: a resumed run draws the same.
+    from the whole training set, by a generator that follows from seed and step, and all ranks keep one history of all
+    rewards: a resumed run draws the same.
     """
 
     def __init__(self, trainer: "OmniGRPOTrainer"):
         self._trainer = trainer
+        self._history = SignalHistory(trainer)
         self._is_warned = False
         self.drawn: Round | None = None
         """The batch that TRL is to go on with, between `draw` and its rewards."""
 
     def draw(self, inputs: list[Sample]) -> list[Sample]:
-        """The generation batch, with other samples in place of the groups without signal; see `drawn`.
+        """The generation batch, with other samples in place of those without signal; see `drawn`.
 
         Args:
-            inputs: this rank's samples, `num_generations` of each prompt one after the other, over all ranks.
+            inputs: this rank's samples, `num_generations` of each prompt one after the other, over all ranks, with
+                their `INDEX`.
         """
-        trainer, accelerator = self._trainer, self._trainer.accelerator
-        size, ranks, self.drawn = trainer.num_generations or 1, accelerator.num_processes, None
-        seed = f"{trainer.args.data_seed or trainer.args.seed} {trainer.state.global_step} {trainer._step}"
-        dataset: Any = trainer.train_dataset
-        prompts = _shuffled(len(dataset), random.Random(seed))
-        rounds, layouts = [self._round(inputs)], [Layout(len(inputs), size, ranks)]
-        found = [self._signal(rounds[0])]
+        trainer, accelerator, self.drawn = self._trainer, self._trainer.accelerator, None
+        draw = random.Random(
+            f"{trainer.args.data_seed or trainer.args.seed} {trainer.state.global_step} {trainer._step}"
+        )
+        layouts = [Layout(len(inputs), trainer.num_generations or 1, accelerator.num_processes)]
+        given = self._indices(inputs)
+        others = self._others(draw, set(given))
+        indices = [index if self._history.admits(index, draw) else next(others) for index in given]
+        replaced = [new != old for new, old in zip(indices, given, strict=True)]
+        rounds = [self._round(self._own(indices, layouts[0], inputs, replaced))]
+        found = [self._signal(rounds[0], indices)]
         taken = fill_slots(found, layouts)
-        most = trainer.settings.max_resample_rounds
+        most = trainer.settings.max_resample_rounds if trainer.settings.dynamic_sampling == "resample" else 0
         while n := self._agreed(next_size(found, taken, layouts[0]) if len(rounds) <= most else 0):
-            layouts.append(Layout(n, size, ranks))
-            numbers = list(islice(prompts, layouts[-1].groups))
-            own = range(accelerator.process_index * n, (accelerator.process_index + 1) * n)
-            rounds.append(self._round([dataset[numbers[row // size]] for row in own]))
-            found.append(self._signal(rounds[-1]))
+            layouts.append(Layout(n, layouts[0].size, accelerator.num_processes))
+            indices = list(islice(others, layouts[-1].groups))
+            rounds.append(self._round(self._own(indices, layouts[-1])))
+            found.append(self._signal(rounds[-1], indices))
             taken = fill_slots(found, layouts)
-        self._log(rounds, found, len(taken), layouts[0].groups)
+        self._log(rounds, found, sum(replaced), len(taken))
         places = [taken.get(slot, (0, slot)) for slot in range(layouts[0].groups)]
         self.drawn = joined(rounds, layouts, places, accelerator.process_index)
         return list(self.drawn.samples)
+
+    def _indices(self, inputs: list[Sample]) -> list[int]:
+        """Takes their index from the samples; of each group over all ranks."""
+        own = torch.tensor([sample.pop(INDEX) for sample in inputs], device=self._trainer.accelerator.device)
+        return self._trainer.accelerator.gather(own)[:: self._trainer.num_generations or 1].tolist()
+
+    def _others(self, draw: random.Random, taken: set[int]) -> Iterator[int]:
+        """Other samples of the training set that are likely to have signal, in random order, again once all were."""
+        size = len(cast(Sized, self._trainer.train_dataset))
+        while True:
+            while len(taken) < size:
+                index = draw.randrange(size)
+                if index not in taken:
+                    taken.add(index)
+                    if self._history.admits(index, draw):
+                        yield index
+            taken.clear()
+
+    def _own(
+        self, indices: Sequence[int], layout: Layout, given: Sequence[Sample] = (), is_new: Sequence[bool] = ()
+    ) -> list[Sample]:
+        """This rank's samples of the groups; those `given` where a group is not new."""
+        first, dataset = (
+            self._trainer.accelerator.process_index * layout.n,
+            cast(Sequence[Sample], self._trainer.train_dataset),
+        )
+        groups = [row // layout.size for row in range(first, first + layout.n)]
+        return [
+            dataset[indices[group]] if not given or is_new[group] else given[row] for row, group in enumerate(groups)
+        ]
 
     def rewards(self) -> Tensor:
         """Of the batch at hand, on all ranks, (ranks*B*G, K); what comes after it is generated anew."""
@@ -169,7 +280,7 @@ class DynamicSampling:
         trainer._pending_extra_logs.clear()
         return Round(inputs, completion_ids, completions, log_probs, rewards, extra)
 
-    def _signal(self, drawn: Round) -> list[bool]:
+    def _signal(self, drawn: Round, indices: Sequence[int]) -> list[bool]:
         """Whether the rewards of each group differ; the same on every rank, which all have all rewards."""
         trainer, rewards = self._trainer, drawn.rewards.cpu()
         first = trainer.multi_objective_aggregation == "normalize_then_sum"
@@ -178,26 +289,31 @@ class DynamicSampling:
         if trainer.reference_probability is not None:
             trainer.reference_probability.low_spread.note(rewards)
             dull = dull | trainer.reference_probability.low_spread.groups(rewards)
-        return [not one for one in dull.tolist()]
+        found = [not one for one in dull.tolist()]
+        self._history.note(indices, found)
+        return found
 
     def _agreed(self, n: int) -> int:
         """The most that any rank wants, on every rank."""
         wanted = torch.tensor([n], device=self._trainer.accelerator.device)
         return int(self._trainer.accelerator.gather(wanted).max())
 
-    def _log(self, rounds: Sequence[Round], found: Sequence[Sequence[bool]], n_kept: int, n_groups: int) -> None:
-        trainer = self._trainer
+    def _log(self, rounds: Sequence[Round], found: Sequence[Sequence[bool]], n_replaced: int, n_kept: int) -> None:
+        trainer, n_groups = self._trainer, len(found[0])
         rewards = torch.cat([one.rewards for one in rounds])
         judged = rewards[~rewards.isnan().all(1)]
+        rejected_share = 1 - sum(map(sum, found)) / sum(map(len, found))
+        self._history.adapt(rejected_share)
         numbers = {
             "kept_groups": n_kept,
             "rounds": len(rounds) - 1,
-            "rejected_share": 1 - sum(map(sum, found)) / sum(map(len, found)),
+            "replaced_share": n_replaced / n_groups,
+            "rejected_share": rejected_share,
             "sampled_reward": (judged * trainer.reward_weights.to(judged.device)).nansum(1).mean().item(),
         }
         for name, value in numbers.items():
             trainer._metrics["train"][f"dynamic_sampling/{name}"].append(float(value))
-        if n_kept == n_groups or self._is_warned:
+        if n_kept == n_groups or self._is_warned or trainer.settings.dynamic_sampling != "resample":
             return
         self._is_warned = True
         if trainer.accelerator.is_main_process:
@@ -207,12 +323,6 @@ class DynamicSampling:
                 "max_resample_rounds, or choose samples that the policy solves now and then",
                 n_groups - n_kept, n_groups, trainer.settings.max_resample_rounds,
             )  # fmt: skip
-
-
-def _shuffled(size: int, draw: random.Random) -> Iterator[int]:
-    """Numbers below `size` in random order, each once before any comes again."""
-    while True:
-        yield from draw.sample(range(size), size)
 
 
 def joined(rounds: Sequence[Round], layouts: Sequence[Layout], places: Sequence[Place], rank: int) -> Round:
@@ -238,18 +348,20 @@ def dynamic_sampling_of(trainer: "OmniGRPOTrainer") -> DynamicSampling | None:
     """None where it is off.
 
     Raises:
-        ValueError: `resample`, and the run cannot.
+        ValueError: it is on, and the run cannot.
     """
-    if trainer.settings.dynamic_sampling == "off":
+    kind = trainer.settings.dynamic_sampling
+    if kind == "off":
         return None
     obstacles = {
         "tools": trainer.tools,
         "an environment_factory": trainer.environment_factories,
         "a rollout_func": trainer.rollout_func,
         "a streamed train_dataset": isinstance(trainer.train_dataset, IterableDataset),
+        "remove_unused_columns": trainer.args.remove_unused_columns,
     }
     if found := [name for name, is_there in obstacles.items() if is_there]:
         raise ValueError(
-            f"`dynamic_sampling: resample` is not supported with {' and '.join(found)}; set dynamic_sampling: off"
+            f"`dynamic_sampling: {kind}` is not supported with {' and '.join(found)}; set dynamic_sampling: off"
         )
     return DynamicSampling(trainer)

@@ -80,8 +80,9 @@ class OmniGRPOConfig(GRPOConfig):
         "off",
         "`resample` replaces groups whose completions all earned the same by groups of other prompts before a step "
         "learns from the batch (DAPO, arXiv 2503.14476, section 3.2); the estimate is then over prompts that the "
-        "policy both solves and misses.",
-        ["off", "resample"],
+        "policy both solves and misses. `predict` replaces prompts before the rollout, by how often in a row they had "
+        "no signal (GRESO, arXiv 2506.02177), and never adds a rollout.",
+        ["off", "predict", "resample"],
     )
     max_resample_rounds: int = _setting(
         4, "Most further rollouts of a generation batch with `dynamic_sampling: resample`."

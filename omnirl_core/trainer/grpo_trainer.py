@@ -36,7 +36,7 @@ from omnirl_core.trainer.dummy_image import (
     encode_before_rollout,
     set_up_vision,
 )
-from omnirl_core.trainer.dynamic_sampling import DynamicSampling, dynamic_sampling_of
+from omnirl_core.trainer.dynamic_sampling import DynamicSampling, IndexedSamples, dynamic_sampling_of
 from omnirl_core.trainer.fault_tolerance.checkpoint_mixin import CheckpointMixin
 from omnirl_core.trainer.fault_tolerance.image_guard import SAMPLES, ImageGuard, images_turn_up, samples_of
 from omnirl_core.trainer.fault_tolerance.nonfinite import NonFiniteGuard
@@ -250,6 +250,11 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     # -- a generation batch -------------------------------------------------------------------------------------
+
+    def _get_dataloader(self, **kwargs: Any) -> Any:  # type: ignore[override]  # Trainer calls it by name
+        if kwargs.get("is_training") and self.dynamic_sampling is not None:
+            kwargs["dataset"] = IndexedSamples(kwargs["dataset"])
+        return super()._get_dataloader(**kwargs)
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         """Put the samples of a prompt side by side again after TRL has shuffled them; see `regrouped`."""

@@ -66,15 +66,15 @@ def test_where_every_group_has_signal_nothing_changes(trainer, rows, settings, t
     text = settings.pop("text", False)
     data = Dataset.from_dict({"prompt": ["Say a word.", "Say more."]}) if text else rows
     model = tiny_text_checkpoint if text else None
-    ends = []
-    for kind in ("off", "resample"):
+    ends, kinds = [], ("off", "predict", "resample")
+    for kind in kinds:
         worker = trainer(data, model=model, dynamic_sampling=kind, output_dir=str(tmp_path / kind), **settings)
         worker.train()
         ends.append(parameters(worker))
     assert logged(worker, "dynamic_sampling/rounds") == [0.0, 0.0]
-    assert torch.equal(*ends)
-    files = [(tmp_path / kind / "completions.jsonl").read_text() for kind in ("off", "resample")]
-    assert files[0] == files[1]
+    assert torch.equal(ends[0], ends[1])
+    assert torch.equal(ends[0], ends[2])
+    assert len({(tmp_path / kind / "completions.jsonl").read_text() for kind in kinds}) == 1
 
 
 SMALL = {"per_device_train_batch_size": 4, "learning_rate": 1e-2, "reward": some, "shuffle_dataset": False}
@@ -102,7 +102,7 @@ def test_a_step_learns_as_from_the_kept_samples_alone(trainer, lively, settings,
     assert logged(worker, "frac_reward_zero_std")[0] == 0.0
     assert logged(worker, "dynamic_sampling/kept_groups")[0] == len(samples) / 2
     assert logged(worker, "dynamic_sampling/rounds")[0] >= 1
-    assert 0.3 < logged(worker, "dynamic_sampling/rejected_share")[0] < 0.9
+    assert 0.2 < logged(worker, "dynamic_sampling/rejected_share")[0] < 0.9
 
     ids = [sample["row_id"] for sample in samples[::2]]
     assert len(set(ids)) == len(ids)  # or the script would answer one prompt in two ways
@@ -161,7 +161,9 @@ def test_what_cannot_work_is_refused(trainer, config):
     stream = Dataset.from_list([{"prompt": "Say a word."}]).to_iterable_dataset()
     with pytest.raises(ValueError, match="resample` is not supported with a rollout_func and a streamed train_d"):
         trainer(stream, dynamic_sampling="resample", extra={"rollout_func": lambda prompts, worker: {}})
-    with pytest.raises(ValueError, match=r"dynamic_sampling 'on' is neither 'off' nor 'resample'"):
+    with pytest.raises(ValueError, match="`dynamic_sampling: predict` is not supported with remove_unused_columns"):
+        trainer([row("Say a word.", [], "r:1")], dynamic_sampling="predict", remove_unused_columns=True)
+    with pytest.raises(ValueError, match=r"dynamic_sampling 'on' is neither 'off', 'predict' nor 'resample'"):
         config(dynamic_sampling=True)
     assert config(dynamic_sampling=False).dynamic_sampling == "off"
     with pytest.raises(ValueError, match="max_resample_rounds 0 is not a whole number above 0"):
