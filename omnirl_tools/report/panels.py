@@ -61,6 +61,7 @@ HEALTH = (
     ("Groups without signal", "share with one reward for all", "frac_reward_zero_std", True),
     ("Groups rejected", "share of those sampled, by dynamic sampling", "dynamic_sampling/rejected_share", True),
     ("Groups kept", "in a generation batch, after dynamic sampling", "dynamic_sampling/kept_groups", False),
+    ("Prompts replaced", "share, before the rollout, by dynamic sampling", "dynamic_sampling/replaced_share", True),
     ("Further rollouts", "of a generation batch, by dynamic sampling", "dynamic_sampling/rounds", False),
     ("Reward of all that was sampled", "before dynamic sampling", "dynamic_sampling/sampled_reward", False),
     ("KL to the reference", "per token", "kl", False),

@@ -22,6 +22,9 @@ from omnirl_core.trainer.shared_prefix.rollout import CACHE_NAME
 IN_TRAINER = {
     "train": ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"],
     "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
+    "_get_dataloader": [
+        "self", "dataset", "description", "batch_size", "sampler_fn", "is_training", "dataloader_key",
+    ],
     "_prepare_inputs": ["self", "generation_batch"],
     "_generate_and_score_completions": ["self", "inputs"],
     "_tokenize_prompts": ["self", "prompts"],
