@@ -75,7 +75,7 @@ def renamed(row: object, columns: ColumnNames) -> object:
     found: dict[str, object] = {}
     taken: set[str] = set()
     for ours, theirs in columns.items():
-        taken.update(_names(theirs))
+        taken.update(named_columns(theirs))
         if isinstance(theirs, str):
             found[ours] = _value(row, theirs, ours)
         elif isinstance(theirs, Mapping):
@@ -89,7 +89,7 @@ def renamed(row: object, columns: ColumnNames) -> object:
     return found | {name: value for name, value in row.items() if name not in taken}
 
 
-def _names(theirs: str | list[str] | Mapping[str, object]) -> Iterator[str]:
+def named_columns(theirs: str | list[str] | Mapping[str, object]) -> Iterator[str]:
     """The columns that a value is taken from."""
     if isinstance(theirs, Mapping):
         yield from _FIELD.findall(str(theirs["text"])) if "text" in theirs else [str(theirs["column"])]
@@ -114,7 +114,7 @@ def _value(row: Mapping[str, object], name: str, ours: str) -> object:
 
 def _made(row: Mapping[str, object], made: Mapping[str, object], ours: str) -> object:
     if "text" in made:
-        texts = {name: _value(row, name, ours) for name in _names(made)}
+        texts = {name: _value(row, name, ours) for name in named_columns(made)}
         return _FIELD.sub(
             lambda name: "" if texts[name[1]] is None else str(texts[name[1]]), str(made["text"])
         ).strip()

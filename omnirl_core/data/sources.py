@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, Unpack
 
 import yaml
@@ -245,10 +246,11 @@ def _context(source: Source, files: ImageFiles, allow_outside: bool) -> RowConte
 
 
 def _source_rows(source: Source, seed: str, context: RowContext) -> Iterator[Record | DataError]:
-    n_rows = 0
+    n_rows, named = 0, [source.place, source.config, source.split if source.split != "train" else None]
+    name = ":".join(filter(None, named))  # as one would ask for it: rows of two splits are told apart
     for row in raw_rows(source, seed):
         n_rows += 1
-        where = f"{source.place}:{row.place}"
+        where = f"{name}:{row.place}"
         if row.fault:
             yield DataError(f"{where}: {row.fault}", where)
             continue
@@ -293,13 +295,22 @@ def raw_rows(source: Source, seed: str = "") -> Iterator[RawRow]:
 # -- YAML mixtures
 
 
+def tables_in(folder: str) -> list[str]:
+    """The data files of a folder, or of the folders in it where it has none itself."""
+    for depth in ("[!.]*", "*/[!.]*"):
+        paths = [path for path in sorted(Path(folder).glob(depth)) if path.suffix in READERS and path.is_file()]
+        if found := [str(path) for path in paths if not path.name.startswith("dataset_info")]:
+            return found
+    return []
+
+
 def check_file(place: str) -> None:
     kinds = f"{', '.join(READERS)} or .yaml"
     if not os.path.exists(place):
         raise DataError(f"{place}: no such data file; a data file is {kinds}, a hub name is org/name")
     if not is_saved(place) and not (os.path.isfile(place) and place.endswith(tuple(READERS))):
         kind = "a file of unknown kind" if os.path.isfile(place) else "a folder"
-        raise DataError(f"{place}: {kind}; give a {kinds} file")
+        raise DataError(": ".join([f"{place}: {kind}; give a {kinds} file", *tables_in(place)[:1]]))
 
 
 def mixture(path: str, image_root: str | None, task: str | None, columns: ColumnNames) -> list[Source]:

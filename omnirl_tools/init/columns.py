@@ -6,11 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from omnirl_core.data.columns import ColumnNames
-from omnirl_core.data.record import ALIASES, image_folder
+from omnirl_core.data.columns import ColumnNames, named_columns
+from omnirl_core.data.record import ALIASES, PLACEHOLDER, image_folder
 
 QUESTIONS = (*ALIASES["problem"], "ques", "user", "human", "message")
 ANSWERS = (*ALIASES["solution"], "ans", "correct_answer", "correct", "assistant", "gpt", "reply", "class", "category")
+CONTEXTS = ("context", "passage", "input")
+"""Texts that a question is about, and belongs after."""
+IDS = re.compile(r"(.*_)?(id|uid|uuid)|idx|index", re.I)
 CAPTIONS = ("caption", "captions", "description", "sentence", "sentences")
 IMAGE_NAMES = re.compile(
     r"(^|_)(images?|img|photos?|pics?|pictur\w+|file_?name|file|path)(_?\d+|_path|_file|_name)?$", re.I
@@ -45,8 +48,8 @@ class Columns:
         return {ours: theirs for ours, theirs in self.names.items() if ours != theirs}
 
 
-def find_columns(rows: Sequence[Row]) -> Columns:
-    """From the first rows of a data set, as they are read.
+def find_columns(rows: Sequence[Row], given: ColumnNames | None = None) -> Columns:
+    """From the first rows of a data set, as they are read; what `given` maps stays as it is.
 
     Raises:
         UnreadableColumns: questions or answers were not found.
@@ -54,17 +57,18 @@ def find_columns(rows: Sequence[Row]) -> Columns:
     >>> find_columns([{"Question": "How many?", "reply": "3", "photo": "a/1.jpg"}]).mapping
     {'image': 'photo', 'problem': 'Question', 'solution': 'reply'}
     """
-    found = Columns()
-    keys = list(dict.fromkeys(key for row in rows for key in row))
+    found = Columns(dict(given or {}))
+    taken = _taken(found)
+    keys = list(dict.fromkeys(key for row in rows for key in row if key not in taken))
     chats = [key for key in keys if any(_is_chat(row.get(key)) for row in rows)]
-    if chats:
+    if chats and "problem" not in found.names:
         _of_chat(found, rows, chats[0])
     images = [key for key in keys if _has_images(key, rows)]
     rest = [key for key in keys if key not in images and key not in chats]
     _images(found, images)
     found.lettered = _lettered(rest, rows)
     rest = [key for key in rest if key not in found.lettered]
-    if "conversations" in chats and not found.names:
+    if "conversations" in chats and "problem" not in found.names:
         return found
     _questions(found, rows, rest, bool(images))
     _options(found, rows, rest)
@@ -94,15 +98,16 @@ def _questions(found: Columns, rows: Sequence[Row], rest: list[str], has_images:
             f"no column of questions among {', '.join(rest) or 'none'}; name them: "
             "--columns '{problem: COLUMN, solution: COLUMN}'"
         )
-    found.names["problem"] = name
+    context = next((key for key in texts if key.lower() in CONTEXTS and key != name), None)
+    found.names["problem"] = {"text": f"{{{context}}}\n{{{name}}}"} if context else name
 
 
 def _answers(found: Columns, rows: Sequence[Row], rest: list[str]) -> None:
-    taken = {name for name in found.names.values() if isinstance(name, str)}
+    taken = _taken(found)
     if "solution" in found.names:
         return
-    left = [key for key in rest if key not in taken]
-    name = _named(left, ("solution", *ANSWERS))
+    left = [key for key in rest if key not in taken and not IDS.fullmatch(key)]
+    name = _named(left, ("answer", "solution", *ANSWERS))  # beside an answer, the solution is the way to it
     if name is None and (name := _named(left, CAPTIONS)) is None:
         filled = [key for key in left if _share(rows, key, lambda value: value not in (None, "")) > 0.5]
         if len(filled) != 1:
@@ -147,10 +152,18 @@ def _options(found: Columns, rows: Sequence[Row], rest: list[str]) -> None:
 
 
 def _images(found: Columns, names: list[str]) -> None:
+    if not found.names.keys().isdisjoint(("image", "images")):
+        return
     if len(names) > 1:
         found.names["images"] = names
     elif names and names[0] not in ("image", "images"):
         found.names["image"] = names[0]
+
+
+def _taken(found: Columns) -> set[str]:
+    """The columns that the mapping names, those that it leads into included."""
+    names = {name for theirs in found.names.values() for name in named_columns(theirs)}
+    return names | {name.split(".")[0] for name in names}
 
 
 def _named(keys: Iterable[str], names: Sequence[str]) -> str | None:
@@ -221,28 +234,50 @@ def _of_chat(found: Columns, rows: Sequence[Row], key: str) -> None:
             f"column {key!r} holds chats of several forms ({shown}); keep one question and one answer each"
         )
     [shape] = shapes
-    first = next(row[key] for row in rows if _is_chat(row.get(key)))
-    is_native = key == "conversations" and shape == ("user", "assistant") and first[0].get("from") == "human"
-    if is_native and first[1].get("from") == "gpt":
+    chats = [row[key] for row in rows if _is_chat(row.get(key))]
+    is_native = key == "conversations" and shape == ("user", "assistant") and chats[0][0].get("from") == "human"
+    if is_native and chats[0][1].get("from") == "gpt":
         return  # read as it is
-    found.names["problem"] = _text_place(found, key, shape.index("user"), first)
+    found.names["problem"] = _said(found, key, shape.index("user"), chats)
     if "assistant" in shape:
-        found.names["solution"] = _text_place(found, key, shape.index("assistant"), first)
+        found.names.setdefault("solution", _said(found, key, shape.index("assistant"), chats))
     if "system" in shape:
         found.unclear.append(f"the system turns of {key!r} are left out; set system_prompt where they matter")
     found.names["chat"] = key  # off the rows: they have what they need of it
 
 
-def _text_place(found: Columns, key: str, index: int, turns: Sequence[Mapping[str, Any]]) -> str:
-    said = "content" if "content" in turns[index] else "value"
-    content, path = turns[index][said], f"{key}.{index}.{said}"
-    if isinstance(content, str):
+def _said(found: Columns, key: str, index: int, chats: Sequence[Sequence[Row]]) -> str | Mapping[str, object]:
+    """What a turn says, as a path to its text or a text of several blocks; its images go to `found`."""
+    said = "content" if "content" in chats[0][index] else "value"
+    path = f"{key}.{index}.{said}"
+    forms = {tuple(map(_block, _flat(chat[index].get(said)))) for chat in chats}
+    if len(forms) > 1 or None in (form := min(forms, key=len)):
+        raise UnreadableColumns(
+            f"column {key!r}: turn {index + 1} has blocks of several forms, or none of text and images; write one "
+            "form: images, then a text"
+        )
+    if form == ("",):
         return path
-    for place, block in enumerate(_flat(content)):
-        if isinstance(block, Mapping) and isinstance(image := block.get("image", block.get("path")), str):
-            name = "image" if image == block.get("image") else "path"
-            found.names.setdefault("image", f"{path}.{place}.{name}")
-    for place, block in enumerate(_flat(content)):
-        if isinstance(block, Mapping) and isinstance(block.get("text"), str) and block["text"]:
-            return f"{path}.{place}.text"
-    raise UnreadableColumns(f"column {key!r}: no text in turn {index + 1} of the first row")
+    images = [f"{path}.{place}.{block}" for place, block in enumerate(form) if block not in ("text", "image?")]
+    if images:
+        found.names["images" if len(images) > 1 else "image"] = images if len(images) > 1 else images[0]
+    texts = [f"{path}.{place}.text" for place, block in enumerate(form) if block == "text"]
+    if len(texts) == 1 and form[-1] == "text":
+        return texts[0]
+    blocks = [f"{{{path}.{place}.text}}" if block == "text" else PLACEHOLDER for place, block in enumerate(form)]
+    return {"text": "".join(blocks)}
+
+
+def _block(block: object) -> str | None:
+    """Where a block holds its text ("" where it is one) or its image (`image?` where that is a column's)."""
+    if isinstance(block, str):
+        return ""
+    if not isinstance(block, Mapping):
+        return None
+    if isinstance(block.get("text"), str) and block["text"]:
+        return "text"
+    url = block.get("image_url")
+    if isinstance(url, Mapping) and isinstance(url.get("url"), str):
+        return "image_url.url"
+    held = (name for name in ("image", "image_url", "path", "url") if isinstance(block.get(name), str))
+    return next(held, "image?" if block.get("type") == "image" else None)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from typing import Any
 from omnirl_core.data import DataError, Record
 from omnirl_core.data.columns import ColumnNames
 from omnirl_core.data.record import decoded_image, image_folder
-from omnirl_core.data.sources import READERS, Source, checked_rows, find_sources, raw_rows
+from omnirl_core.data.sources import READERS, Source, checked_rows, find_sources, raw_rows, tables_in
 from omnirl_core.data.tables import is_saved
 from omnirl_core.type_checks import counted, nearest_file
 from omnirl_core.types import JsonObject
@@ -66,11 +67,9 @@ def read_data(given: str, image_root: str | None, columns: ColumnNames | None = 
         columns: our names of its columns; None finds them.
     """
     try:
-        places = _places(given)
-        sources = [source for place in places[:1] for source in find_sources(place)]
-        others = [source for place in places[1:] for source in find_sources(place)]
+        sources, others = ([one for place in part for one in find_sources(place)] for part in _places(given))
         head = _head(sources)
-        found = Columns(dict(columns)) if columns else find_columns(head)
+        found = find_columns(head, columns)
         root = image_root or _image_root(sources[0], head, found)
         data = Data(given, [], [], found, root)
         train = _samples(sources, data)
@@ -93,29 +92,41 @@ def read_data(given: str, image_root: str | None, columns: ColumnNames | None = 
     return data
 
 
-def _places(given: str) -> list[str]:
-    """The file to train on, and one of held-out rows where the folder has it."""
+def _places(given: str) -> tuple[list[str], list[str]]:
+    """The files to train on, and those of held-out rows where the folder has them."""
     if not os.path.isdir(given):
         looks_local = given.endswith((*READERS, ".yaml", ".yml")) or given.startswith((".", "/", "~"))
         if not os.path.exists(given) and (looks_local or "/" not in given):
             raise CannotRun(f"--data {given}: no such file or folder{nearest_file(given)}")
-        return [given]
+        return [given], []
     if is_saved(given):
         splits = [name for name in ("train", *HELD_OUT_NAMES) if is_saved(os.path.join(given, name))]
-        return [os.path.join(given, name) for name in splits[:2]] or [given]
-    files = sorted(path for path in Path(given).iterdir() if path.suffix in READERS)
-    train = [path for path in files if path.stem.lower().startswith("train")]
-    test = [path for path in files if path.stem.lower().startswith(HELD_OUT_NAMES)]
-    if len(files) == 1:
-        return [str(files[0])]
-    if len(train) == 1:
-        return [str(path) for path in (*train, *test[:1])]
+        parts = [os.path.join(given, name) for name in splits] or [given]
+        return parts[:1], parts[1:2]
+    files = tables_in(given)
+    train = _of_split(files, given, ("train",))
+    if len(files) == 1 or _is_one(train):
+        test = next(filter(None, (_of_split(files, given, (name,)) for name in HELD_OUT_NAMES)), [])
+        return (train, test if _is_one(test) else test[:1]) if train else (files, [])
     what = (
-        f"has {', '.join(path.name for path in files[:5])}; give one of them"
+        f"has {', '.join(os.path.relpath(path, given) for path in files[:5])}; give one of them"
         if files
         else (f"has no {', '.join(READERS)} file; images need a table of questions and answers beside them")
     )
     raise CannotRun(f"--data {given}: the folder {what}")
+
+
+def _of_split(files: list[str], folder: str, names: tuple[str, ...]) -> list[str]:
+    """The files whose names, or whose folders', begin with one of these."""
+    return [
+        path for path in files if any(part.lower().startswith(names) for part in Path(path).relative_to(folder).parts)
+    ]
+
+
+def _is_one(files: list[str]) -> bool:
+    """Whether they are one table: a file, or the parts of one as hubs name them."""
+    is_part = all(re.search(r"\d-of-\d", os.path.basename(path)) for path in files)
+    return len(files) == 1 or (bool(files) and is_part and len({os.path.dirname(path) for path in files}) == 1)
 
 
 def _head(sources: Sequence[Source]) -> list[JsonObject]:
@@ -192,11 +203,14 @@ def _split(samples: list[Record], unclear: list[str]) -> tuple[list[Record], lis
     keys = [_images_key(record) or _question_key(record) for record in samples]
     if len(set(keys)) < 20 or Counter(keys).most_common(1)[0][1] > len(samples) // 4:
         if len(set(keys)) < len(samples):
-            unclear.append(
-                "few images stand for all samples: held-out samples ask other questions about images of training"
-            )
+            what = "images" if any(record.images for record in samples) else "questions"
+            unclear.append(f"few {what} stand for all samples: held-out samples have some of training's")
         keys = [f"{_images_key(record)}|{_question_key(record)}" for record in samples]
-    chosen = _chosen(Counter(keys), held_out_size(len(samples)), unclear)
+    wanted = held_out_size(len(samples))
+    chosen = _chosen(Counter(keys), wanted, unclear)
+    if not chosen:  # so few questions that each has too many of the samples
+        keys = [str(number) for number in range(len(samples))]
+        chosen = _chosen(Counter(keys), wanted, unclear)
     train = [record for record, key in zip(samples, keys, strict=True) if key not in chosen]
     return train, [record for record, key in zip(samples, keys, strict=True) if key in chosen]
 

@@ -167,6 +167,9 @@ def _seen(plan: Plan) -> list[str]:
         lines.append(f"columns: {{{names}}}")
     if data.columns.lettered:
         lines.append(f"options from the columns {', '.join(data.columns.lettered)}")
+    rest = sorted({name for one in data.samples for name in one.extra} - {"options"})
+    if rest:
+        lines.append(f"columns that are neither in the prompt nor the answer: {', '.join(rest)}")
     if data.left_out:
         lines.append(f"{counted(len(data.left_out), 'row')} left out, each with its reason in data/left_out.txt")
     lines.append(f"prompts of up to about {plan.prompt_tokens:,} tokens, image tokens included")

@@ -101,7 +101,44 @@ def as_text(folder):
     return folder
 
 
-LAYOUTS = [as_csv, as_messages, as_vlmr1, as_parquet, as_saved, as_text]
+def as_hub_folder(folder):
+    """What `git clone` of a hub data set gives: splits, one of them in parts."""
+    (folder / "data").mkdir(parents=True)
+    (folder / "dataset_infos.json").write_text("{}")
+    rows = [{"question": f"Which color? {n}", "answer": COLORS[n % 4], "image": png(n)} for n in range(N)]
+    parts = {"train-00000-of-00002": rows[:20], "train-00001-of-00002": rows[20:30], "test-00000-of-00001": rows[30:]}
+    for name, part in parts.items():
+        pq.write_table(pa.Table.from_pylist(part), folder / "data" / f"{name}.parquet")
+    return folder
+
+
+def as_image_folder(folder):
+    """`imagefolder` of datasets."""
+    (folder / "train").mkdir(parents=True)
+    lines = [{"file_name": f"{n}.png", "question": "Which color?", "answer": COLORS[n % 4], "id": n} for n in range(N)]
+    for number in range(N):
+        (folder / "train" / f"{number}.png").write_bytes(png(number))
+    (folder / "train" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+def as_image_urls(folder):
+    """OpenAI's chats, with the question around the image."""
+    images(folder)
+    lines = []
+    for number in range(N):
+        content = [
+            {"type": "text", "text": "In this image: "},
+            {"type": "image_url", "image_url": {"url": f"pics/{number}.png"}},
+            {"type": "text", "text": " which color is it?"},
+        ]
+        turns = [{"role": "user", "content": content}, {"role": "assistant", "content": COLORS[number % 4]}]
+        lines.append({"messages": turns})
+    (folder / "chats.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder / "chats.jsonl"
+
+
+LAYOUTS = [as_hub_folder, as_image_folder, as_image_urls, as_csv, as_messages, as_vlmr1, as_parquet, as_saved, as_text]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
@@ -224,10 +261,65 @@ ROWS = [{"question": f"{n}?", "answer": n, "image": "a.jpg"} for n in range(9)]
          {"problem": "q", "solution": {"column": "answer", "index_from": 1}}),
         ([{"q": "?", "a_path": "x.png", "b_path": "y.png", "label": 1}],
          {"problem": "q", "solution": "label", "images": ["a_path", "b_path"]}),
+        ([{"problem": "2?", "choices": ["1", "2"], "answer": 1, "solution": "so"}] * 2 + [{"problem": "2?",
+          "choices": ["1", "2"], "answer": 0, "solution": "so"}], {"options": "choices",
+          "solution": {"column": "answer", "index_from": 0}, "explanation": "solution"}),
     ],
 )  # fmt: skip
 def test_columns_are_found(rows, mapping):
     assert find_columns(rows).mapping == mapping
+
+
+def test_columns_that_are_named_leave_the_others_to_be_found():
+    """The message on an unclear column offers a mapping of two names; the images are not lost by it."""
+    rows = [
+        {"ID": n, "Frage": "Welche Farbe?", "Antwort": "rot", "Bilddatei": f"Bilder/Foto {n}.JPG"} for n in range(9)
+    ]
+    given = {"problem": "Frage", "solution": "Antwort"}
+    assert find_columns(rows, given).mapping == {**given, "image": "Bilddatei"}
+    assert find_columns(rows).mapping == {**given, "image": "Bilddatei"}, "an id is no answer"
+    alike = find_columns([{"messages": [{"role": "user", "content": "?"}], "q": "?", "a": 1}], {"problem": "q"})
+    assert alike.mapping == {"problem": "q", "solution": "a"}
+
+
+CHAT = {"type": "text", "text": "Which?"}
+
+
+@pytest.mark.parametrize(
+    ("contents", "mapping"),
+    [
+        ([[{"type": "image", "image": "a.png"}, {"type": "image", "image": "b.png"}, CHAT]],
+         {"problem": "c.0.content.2.text", "images": ["c.0.content.0.image", "c.0.content.1.image"]}),
+        ([[CHAT, {"type": "image"}, CHAT]], {"problem": {"text": "{c.0.content.0.text}<image>{c.0.content.2.text}"}}),
+        ([[{"type": "image_url", "image_url": "a.png"}, CHAT]],
+         {"problem": "c.0.content.1.text", "image": "c.0.content.0.image_url"}),
+        ([[CHAT], [{"type": "image", "image": "a.png"}, CHAT]], None),
+        ([[{"type": "video", "video": "a.mp4"}, CHAT]], None),
+    ],
+)  # fmt: skip
+def test_every_block_of_a_chat_is_read_or_the_chat_is_refused(contents, mapping):
+    rows = [{"c": [{"role": "user", "content": content}], "answer": 1} for content in contents]
+    if mapping is None:
+        with pytest.raises(UnreadableColumns, match="blocks of several forms"):
+            find_columns(rows)
+    else:
+        assert find_columns(rows).mapping == {**mapping, "solution": "answer", "chat": "c"}
+
+
+def test_samples_of_one_question_are_held_out_too(tmp_path, monkeypatch, capsys):
+    """Alpaca's columns: what the instruction is about belongs to the question."""
+    rows = [{"instruction": "Add.", "input": f"{n} and 2", "output": str(n + 2), "level": 1} for n in range(N)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    data = read_data(str(tmp_path / "rows.json"), None)
+    assert (data.train[0].problem.split("\n")[1], len(data.train), len(data.held_out)) == ("Add.", 32, 8)
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "mine", "--data", "rows.json", "--model", "tiny_policy"]) == 0
+    assert "columns that are neither in the prompt nor the answer: level\n" in capsys.readouterr().out
+    same = [{"question": "Which?", "answer": n} for n in range(N)]
+    (tmp_path / "rows.json").write_text(json.dumps(same))
+    data = read_data(str(tmp_path / "rows.json"), None)
+    assert len(data.held_out) == 8
+    assert data.unclear == ["few questions stand for all samples: held-out samples have some of training's"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from omnirl_core.data import DataError, load_records, open_image
+from omnirl_core.data.sources import find_bad_rows
 
 
 def mixture(folder: Path, text: str) -> str:
@@ -72,6 +73,16 @@ def test_hub_rows_with_images_inside(hub, tmp_path, photographs):
     assert load_records(path) == records
 
 
+def test_rows_of_two_splits_are_told_apart(hub, tmp_path):
+    """A bad row is left out by its id: the row of the same number in the other split stays."""
+    hub({"problem": ["Q0", ""], "solution": ["a", "b"]})
+    hub({"problem": ["Q2", "Q3"], "solution": ["c", "d"]}, split="test")
+    path = mixture(tmp_path, "datasets: [{hub: org/name}, {hub: org/name, split: test}]")
+    assert [*find_bad_rows(path)] == ["org/name:2"]
+    ids = [record.source for record in load_records(path, on_bad_sample="skip")]
+    assert ids == ["org/name:1", "org/name:test:1", "org/name:test:2"]
+
+
 def test_hub_rows_with_paths_splits_and_samples(hub, tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(b"")
@@ -84,8 +95,8 @@ def test_hub_rows_with_paths_splits_and_samples(hub, tmp_path):
         " {hub: org/name, image_root: images, sampling_strategy: first:1}]",
     )
     assert [(r.solution, r.source) for r in load_records(path)] == [
-        ("d", "org/name:4"),
-        ("e", "org/name:5"),
+        ("d", "org/name:test:4"),
+        ("e", "org/name:test:5"),
         ("a", "org/name:1"),
     ]
     assert load_records(path)[0].images == (f"{tmp_path}/images/a.png",)

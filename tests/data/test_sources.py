@@ -218,6 +218,8 @@ def test_files_that_cannot_be_data(tmp_path):
     ]
     assert refusal(tmp_path) == [f"{tmp_path}: a folder; give a .json, .jsonl, .parquet, .csv, .tsv or .yaml file"]
     assert "a folder" in refusal(tmp_path / "folder.json")[0]
+    (tmp_path / "folder.json" / "b.csv").write_text("problem,solution")
+    assert refusal(tmp_path / "folder.json")[0].endswith(f"or .yaml file: {tmp_path}/folder.json/b.csv")
     for name in ("gone.json", "gone.yaml", "a/b/c"):
         assert refusal(tmp_path / name) == [f"{tmp_path}/{name}: no such data file; {kinds}"]
     assert refusal("data/gone.jsonl") == [f"data/gone.jsonl: no such data file; {kinds}"]
