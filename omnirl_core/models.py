@@ -235,7 +235,8 @@ def split_images(
     """
     if fields.get(PIXELS) is None:
         return [{} for _ in token_ids]
-    tensors = {name: _tensor(fields[name]) for name in (PIXELS, GRID, PADDED, SIZES) if fields.get(name) is not None}
+    given = {name: fields[name] for name in (PIXELS, GRID, PADDED, SIZES) if fields.get(name) is not None}
+    tensors = {k: v if isinstance(v, Tensor) else torch.as_tensor(np.asarray(v)) for k, v in given.items()}
     rows = {name: list(n_images) for name in tensors}
     if GRID in tensors:
         rows[PIXELS] = [int(part.prod(-1).sum()) for part in tensors[GRID].split(list(n_images))]
@@ -247,10 +248,6 @@ def split_images(
     return [
         {name: parts[name][i].to(device) for name in tensors} if n_images[i] else {} for i in range(len(token_ids))
     ]
-
-
-def _tensor(value: object) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
 
 
 def _tiles(backbone: nn.Module, token_ids: Sequence[Sequence[int]], n_tiles: int) -> list[int]:
@@ -268,13 +265,10 @@ def _tiles(backbone: nn.Module, token_ids: Sequence[Sequence[int]], n_tiles: int
 def image_tensors(images: Sequence[ImageTensors]) -> dict[str, Tensor]:
     """What the model takes for these prompts' images in one row of tokens; {} where there are none."""
     shown = [own for own in images if own]
-    names = shown[0] if shown else ()
-    return {name: torch.cat(*_joined([own[name] for own in shown], PADDED in names)) for name in names}
-
-
-def _joined(values: list[Tensor], is_padded: bool) -> tuple[list[Tensor], int]:
-    """The tensors, and the dimension along which they follow each other."""
-    return (values, 1) if is_padded else (_padded(values), 0)
+    parts = {name: [own[name] for own in shown] for name in (shown[0] if shown else ())}
+    if PADDED in parts:
+        return {name: torch.cat(values, 1) for name, values in parts.items()}
+    return {name: torch.cat(_padded(values)) for name, values in parts.items()}
 
 
 def image_rows(images: Sequence[ImageTensors]) -> dict[str, Tensor]:

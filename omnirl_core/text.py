@@ -201,6 +201,7 @@ ASCII_WORDS = "".join(chr(code).lower() if chr(code).isalnum() else " " for code
 """Translation table: letters to lower case, digits as they are, the rest to spaces."""
 SIGN = rf"(?<![)\]])(?<![^\W{SOLO}])[-+\u2212]"  # after a letter or a number it is a dash
 NUMBER = rf"(?:{SIGN})?(?:\d+(?:[.,:/]\d+)*|(?<![\w.])\.\d+)(?:e[-+]?\d+)?(?:\s?%)?"
+_NUMBERED_ASCII = re.compile(rf"{NUMBER}|[a-z0-9]+")
 THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 
 
@@ -216,19 +217,12 @@ def tokens(text: str, numbers: bool = False) -> list[str]:
     ['x', '-1234.5', 'or', '50%']
     """
     if text.isascii():
-        return _normal_numbers(_numbered_ascii().findall(text.lower())) if numbers else _ascii_words(text)
+        # translate and split: three times as fast as re.findall
+        words = _NUMBERED_ASCII.findall(text.lower()) if numbers else text.translate(ASCII_WORDS).split()
+        return _normal_numbers(words) if numbers else words
     text = unicodedata.normalize("NFKC", text).casefold()
     found = _word_pattern(numbers).findall(text)
     return _normal_numbers(found) if numbers else found
-
-
-def _ascii_words(text: str) -> list[str]:
-    return text.translate(ASCII_WORDS).split()  # three times as fast as re.findall
-
-
-@cache
-def _numbered_ascii() -> re.Pattern[str]:
-    return re.compile(rf"{NUMBER}|[a-z0-9]+")
 
 
 @cache

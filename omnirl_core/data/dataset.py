@@ -205,12 +205,12 @@ def _check_options(record: Record, prompts: PromptFormat) -> None:
 
 def is_of_rows(dataset: object) -> bool:
     """Whether `load_dataset` made it."""
-    return isinstance(dataset, datasets.Dataset) and isinstance(_transform(dataset), RowTransform)
+    return isinstance(transform_of(dataset), RowTransform)
 
 
 def is_in_order(dataset: object) -> bool:
     """Whether training takes the rows as they come: a mixture with `order: curriculum`."""
-    return is_of_rows(dataset) and bool(_transform(dataset).in_order)  # type: ignore[arg-type]
+    return is_of_rows(dataset) and transform_of(dataset).in_order
 
 
 def routing(dataset: datasets.Dataset) -> Iterator[tuple[str, str | None, object, object]]:
@@ -222,7 +222,7 @@ def routing(dataset: datasets.Dataset) -> Iterator[tuple[str, str | None, object
 
 def for_language_model(dataset: datasets.Dataset) -> datasets.Dataset:
     """The same samples (of `load_dataset`) with prompts of plain text; DataError where some have images."""
-    transform = _transform(dataset)
+    transform = transform_of(dataset)
     if transform.has_images:
         raise DataError(
             "the data has samples with images, and the model is a language model, which takes none; "
@@ -231,8 +231,9 @@ def for_language_model(dataset: datasets.Dataset) -> datasets.Dataset:
     return dataset.with_transform(replace(transform, as_text=True))
 
 
-def _transform(dataset: datasets.Dataset) -> Any:
-    return dataset.format["format_kwargs"].get("transform")
+def transform_of(dataset: object) -> Any:
+    """What makes the samples of the data set as they are drawn; None for one that stores them, or a stream."""
+    return dataset.format["format_kwargs"].get("transform") if isinstance(dataset, datasets.Dataset) else None
 
 
 @contextmanager

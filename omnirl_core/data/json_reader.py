@@ -222,7 +222,9 @@ class _Window:
             try:
                 value, end, fault = self._json.decode_at(self._text, self._at)
             except json.JSONDecodeError as error:
-                if self._ended or not self._may_be_cut(error):
+                # the end of the window, and no mistake in the file, can be what stopped the decoder
+                near_end = len(self._text) - error.pos <= _LONGEST_SHORT_TOKEN
+                if self._ended or not (near_end or error.msg.startswith("Unterminated string")):
                     found = shown(self._text[error.pos : error.pos + 40]) if error.pos < len(self._text) else "the end"
                     raise self.error(f"not JSON: {error.msg}, at {found}", error.pos - self._at) from None
             else:
@@ -235,11 +237,6 @@ class _Window:
             value, fault = None, _too_long()
         self.step(end)
         return RawRow(line, value, fault, self._nth)
-
-    def _may_be_cut(self, error: json.JSONDecodeError) -> bool:
-        """Whether the end of the window, and no mistake in the file, can be what stopped the decoder."""
-        near_end = len(self._text) - error.pos <= _LONGEST_SHORT_TOKEN
-        return near_end or error.msg.startswith("Unterminated string")
 
     def _grow(self) -> None:
         """Drops what was read and at least doubles what is ahead: reading stays linear in the file's size."""

@@ -17,7 +17,7 @@ from itertools import pairwise
 
 from PIL import Image
 
-from .tasks import Example
+from .tasks import Example, phrased
 
 CELL_WIDTH, CELL_HEIGHT = 8, 16
 INKS = ((32, 36, 44), (24, 58, 120), (110, 30, 44), (20, 84, 60))
@@ -158,19 +158,12 @@ def note(rng: random.Random) -> tuple[Page, list[str]]:
     return _page(lines, rng), lines
 
 
-def _asked(
-    task: str, asks: Sequence[str], key: str, solution: object, thought: str, page: Page, rng: random.Random
-) -> Example:
-    n = rng.randrange(len(asks))
-    return Example(task, n, asks[n].format(key), solution, thought, (page,), key)
-
-
 def field(rng: random.Random) -> Example:
     """What is the value of a field?"""
     page, values = form(rng)
     name = rng.choice(sorted(values))
     asks = ("What is the {}?", "Read the {}.", "Tell me the {} of the form.")
-    return _asked("field", asks, name, values[name], f"{name} {values[name]}", page, rng)
+    return phrased("field", asks, name, values[name], f"{name} {values[name]}", (page,), rng)
 
 
 def cell(rng: random.Random) -> Example:
@@ -180,14 +173,14 @@ def cell(rng: random.Random) -> Example:
     a, b = rows[item]
     asks = ("What is the {}?", "Read the {}.", "Tell me the {} in the table.")
     key = f"{HEADINGS[column]} of {item}"
-    return _asked("cell", asks, key, rows[item][column], f"{item} {a} {b}", page, rng)
+    return phrased("cell", asks, key, rows[item][column], f"{item} {a} {b}", (page,), rng)
 
 
 def rows(rng: random.Random) -> Example:
     """How many items are in the table?"""
     page, table = grid(rng)
     asks = ("How many items are there?", "Count the items.", "Tell me the number of items.")
-    return _asked("rows", asks, "", len(table), " ".join(table), page, rng)
+    return phrased("rows", asks, "", len(table), " ".join(table), (page,), rng)
 
 
 def bar(rng: random.Random) -> Example:
@@ -195,7 +188,7 @@ def bar(rng: random.Random) -> Example:
     page, values = chart(rng)
     item = rng.choice(sorted(values))
     asks = ("What is the value of {}?", "Read the bar of {}.", "Tell me how much {} has.")
-    return _asked("bar", asks, item, values[item], item, page, rng)
+    return phrased("bar", asks, item, values[item], item, (page,), rng)
 
 
 def longest(rng: random.Random) -> Example:
@@ -203,7 +196,7 @@ def longest(rng: random.Random) -> Example:
     page, values = chart(rng)
     said = " ".join(f"{item} {value}" for item, value in values.items())
     asks = ("Which bar is the longest?", "Name the longest bar.", "Tell me which item has most.")
-    return _asked("longest", asks, "", max(values, key=lambda item: values[item]), said, page, rng)
+    return phrased("longest", asks, "", max(values, key=lambda item: values[item]), said, (page,), rng)
 
 
 def word(rng: random.Random) -> Example:
@@ -215,7 +208,7 @@ def word(rng: random.Random) -> Example:
     asks = ("Is {} on the page?", "Look for {}: yes or no?", "Tell me whether the page says {}.")
     there = asked in shown
     thought = next((line for line in lines if asked in line.split()), f"no {asked}")
-    return _asked("word", asks, asked, "yes" if there else "no", thought, page, rng)
+    return phrased("word", asks, asked, "yes" if there else "no", thought, (page,), rng)
 
 
 def line(rng: random.Random) -> Example:
@@ -223,7 +216,7 @@ def line(rng: random.Random) -> Example:
     page, lines = note(rng)
     n = rng.randrange(len(lines))
     asks = ("What does line {} say?", "Read line {}.", "Tell me the text of line {}.")
-    return _asked("line", asks, str(n + 1), lines[n], f"line {n + 1}", page, rng)
+    return phrased("line", asks, str(n + 1), lines[n], f"line {n + 1}", (page,), rng)
 
 
 def page(rng: random.Random) -> Example:
@@ -234,7 +227,7 @@ def page(rng: random.Random) -> Example:
     mixed = f"{lines[0].split()[0]} {lines[1].split()[1]}"  # words of two lines are no line
     tests.append({"type": "absent", "text": mixed})
     asks = ("Transcribe the page.", "Read the page.", "Tell me all that the page says.")
-    return _asked("page", asks, "", tests, f"{len(lines)} lines", drawn, rng)
+    return phrased("page", asks, "", tests, f"{len(lines)} lines", (drawn,), rng)
 
 
 DOCUMENTS: dict[str, Callable[[random.Random], Example]] = {

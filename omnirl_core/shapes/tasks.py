@@ -10,7 +10,7 @@ import random
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from PIL import Image, ImageDraw
 
@@ -169,13 +169,13 @@ def describe(shapes: tuple[Shape, ...] | list[Shape]) -> str:
     return ", ".join(shape.name for shape in shapes) or "nothing"
 
 
-def _asked(
+def phrased(
     task: str,
     asks: Sequence[str],
     key: str,
-    solution: Any,
+    solution: object,
     thought: str,
-    scenes: tuple[Scene, ...],
+    scenes: tuple[Drawing, ...],
     rng: random.Random,
 ) -> Example:
     """The example in one of the phrasings, the key filled in."""
@@ -191,7 +191,7 @@ def color(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
     if kinds.count(target.kind) > 1:
         return None
     asks = ("What color is the {}?", "Name the color of the {}.", "Tell me which color the {} has.")
-    return _asked("color", asks, target.kind, target.color, describe(scene.shapes), scenes, rng)
+    return phrased("color", asks, target.kind, target.color, describe(scene.shapes), scenes, rng)
 
 
 def shape(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
@@ -201,7 +201,7 @@ def shape(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
     if [s.color for s in scene.shapes].count(target.color) > 1:
         return None
     asks = ("What shape is {}?", "Name the {} shape.", "Tell me which shape is {}.")
-    return _asked("shape", asks, target.color, target.kind, describe(scene.shapes), scenes, rng)
+    return phrased("shape", asks, target.color, target.kind, describe(scene.shapes), scenes, rng)
 
 
 def count(scenes: tuple[Scene, ...], rng: random.Random) -> Example:
@@ -211,7 +211,7 @@ def count(scenes: tuple[Scene, ...], rng: random.Random) -> Example:
     noun = rng.choice([*["shapes"] * 3, *shown, rng.choice([f"{c} shapes" for c in COLORS]), f"{rng.choice(SHAPES)}s"])
     counted = [s for s in scene.shapes if noun == "shapes" or noun.split()[0] in (s.color, f"{s.kind}s")]
     asks = ("How many {} are there?", "Count the {}.", "Tell me the number of {}.")
-    return _asked("count", asks, noun, len(counted), describe(counted), scenes, rng)
+    return phrased("count", asks, noun, len(counted), describe(counted), scenes, rng)
 
 
 def caption(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
@@ -227,7 +227,7 @@ def caption(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
         first, second, words = a, b, ("left of", "right of")
     references = [f"a {first.name} {words[0]} a {second.name}", f"a {second.name} {words[1]} a {first.name}"]
     asks = ("Describe the picture.", "What does the picture show?", "Write a caption for the picture.")
-    return _asked("caption", asks, "", references, describe(scene.shapes), scenes, rng)
+    return phrased("caption", asks, "", references, describe(scene.shapes), scenes, rng)
 
 
 def boxes(scenes: tuple[Scene, ...], rng: random.Random) -> Example:
@@ -235,7 +235,7 @@ def boxes(scenes: tuple[Scene, ...], rng: random.Random) -> Example:
     (scene,) = scenes
     target = rng.choice(scene.shapes)
     asks = ("Where is the {}?", "Give the box of the {}.", "Locate the {}.")
-    return _asked("boxes", asks, target.name, target.box, describe([target]), scenes, rng)
+    return phrased("boxes", asks, target.name, target.box, describe([target]), scenes, rng)
 
 
 def compare(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
@@ -248,7 +248,7 @@ def compare(scenes: tuple[Scene, ...], rng: random.Random) -> Example | None:
             "Count the shapes in all pictures.",
             "Tell me the number of all shapes.",
         )
-        return _asked("compare", asks, "all", sum(len(s.shapes) for s in scenes), seen, scenes, rng)
+        return phrased("compare", asks, "all", sum(len(s.shapes) for s in scenes), seen, scenes, rng)
     target = rng.choice([s for scene in scenes for s in scene.shapes])
     word = rng.choice([target.color, target.kind])
     holders = [i for i, scene in enumerate(scenes) if any(word in (s.color, s.kind) for s in scene.shapes)]

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -26,12 +26,6 @@ EVAL_METRICS, EVAL_COMPLETIONS = "eval_metrics.jsonl", "eval_completions.jsonl"
 """What `evaluate()` without `train()` writes in place of the first two: those are a run's, which may be resumed."""
 MOST_FAULTS = 1000
 """Lines that faults.jsonl gets from one process: a reward that fails on every sample says nothing new after that."""
-
-
-class HasLine(Protocol):
-    """An error that faults.jsonl can hold."""
-
-    def line(self) -> Line: ...
 
 
 class JsonlLogger(TrainerCallback):
@@ -57,9 +51,7 @@ class JsonlLogger(TrainerCallback):
         if state.global_step:
             self._resumed = {"resumed": {"step": state.global_step, "time": time.time()}}
 
-    def on_log(
-        self, args: object, state: TrainerState, control: object, logs: dict | None = None, **kwargs: object
-    ) -> None:
+    def on_log(self, args: object, state: TrainerState, *_: object, logs: dict | None = None, **__: object) -> None:
         if state.is_world_process_zero and logs:
             line = {"step": state.global_step, "time": time.time(), **self._resumed, **logs}
             self._append(METRICS if self._started else EVAL_METRICS, [line])
@@ -71,16 +63,12 @@ class JsonlLogger(TrainerCallback):
             self._append(COMPLETIONS if self._started else EVAL_COMPLETIONS, lines)
 
     def write_faults(self, lines: Sequence[Line], state: TrainerState) -> None:
-        """Errors of a step: lines with a `kind`, the samples, and what they hold."""
+        """Errors of the step at hand: lines with a `kind`, the samples, and what they hold."""
         lines = lines[: MOST_FAULTS - self._n_faults]
         self._n_faults += len(lines)
         if lines and state.is_world_process_zero:
-            self._append(FAULTS, lines)
-
-    def write_errors(self, errors: Sequence[HasLine], state: TrainerState) -> None:
-        """To faults.jsonl: errors of the step at hand, each with a `line()`."""
-        now = {"step": state.global_step + 1, "time": time.time()}
-        self.write_faults([now | error.line() for error in errors], state)
+            now = {"step": state.global_step + 1, "time": time.time()}
+            self._append(FAULTS, [now | line for line in lines])
 
     def _append(self, name: str, lines: Iterable[Mapping[str, Any]]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -121,9 +109,7 @@ class RewardProgress(ProgressCallback):
 
     shown: tuple[tuple[str, str], ...] = SHOWN
 
-    def on_log(
-        self, args: object, state: TrainerState, control: object, logs: dict | None = None, **kwargs: object
-    ) -> None:
+    def on_log(self, args: object, state: TrainerState, *_: object, logs: dict | None = None, **__: object) -> None:
         if self.training_bar is not None and logs and (shown := _shown(logs, self.shown)):
             self.training_bar.set_postfix(shown, refresh=True)
         if state.is_world_process_zero and logs and (line := _evaluation(logs, self.shown, state)):
@@ -135,9 +121,7 @@ class RewardLines(PrinterCallback):
 
     shown: tuple[tuple[str, str], ...] = SHOWN
 
-    def on_log(
-        self, args: object, state: TrainerState, control: object, logs: dict | None = None, **kwargs: object
-    ) -> None:
+    def on_log(self, args: object, state: TrainerState, *_: object, logs: dict | None = None, **__: object) -> None:
         if state.is_local_process_zero and logs and (shown := _shown(logs, self.shown)):
             values = "  ".join(f"{label} {value:<6}" for label, value in shown.items())
             print(f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}  {values}".rstrip())
@@ -173,20 +157,17 @@ def _part_before(path: Path) -> Path:
 def _keep_until(path: Path, step: int) -> None:
     beside = path.with_suffix(".part")
     with path.open(encoding="utf-8") as old, beside.open("w", encoding="utf-8") as new:
-        new.writelines(line for line in old if _step_of(line) <= step and not _is_summary(line))
+        new.writelines(line for line in old if _is_before(line, step))
     beside.replace(path)
 
 
-def _step_of(line: str) -> float:
+def _is_before(line: str, step: int) -> bool:
     try:
-        return json.loads(line)["step"]
+        logged = json.loads(line)
+        # a summary is the last line of a train(), which a resumed run has not come to yet
+        return logged["step"] <= step and "train_runtime" not in logged
     except (ValueError, KeyError, TypeError):  # the half line of a killed run
-        return math.inf
-
-
-def _is_summary(line: str) -> bool:
-    """Whether a whole line is the last of a train(), which a resumed run has not come to yet."""
-    return "train_runtime" in json.loads(line)
+        return False
 
 
 def _json(line: Mapping[str, Any]) -> str:
@@ -206,7 +187,8 @@ def _finite(value: Any) -> Any:
 
 
 def _shown(logs: Mapping[str, Any], names: Sequence[tuple[str, str]], prefix: str = "") -> dict[str, str]:
-    return {label: f"{logs[prefix + name]:.3g}" for name, label in names if _is_number(logs.get(prefix + name))}
+    found = ((label, logs.get(prefix + name)) for name, label in names)
+    return {label: f"{x:.3g}" for label, x in found if isinstance(x, int | float) and math.isfinite(x)}
 
 
 def _evaluation(logs: Mapping[str, Any], names: Sequence[tuple[str, str]], state: Any) -> str | None:
@@ -217,10 +199,6 @@ def _evaluation(logs: Mapping[str, Any], names: Sequence[tuple[str, str]], state
     name = next((key.removesuffix("_runtime") for key in logs if key.endswith("_runtime")), "eval")
     values = "  ".join(f"{label} {value:<6}" for label, value in shown.items())
     return f"{name.replace('_', ' ', 1)} at step {state.global_step}  {values}".rstrip()
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 ROLLOUT, SCORE, PREPARE, TRAIN = PHASES = ("rollout", "score", "prepare", "train")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from itertools import count
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -198,7 +199,8 @@ def show_completions(callbacks: Iterable[TrainerCallback], logged: Settings, ste
 def _on_tensorboard(writer: Any, logged: Mapping[str, Any], step: int) -> None:
     for index in range(min(MOST_COMPLETIONS, len(logged["prompt"]))):
         asked, said, earned = _texts_of(logged, index)
-        text = f"**prompt**\n\n{_as_code(asked)}\n\n**completion**\n\n{_as_code(said)}\n\n{earned}"
+        asked, said = (indent(text, "    ", lambda line: True) for text in (asked, said))  # tags stay as they are
+        text = f"**prompt**\n\n{asked}\n\n**completion**\n\n{said}\n\n{earned}"
         writer.add_text(f"completion/{index}", text, step)
         for number, image in enumerate(_logged_images(logged, index)):
             writer.add_image(f"completion/{index}/picture_{number}", _pixels(image), step, dataformats="HWC")
@@ -229,11 +231,6 @@ def _texts_of(logged: Mapping[str, Any], index: int) -> tuple[str, str, str]:
 
 def _logged_images(logged: Mapping[str, Any], index: int) -> list[Any]:
     return list(logged["images"][index] or []) if index < len(logged["images"]) else []
-
-
-def _as_code(text: str) -> str:
-    """Indented, which keeps tags and line breaks as they are."""
-    return "\n".join(f"    {line}" for line in text.splitlines() or [""])
 
 
 def _pixels(image: Any) -> np.ndarray:

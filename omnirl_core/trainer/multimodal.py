@@ -19,6 +19,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer, RewardFunc
 from trl.trainer.utils import is_async_callable
 
 from omnirl_core.data import DataError, open_image
+from omnirl_core.data.dataset import transform_of
 from omnirl_core.models import vision_token_ids
 from omnirl_core.rewards import Reward
 from omnirl_core.rewards.reward import signature_of
@@ -210,11 +211,11 @@ def may_have_images(dataset: Any) -> bool:
         return False
     if isinstance(dataset, Mapping):
         return any(may_have_images(part) for part in dataset.values())
-    transform = _transform(dataset)
+    transform = transform_of(dataset)
     if transform is not None:
         return getattr(transform, "has_images", True)
     features = dataset.features
-    if features is None or _mentions_images(features.get("prompt")):
+    if features is None or {"image", "images"} & set(_field_names(features.get("prompt"))):
         return True
     columns = [name for name in ("image", "images") if name in features]
     if not columns or not isinstance(dataset, datasets.Dataset):
@@ -222,18 +223,8 @@ def may_have_images(dataset: Any) -> bool:
     return any(_has_images(chunk) for name in columns for chunk in dataset.data.column(name).chunks)
 
 
-def _transform(dataset: Any) -> Any:
-    if not isinstance(dataset, datasets.Dataset) or dataset.format["type"] != "custom":
-        return None
-    return dataset.format["format_kwargs"]["transform"]
-
-
-def _mentions_images(feature: Any) -> bool:
-    """Whether prompts of this type carry images in their blocks."""
-    return any(name in ("image", "images") for name in _field_names(feature))
-
-
 def _field_names(feature: Any) -> Iterator[str]:
+    """Of the blocks of prompts of this type."""
     if isinstance(feature, Mapping):
         for name, inner in feature.items():
             yield name

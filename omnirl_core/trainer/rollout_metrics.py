@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class RolloutMetrics:
     """
 
     def __init__(self, trainer: "OmniGRPOTrainer | None"):
-        self._trainer = trainer
+        self._trainer: Any = trainer
         self._is_warned = False
 
     def log_gap(self, output: Settings, n_images: Sequence[int]) -> None:
@@ -91,20 +91,16 @@ class RolloutMetrics:
         self._append("rollout/tokens_per_second", (of_ranks[:, 0].sum() / of_ranks[:, 1].max()).item())
 
     def _append(self, name: str, value: float) -> None:
-        trainer = self._trainer
-        assert trainer is not None
-        metrics = trainer._metrics["train" if trainer.model.training else "eval"]
-        metrics[name].append(value)
+        mode = "train" if self._trainer.model.training else "eval"
+        self._trainer._metrics[mode][name].append(value)
 
     def _warn_of(self, means: Mapping[str, float]) -> None:
         found = {name: mean for name, mean in means.items() if mean > BOUND}
-        trainer = self._trainer
-        assert trainer is not None
-        if not found or self._is_warned or not trainer.use_vllm:  # a rollout_func may have its own
+        if not found or self._is_warned or not self._trainer.use_vllm:  # a rollout_func may have its own
             return
         self._is_warned = True
-        if trainer.accelerator.is_main_process:
-            logger.warning(gap_warning(found, means, trainer.args))
+        if self._trainer.accelerator.is_main_process:
+            logger.warning(gap_warning(found, means, self._trainer.args))
 
 
 def gap_sums(own: Tensor, sampled: Tensor, mask: Tensor, kinds: Tensor) -> Tensor:

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 from transformers import PretrainedConfig
@@ -204,16 +203,7 @@ def collapsed(ids: Sequence[int], token: int) -> list[int]:
 _AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
 
 
-class Computes(Protocol):
-    """What is read of a trainer, or of TRL's rollout by vLLM."""
-
-    @property
-    def accelerator(self) -> Accelerator: ...
-    @property
-    def model(self) -> nn.Module: ...
-
-
-def compute_dtype(trainer: Computes) -> str:
+def compute_dtype(trainer: "OmniGRPOTrainer | VLLMGeneration") -> str:
     """The dtype that the trainer's own pass computes in: the autocast's where there is one, else the weights'."""
     return _AUTOCAST.get(trainer.accelerator.mixed_precision) or _name(trainer.model.dtype)
 

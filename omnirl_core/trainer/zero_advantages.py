@@ -65,7 +65,11 @@ class ZeroAdvantages:
         self._forwarded = None if kept.all() else kept.nonzero()[:, 0]
         self._ratio = inputs.get("old_per_token_logps")
         try:
-            yield inputs if self._forwarded is None else _lists_of(inputs, self._forwarded.tolist())
+            if self._forwarded is None:
+                yield inputs
+            else:  # what the trainer sends along with each sample
+                rows = self._forwarded.tolist()
+                yield {name: _rows_of(value, rows) for name, value in inputs.items() if isinstance(value, list)}
             self._log(kept, mask)
         finally:
             self._forwarded = self._ratio = None
@@ -132,11 +136,6 @@ def fields_of(fields: Settings, rows: list[int]) -> ModelInputs:
     """A batch's image tensors and other fields, of these samples; cut as TRL 1.16 cuts them where it shuffles."""
     split = split_pixel_values_by_grid({name: value for name, value in fields.items() if value is not None})
     return unsplit_pixel_values_by_grid({name: _rows_of(value, rows) for name, value in split.items()})
-
-
-def _lists_of(inputs: ModelInputs, rows: list[int]) -> dict[str, Any]:
-    """What the trainer sends along with each sample."""
-    return {name: _rows_of(value, rows) for name, value in inputs.items() if isinstance(value, list)}
 
 
 def _rows_of(value: Any, rows: list[int]) -> Any:

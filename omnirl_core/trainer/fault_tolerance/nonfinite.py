@@ -132,7 +132,7 @@ class NonFiniteGuard:
         found = self.agreed()
         if not found:
             return
-        trainer.jsonl_logger.write_errors(found, trainer.state)
+        trainer.jsonl_logger.write_faults([one.line() for one in found], trainer.state)
         self.count(found)
         trainer._metrics["train"]["nonfinite_steps"].append(float(self.skipped))
         for parameter in trainer.model.parameters():

@@ -223,7 +223,7 @@ class RewardGuard:
         faults = self.errors(rewards, trainer.reward_funcs, names, samples, needs_one=training)
         for name, n_failed in self.counts(faults, names).items():
             trainer._metrics["train" if training else "eval"][name].append(n_failed)
-        trainer.jsonl_logger.write_errors(faults, trainer.state)
+        trainer.jsonl_logger.write_faults([fault.line() for fault in faults], trainer.state)
         self.raise_unless_abstaining(faults)
         return torch.where(rewards.isfinite(), rewards, torch.nan)
 

@@ -52,7 +52,8 @@ class SharedBatch:
     """What the processor gave for them besides token ids."""
 
     def __post_init__(self) -> None:
-        self.prompts = [_with_images(sample) for sample in self.samples]
+        with_images = ((sample["prompt"], images_of(sample)) for sample in self.samples)
+        self.prompts = [prepare_multimodal_messages(p, images=own) if own else p for p, own in with_images]
         is_new = (not _is_same(prompt, before) for before, prompt in pairwise(self.prompts))
         self.prompt_of_sample = list(accumulate(is_new, initial=0))
 
@@ -86,11 +87,6 @@ class SharedBatch:
         if self.fields.get(name) is not None:
             fields[name] = self.of_samples(self.fields[name])
         return fields
-
-
-def _with_images(sample: Sample) -> Any:
-    images = images_of(sample)
-    return prepare_multimodal_messages(sample["prompt"], images=images) if images else sample["prompt"]
 
 
 def _placeholder(block: Mapping[str, Any]) -> Mapping[str, Any]:
