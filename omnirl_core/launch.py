@@ -23,17 +23,8 @@ from omnirl_core.yaml_loader import YamlFault, read_yaml
 DEBUG = "OMNIRL_DEBUG"
 """Environment variable that `--debug` sets: errors are shown with their traceback."""
 INTERRUPTED = 128 + signal.SIGINT
-EXPLAINED = (
-    "ConfigError",
-    "DataError",
-    "RewardsError",
-    "RewardError",
-    "NonFiniteError",
-    "SpaceError",
-    "CannotRun",
-)
+EXPLAINED = ("ConfigError", "DataError", "RewardsError", "RewardError", "NonFiniteError", "SpaceError", "CannotRun")
 """Names of our errors, whose messages say what is wrong and what to do; by name, so that nothing is imported."""
-
 
 Run = TypeVar("Run", bound=Callable[..., Any])
 
@@ -129,10 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     arguments = launch_command_parser().parse_args(argv)
     if wrong := _config_file_error(arguments.config_file):
-        print(
-            f"--config_file {arguments.config_file}: {wrong}; give one of accelerate_configs/",
-            file=sys.stderr,
-        )
+        print(f"--config_file {arguments.config_file}: {wrong}; give one of accelerate_configs/", file=sys.stderr)
         raise SystemExit(2)
     # the run gets the signal too, and decides; a handler, since a run would inherit an ignored signal
     signal.signal(signal.SIGINT, lambda number, frame: None)

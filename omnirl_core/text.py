@@ -12,7 +12,7 @@ from itertools import pairwise
 from math import isfinite
 from typing import Any, NamedTuple
 
-from omnirl_core.types import Completion
+from omnirl_core.types import Completion, Message
 
 TAG = re.compile(r"</?(?:think|answer)>")
 ORDER = ["<think>", "</think>", "<answer>", "</answer>"]
@@ -46,13 +46,16 @@ def completion_text(completion: Completion | None) -> str:
     if completion is None or isinstance(completion, str):
         return completion or ""
     turns = (message for message in completion if message.get("role", "assistant") == "assistant")
-    return "\n".join(_content_text(message.get("content")) for message in turns)
+    return "\n".join(content_text(message) for message in turns)
 
 
-def _content_text(content: Any) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    return "".join(block if isinstance(block, str) else block.get("text") or "" for block in content)
+def content_text(message: Message, image: str = "") -> str:
+    """Text of a chat turn, with `image` in the place of an image."""
+    content = message.get("content") or ""
+    if isinstance(content, str):
+        return content
+    texts = (b if isinstance(b, str) else image if b.get("type") == "image" else b.get("text") for b in content)
+    return "".join(text or "" for text in texts)
 
 
 def find_tags(text: str) -> list[Tag]:

@@ -26,8 +26,7 @@ class DataArguments:
 
     dataset_name: str = field(metadata={"help": "training rows: JSON, JSONL, Parquet, CSV, YAML mixture or a hub id"})
     rewards: str | None = field(
-        default=None,
-        metadata={"help": "rewards.yaml; without one, by what the rows' answers are: boxes or text"},
+        default=None, metadata={"help": "rewards.yaml; without one, by what the rows' answers are: boxes or text"}
     )
     eval_dataset_name: str | None = field(
         default=None, metadata={"help": "held-out rows, answered greedily before and after training"}
@@ -51,8 +50,7 @@ class DataArguments:
         },
     )
     max_image_pixels: int | None = field(
-        default=None,
-        metadata={"help": "most pixels of an image's file; default: Pillow's 178,956,970"},
+        default=None, metadata={"help": "most pixels of an image's file; default: Pillow's 178,956,970"}
     )
     allow_outside_image_root: bool = field(
         default=False, metadata={"help": "let image paths, or links, lead out of image_root"}

@@ -1,7 +1,6 @@
 """Dataclasses from `--config FILE` and what overrides it; all that is wrong with both in one error."""
 
 import dataclasses
-import difflib
 import os
 import re
 import sys
@@ -118,8 +117,7 @@ class StrictParser:
         return given
 
     def _nearest(self, name: str, more: Iterable[str] = ()) -> str:
-        close = difflib.get_close_matches(name, [*self.fields, *more], n=1)
-        return f"; did you mean '{close[0]}'?" if close else "; --help lists all"
+        return nearest(name, [*self.fields, *more], only_close=True) or "; --help lists all"
 
     def _from_options(self, words: list[str], faults: list[str]) -> list[Given]:
         """`--name value ...`; an option without a value is a switch."""

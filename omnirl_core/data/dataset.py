@@ -28,7 +28,6 @@ _COLUMN = "row"
 _BATCH = 20_000
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
-
 OPTIONS = "{options}"
 """Stands in a template where the sample's options belong."""
 

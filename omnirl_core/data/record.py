@@ -25,7 +25,6 @@ RESERVED = frozenset(
 )
 """Columns that the data set, the trainer or TRL's reward call fill; a file may not bring its own."""
 
-
 ALIASES = {
     "problem": ("question", "prompt", "query", "instruction", "input", "text", "q"),
     "solution": ("answer", "answers", "label", "target", "output", "response", "ground_truth", "gt", "completion"),
@@ -240,15 +239,12 @@ def _check_placeholders(problem: str, n_images: int) -> None:
 
 def _task(rest: dict[str, Any], inherited: str | None) -> str | None:
     """A row's own `task`, else VLM-R1's `accu_reward_method` (which stays in extra), else its file's."""
-    for key in ("task", "accu_reward_method"):
-        task = rest.get(key)
-        if task is not None:
-            if not isinstance(task, str) or not task:
-                raise DataError(f"{key!r} must be a name, found {shown(task)}")
-            rest.pop("task", None)
-            return task
+    key = next((key for key in ("task", "accu_reward_method") if rest.get(key) is not None), None)
+    task = inherited if key is None else rest[key]
+    if key is not None and (not isinstance(task, str) or not task):
+        raise DataError(f"{key!r} must be a name, found {shown(task)}")
     rest.pop("task", None)
-    return inherited
+    return task
 
 
 def image_folder() -> Path:

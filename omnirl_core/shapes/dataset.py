@@ -15,12 +15,7 @@ KNOWN = (*TASKS, *DOCUMENTS)
 
 
 def write_dataset(
-    folder: str | Path,
-    task: str | Sequence[str],
-    n: int,
-    seed: int,
-    split: str = "train",
-    name: str | None = None,
+    folder: str | Path, task: str | Sequence[str], n: int, seed: int, split: str = "train", name: str | None = None
 ) -> Path:
     """Write `n` rows of a task to `folder/<split>.json`, their images under `folder/<split>/`.
 

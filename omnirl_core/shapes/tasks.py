@@ -278,11 +278,7 @@ def text(scenes: tuple[Scene, ...], rng: random.Random) -> Example:
         return Example("text", n, asks[n], max(a, b), f"{a} or {b}", (), f"{a}>{b}")
     words = rng.sample(sorted([*COLORS, *SHAPES]), 3)
     said = " ".join(words)
-    asks = (
-        f"Sort by alphabet: {said}",
-        f"Put in order of the alphabet: {said}",
-        f"Tell me the sorted words: {said}",
-    )
+    asks = (f"Sort by alphabet: {said}", f"Put in order of the alphabet: {said}", f"Tell me the sorted words: {said}")
     return Example("text", n, asks[n], " ".join(sorted(words)), said, (), said)
 
 

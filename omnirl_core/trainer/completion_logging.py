@@ -23,13 +23,12 @@ from trl.trainer.utils import get_config_model_id
 
 from omnirl_core.data.images import open_image
 from omnirl_core.rewards.grounding import box_reading
-from omnirl_core.text import completion_text
+from omnirl_core.text import completion_text, content_text
 from omnirl_core.trainer.multimodal import images_of
 from omnirl_core.types import Completion, Line, Message, Sample, Settings
 
 if TYPE_CHECKING:
     from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
-
 
 MOST_COMPLETIONS = 8
 """A page of them; the report has them all."""
@@ -79,14 +78,8 @@ def prompt_text(prompt: str | Sequence[Message]) -> str:
     """
     if isinstance(prompt, str):
         return prompt
-    turns = [(message["role"], _content_text(message.get("content") or "")) for message in prompt]
+    turns = [(message["role"], content_text(message, "<image>")) for message in prompt]
     return turns[0][1] if len(turns) == 1 else "\n".join(f"{role}: {text}" for role, text in turns)
-
-
-def _content_text(content: str | Sequence[Mapping[str, Any]]) -> str:
-    if isinstance(content, str):
-        return content
-    return "".join("<image>" if block.get("type") == "image" else block.get("text") or "" for block in content)
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:

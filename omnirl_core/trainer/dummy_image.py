@@ -31,7 +31,6 @@ from omnirl_core.trainer.multimodal import check_image_inputs, suppress_vision_t
 if TYPE_CHECKING:
     from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
 
-
 _DDP_SEARCH_IS_OURS = "_is_ddp_search_ours"
 CACHE_NAMES = ("cache", "past_key_values")
 """What models call their cache from transformers 5.24 on, and before it."""

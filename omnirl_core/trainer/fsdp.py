@@ -11,7 +11,6 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 if TYPE_CHECKING:
     from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
 
-
 _GATHER = "_gather_for_generation"
 
 

@@ -33,8 +33,7 @@ class OmniGRPOConfig(GRPOConfig):
     """
 
     max_completion_length: int | None = field(
-        default=_Unset(_TRL["max_completion_length"].default),
-        metadata=dict(_TRL["max_completion_length"].metadata),
+        default=_Unset(_TRL["max_completion_length"].default), metadata=dict(_TRL["max_completion_length"].metadata)
     )
     max_output_token_length: int | None = _setting(
         None, "The earlier OmniRL's name of `max_completion_length`; give one of the two."

@@ -272,11 +272,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
             with self.step_timer.measure(PREPARE):
                 inputs = self.dynamic_sampling.draw(inputs)
         self._open_samples(inputs)
-        with (
-            self.step_timer.measure(PREPARE),
-            no_images_gathered(self),
-            trainable_after_reference(self.model),
-        ):
+        with self.step_timer.measure(PREPARE), no_images_gathered(self), trainable_after_reference(self.model):
             if self.shared_prefix is None:
                 output = super()._generate_and_score_completions(list(self._samples))
             else:
@@ -343,12 +339,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         return *before, images, tool_images
 
     def _generate_single_turn(
-        self,
-        prompt_ids: Any,
-        images: Any,
-        multimodal_fields: Any,
-        num_generations: int,
-        has_tool_images: bool = False,
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
     ) -> Any:
         """One prefill for each distinct prompt where they are shared; vLLM does the same by its own prefix cache."""
         check_tool_images(self, has_tool_images)
@@ -449,9 +440,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         with self.image_guard.log_probs(where, len(input_ids), batch_size, shared):
             if shared is None or shared.prompts is None:
                 values, entropies, aux_loss = plain(
-                    compute_entropy=compute_entropy,
-                    compute_aux_loss=compute_aux_loss,
-                    **counted_by_sample(fields),
+                    compute_entropy=compute_entropy, compute_aux_loss=compute_aux_loss, **counted_by_sample(fields)
                 )
             else:
                 completion_ids, aux_loss = input_ids[:, -logits_to_keep:], None
@@ -489,10 +478,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
             show_completions(self.callback_handler.callbacks, self._logs, self.state.global_step)
 
     def create_model_card(  # type: ignore[override]  # TRL 1.16 has its own signature
-        self,
-        model_name: str | None = None,
-        dataset_name: str | None = None,
-        tags: str | list[str] | None = None,
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
     ) -> None:
         """TRL 1.16 writes None where the policy came from a folder and is in no hub; see `mend_model_card`."""
         super().create_model_card(model_name, dataset_name, tags)

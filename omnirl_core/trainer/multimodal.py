@@ -28,7 +28,6 @@ from omnirl_core.types import Message, ModelInputs, Sample, Settings
 if TYPE_CHECKING:
     from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
 
-
 URL_TIMEOUT_S = 60.0
 ADDED = ("images", "image_sizes", "resized_sizes", "reference_probabilities")
 """Columns that the trainer adds to those of the data set."""
@@ -76,11 +75,7 @@ def _mixed_sample(sample: Sample, opened: dict[str, Image.Image]) -> Sample:
     sizes = [getattr(image, "size", None) for image in images]
     added = {"images": images, "image_sizes": sizes, "resized_sizes": None if images else []}
     # a data set's own columns of these names are the user's
-    return {
-        **sample,
-        "prompt": prompt,
-        **{k: v for k, v in added.items() if k == "images" or k not in sample},
-    }
+    return {**sample, "prompt": prompt, **{k: v for k, v in added.items() if k == "images" or k not in sample}}
 
 
 def _opened(image: Any, opened: dict[str, Image.Image], row_id: str | None) -> Any:

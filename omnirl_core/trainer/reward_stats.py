@@ -13,9 +13,7 @@ from transformers import TrainerCallback, TrainerState
 if TYPE_CHECKING:
     from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
 
-
 logger = logging.getLogger(__name__)
-
 
 NOISE = 1e-6
 """Rewards are float32, and their weighted sums equal where they differ by less than this part of their terms."""
@@ -99,12 +97,7 @@ class RewardScaleCallback(TrainerCallback):
         self._since = state.global_step
 
     def on_log(
-        self,
-        args: object,
-        state: TrainerState,
-        control: object,
-        logs: dict | None = None,
-        **kwargs: object,
+        self, args: object, state: TrainerState, control: object, logs: dict | None = None, **kwargs: object
     ) -> None:
         if not logs or "completions/clipped_ratio" not in logs:  # not a line of training
             return
@@ -151,11 +144,7 @@ class RewardScaleCallback(TrainerCallback):
         return ("constant", name), text
 
     def _drowned(
-        self,
-        spreads: Mapping[str, float],
-        learning: Sequence[str],
-        means: Mapping[str, float],
-        aggregation: str,
+        self, spreads: Mapping[str, float], learning: Sequence[str], means: Mapping[str, float], aggregation: str
     ) -> list[tuple[tuple[str, ...], str]]:
         moving = {name: spread for name, spread in spreads.items() if spread >= 1e-9}
         # one at its top has little spread because it is learned; but one on a scale of 500 has a high mean, too

@@ -14,7 +14,6 @@ from omnirl_core.types import Settings
 if TYPE_CHECKING:
     from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
 
-
 logger = logging.getLogger(__name__)
 
 MODALITIES = ("text", "image", "multi-image")
@@ -70,10 +69,7 @@ class RolloutMetrics:
         self._warn_of(means)
 
     def log_speed(
-        self,
-        completion_ids: Sequence[Sequence[int]],
-        tool_mask: Sequence[Sequence[int]] | None,
-        seconds: float,
+        self, completion_ids: Sequence[Sequence[int]], tool_mask: Sequence[Sequence[int]] | None, seconds: float
     ) -> None:
         """Log `rollout/tokens_per_second`: completion tokens of all ranks by the seconds of the slowest.
 

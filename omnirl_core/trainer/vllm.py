@@ -26,7 +26,6 @@ from omnirl_core.types import ModelInputs, Sample
 if TYPE_CHECKING:
     from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
 
-
 logger = logging.getLogger(__name__)
 
 _LANGUAGE = ("language_model.", "lm_head.", "embed_tokens.")
@@ -230,8 +229,7 @@ def note_vllm_dtype(trainer: "OmniGRPOTrainer") -> None:
     logger.info("use_vllm: the %s computes in %s, as the policy does", where, engine)
     if engine == "float32" and not trainer.args.use_cpu:
         logger.warning(
-            "use_vllm: %s and policy compute in float32, at twice the memory of bfloat16; set bf16: true",
-            where,
+            "use_vllm: %s and policy compute in float32, at twice the memory of bfloat16; set bf16: true", where
         )
 
 

@@ -45,7 +45,10 @@ def write_error(path: str | os.PathLike[str], error: Exception) -> Exception:
     A SpaceError with the free space where the disk is full, an OSError that names the path for what else the system
     refused, and any other error as it is: it is not about the disk.
     """
-    if is_full(error):
+    # a disk, a quota or a file's limit is full; safetensors and torch say so in words
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    words = [*map(os.strerror, full), *(f"os error {number})" for number in full), "file write failed"]
+    if getattr(error, "errno", None) in full or any(said in str(error) for said in words):
         folder = Path(path)
         while not folder.exists():
             folder = folder.parent
@@ -61,13 +64,6 @@ def write_error(path: str | os.PathLike[str], error: Exception) -> Exception:
         return OSError(error.errno or errno.EIO, f"could not write {path}: {error}; {safe}")
     error.add_note(f"While {path} was written; {safe}")
     return error
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether the error says that a disk, a quota or a file's limit is full; safetensors and torch say so in words."""
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    words = [*map(os.strerror, full), *(f"os error {number})" for number in full), "file write failed"]
-    return getattr(error, "errno", None) in full or any(said in str(error) for said in words)
 
 
 def publish(written: Path, final: Path) -> None:

@@ -22,7 +22,6 @@ from omnirl_core.types import Sample
 if TYPE_CHECKING:
     from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
 
-
 MOST_NAMED = 8
 
 

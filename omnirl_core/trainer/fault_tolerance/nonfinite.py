@@ -40,13 +40,7 @@ class NonFinite:
     def line(self) -> Line:
         """As faults.jsonl has it."""
         ids = [row.get("row_id") for row in self.rows]
-        return {
-            "kind": self.what,
-            "value": self.value,
-            "rank": self.rank,
-            "row_ids": ids,
-            "rows": list(self.rows),
-        }
+        return {"kind": self.what, "value": self.value, "rank": self.rank, "row_ids": ids, "rows": list(self.rows)}
 
 
 class NonFiniteError(RuntimeError):

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-
 logger = logging.getLogger(__name__)
 
 PROMPTS = "shared_prompts"

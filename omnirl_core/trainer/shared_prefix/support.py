@@ -1,7 +1,7 @@
 """Which runs share prefixes: what was verified does, everything else takes the plain path."""
 
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import transformers
@@ -18,7 +18,6 @@ from omnirl_core.trainer.shared_prefix.rollout import PrefixedKeys
 
 if TYPE_CHECKING:
     from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
-
 
 FLASH = ("flash_attention_2", "flash_attention_3")
 IMPLEMENTATIONS = ("sdpa", *FLASH)
@@ -41,7 +40,6 @@ VERIFIED_CLASSES = {
     "llama": "LlamaForCausalLM",
 }
 """`model_type` and class in transformers of what is held to the plain forward by tests."""
-VERIFIED_FAMILIES = tuple(VERIFIED_CLASSES)
 VERIFIED_TEXT = ("qwen2", "qwen3", "llama", "mistral")
 """Language models inside families that take any: InternVL, LLaVA-NeXT, Mistral 3, Idefics3, SmolVLM."""
 _ANY_TEXT = ("internvl", "llava_next", "mistral3", "idefics3", "smolvlm")
@@ -68,7 +66,7 @@ def family_obstacle(model: nn.Module) -> str | None:
     config: Any = base.config
     text_config = config.get_text_config()
     if config.model_type not in VERIFIED_CLASSES:
-        return f"family {config.model_type!r} is not verified (verified: {', '.join(VERIFIED_FAMILIES)})"
+        return f"family {config.model_type!r} is not verified (verified: {', '.join(VERIFIED_CLASSES)})"
     verified = VERIFIED_CLASSES[config.model_type]
     if type(base) is not getattr(transformers, verified):
         return f"{type(base).__module__}.{type(base).__name__} is not transformers' {verified}, which is verified"
@@ -98,18 +96,11 @@ def adapter_obstacle(model: nn.Module) -> str | None:
     for config in getattr(model, "peft_config", {}).values():
         if type(config) is not LoraConfig:
             return f"adapters by {type(config).__name__} are not verified (verified: LoraConfig)"
-        if changed := sorted(_changed(config) - VERIFIED_LORA - _NOT_COMPUTED):
-            return f"LoRA with {', '.join(changed)} is not verified"
+        plain = LoraConfig()
+        changed = {one.name for one in fields(config) if getattr(config, one.name) != getattr(plain, one.name)}
+        if changed := changed - VERIFIED_LORA - _NOT_COMPUTED:
+            return f"LoRA with {', '.join(sorted(changed))} is not verified"
     return None
-
-
-def _changed(config: LoraConfig) -> set[str]:
-    """Settings that are not at their defaults."""
-    defaults = {
-        field.name: field.default if field.default_factory is MISSING else field.default_factory()
-        for field in fields(config)
-    }
-    return {name for name, default in defaults.items() if getattr(config, name) != default}
 
 
 def training_obstacle(trainer: "OmniGRPOTrainer") -> str | None:
