@@ -10,9 +10,12 @@ import random
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
+
+if TYPE_CHECKING:
+    from .documents import Page
 
 COLORS = {
     "red": (214, 48, 49),
@@ -131,16 +134,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """The tasks of each recipe."""
 
 
-class Drawing(Protocol):
-    """A scene of shapes, or a page."""
-
-    @property
-    def size(self) -> tuple[int, int]: ...
-    @property
-    def shown(self) -> object: ...
-    def draw(self) -> Image.Image: ...
-
-
 @dataclass(frozen=True)
 class Example:
     """A question, its answer, its images, and the observation that leads to the answer."""
@@ -150,7 +143,7 @@ class Example:
     problem: str
     solution: object  # str, int, [x1, y1, x2, y2], or a list of references
     thought: str
-    scenes: tuple[Drawing, ...] = ()
+    scenes: "tuple[Scene | Page, ...]" = ()
     key: str = ""
 
     @property
@@ -175,7 +168,7 @@ def phrased(
     key: str,
     solution: object,
     thought: str,
-    scenes: tuple[Drawing, ...],
+    scenes: "tuple[Scene | Page, ...]",
     rng: random.Random,
 ) -> Example:
     """The example in one of the phrasings, the key filled in."""

@@ -14,7 +14,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from omnirl_core.data.images import open_image
 from omnirl_core.models import unpadded, vision_token_ids
-from omnirl_core.trainer.fault_tolerance.image_guard import ImageCounter, ImageMismatchError, Mismatch
+from omnirl_core.trainer.fault_tolerance.image_guard import ImageCounter, ImageMismatchError, mismatch
 from omnirl_core.types import Sample, Settings
 from omnirl_tools.evaluation.lines import stream_keys
 
@@ -103,8 +103,8 @@ def images_counted(
         counter.remove()
     given = sum(n_images)
     if counter.disagrees(given, repeats=True):
-        samples = tuple(str(name) for name, n in zip(names, n_images, strict=True) if n)
-        raise ImageMismatchError(str(Mismatch(where, given, counter.n_images, samples)))
+        samples = [str(name) for name, n in zip(names, n_images, strict=True) if n]
+        raise ImageMismatchError(mismatch(where, given, counter.n_images, samples))
 
 
 def _generate_batch(

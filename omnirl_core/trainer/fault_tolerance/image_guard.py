@@ -6,7 +6,6 @@ evaluation and warm start is counted: the tower has to be given as many images a
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,26 +24,14 @@ if TYPE_CHECKING:
 MOST_NAMED = 8
 
 
-@dataclass(frozen=True)
-class Mismatch:
-    """One pass whose counts differ; picklable, so that ranks can tell each other."""
-
-    where: str
-    """The pass, as in "rollout" or "log-probabilities"."""
-    given: int
-    """Images that the pass had to encode."""
-    encoded: int
-    samples: tuple[str, ...]
-    """Of those with images."""
-    rank: int = 0
-
-    def __str__(self) -> str:
-        named = ", ".join(self.samples[:MOST_NAMED])
-        more = f" and {len(self.samples) - MOST_NAMED} more" if len(self.samples) > MOST_NAMED else ""
-        return (
-            f"{self.where}: the vision tower was given {self.encoded} images where the samples have {self.given} "
-            f"(rank {self.rank}; samples {named}{more})"
-        )
+def mismatch(where: str, given: int, encoded: int, samples: Sequence[str], rank: int = 0) -> str:
+    """What to say of a pass ("rollout") that had `given` images to encode, of these samples, and `encoded` others."""
+    named = ", ".join(samples[:MOST_NAMED])
+    more = f" and {len(samples) - MOST_NAMED} more" if len(samples) > MOST_NAMED else ""
+    return (
+        f"{where}: the vision tower was given {encoded} images where the samples have {given} (rank {rank}; samples "
+        f"{named}{more})"
+    )
 
 
 class ImageMismatchError(RuntimeError):
@@ -140,7 +127,7 @@ class ImageGuard:
         self.counts_none = tools_bring_images and allows_cut
         self.samples: Sequence[tuple[str, int]] = ()
         """Name and number of images of each sample of the passes that follow."""
-        self._found: list[Mismatch] = []
+        self._found: list[str] = []
 
     def expect(self, samples: Sequence[tuple[str, int]]) -> None:
         """The passes that follow are of these samples."""
@@ -188,8 +175,8 @@ class ImageGuard:
         return self.watched(where, given)
 
     def note(self, where: str, given: int, encoded: int) -> None:
-        names = tuple(dict.fromkeys(name for name, n in self.samples if n))
-        self._found.append(Mismatch(where, given, encoded, names, self.accelerator.process_index))
+        names = list(dict.fromkeys(name for name, n in self.samples if n))
+        self._found.append(mismatch(where, given, encoded, names, self.accelerator.process_index))
 
     def agree(self) -> None:
         """ImageMismatchError on every rank where any has noted a pass."""
@@ -201,7 +188,7 @@ class ImageGuard:
             found = gather_object(found)
         if found:
             raise ImageMismatchError(
-                "\n".join(map(str, found[:5])) + "\nThe run stops before it learns from a policy that does not see "
+                "\n".join(found[:5]) + "\nThe run stops before it learns from a policy that does not see "
                 "its images; this is a defect of the data, the model or the trainer: please report it"
             )
 

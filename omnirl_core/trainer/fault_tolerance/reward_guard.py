@@ -221,10 +221,13 @@ class RewardGuard:
         """The rewards, NaN where they are not finite; raises, or counts and records, what went wrong on any rank."""
         training, names = trainer.model.training, trainer.reward_func_names
         faults = self.errors(rewards, trainer.reward_funcs, names, samples, needs_one=training)
-        for name, n_failed in self.counts(faults, names).items():
-            trainer._metrics["train" if training else "eval"][name].append(n_failed)
+        for name in names:  # completions that each reward failed on, only of those that failed
+            if n_failed := sum(len(fault.row_ids) for fault in faults if fault.reward == name):
+                trainer._metrics["train" if training else "eval"][f"rewards/{name}/errors"].append(float(n_failed))
         trainer.jsonl_logger.write_faults([fault.line() for fault in faults], trainer.state)
-        self.raise_unless_abstaining(faults)
+        if faults and self.args.on_reward_error == "stop":
+            remedy = "`on_reward_error: abstain` scores None there and goes on"
+            raise RewardError(f"{listed(faults)}\n{written_to(self.args)}; {remedy}")
         return torch.where(rewards.isfinite(), rewards, torch.nan)
 
     def errors(
@@ -266,17 +269,6 @@ class RewardGuard:
                 ids = tuple(samples[i].get("row_id", f"{i} of the batch") for i in bad)
                 what = f"gave {values[bad[0]].item()}"
                 yield RewardFault(name, what, ids, rank=self.accelerator.process_index)
-
-    @staticmethod
-    def counts(faults: Sequence[RewardFault], names: Sequence[str]) -> dict[str, float]:
-        """Completions that each reward failed on, by the name of the metric; only of those that failed."""
-        found = {name: sum(len(fault.row_ids) for fault in faults if fault.reward == name) for name in names}
-        return {f"rewards/{name}/errors": float(n) for name, n in found.items() if n}
-
-    def raise_unless_abstaining(self, faults: Sequence[RewardFault]) -> None:
-        if faults and self.args.on_reward_error == "stop":
-            remedy = "`on_reward_error: abstain` scores None there and goes on"
-            raise RewardError(f"{listed(faults)}\n{written_to(self.args)}; {remedy}")
 
 
 def listed(errors: Sequence[object], then: str | None = None) -> str:

@@ -149,7 +149,7 @@ def test_a_tokenizer_in_the_processors_place_is_refused(trainer, rows, tiny_chec
 def test_the_error_of_one_rank_is_raised_on_all(trainer, rows, monkeypatch):
     worker = trainer(rows[:2], max_steps=1)
     passes = worker.image_guard
-    reported = image_guard.Mismatch("rollout", 3, 0, ("r:9",), rank=1)
+    reported = image_guard.mismatch("rollout", 3, 0, ["r:9"], rank=1)
     monkeypatch.setattr(type(worker.accelerator), "num_processes", 2)
     monkeypatch.setattr(worker.accelerator, "gather", lambda values: torch.cat([values, values + 1]))
     monkeypatch.setattr(image_guard, "gather_object", lambda found: [*found, reported])
