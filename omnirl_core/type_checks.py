@@ -5,8 +5,11 @@ import enum
 import types
 import typing
 from collections.abc import Collection, Iterable
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def nearest(name: object, known: Iterable[object], only_close: bool = False) -> str:
@@ -40,6 +43,11 @@ def nearest_file(path: str) -> str:
         return f"; there is no folder {parent}"
     names = [str(other) for other in sorted(parent.iterdir())[:1000] if not other.name.startswith(".")]
     return nearest(path, names, only_close=True)
+
+
+def setting(default: T, help_text: str, choices: list[str] | None = None) -> T:
+    """A field of a dataclass of settings, with what `--help` says of it and the only values that it takes."""
+    return field(default=default, metadata={"help": help_text} | ({"choices": choices} if choices else {}))
 
 
 def check_choice(setting: str, value: object, choices: Collection[object]) -> None:

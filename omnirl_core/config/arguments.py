@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from omnirl_core.config.parser import Check, StrictParser
 from omnirl_core.data.columns import checked_columns
+from omnirl_core.type_checks import setting
 from omnirl_core.yaml_loader import Given, read_mapping
 
 if TYPE_CHECKING:
@@ -25,48 +26,30 @@ class DataArguments:
     """What to train on and what to reward. Paths are relative to the folder that the command runs in."""
 
     dataset_name: str = field(metadata={"help": "training rows: JSON, JSONL, Parquet, CSV, YAML mixture or a hub id"})
-    rewards: str | None = field(
-        default=None, metadata={"help": "rewards.yaml; without one, by what the rows' answers are: boxes or text"}
+    rewards: str | None = setting(None, "rewards.yaml; without one, by what the rows' answers are: boxes or text")
+    eval_dataset_name: str | None = setting(None, "held-out rows, answered greedily before and after training")
+    eval_rows: int | None = setting(None, "use only the first N held-out rows")
+    image_root: str | None = setting(None, "folder that image paths are relative to")
+    columns: dict | str | None = setting(
+        None, "our names of the data's columns: {problem: question, solution: answer}"
     )
-    eval_dataset_name: str | None = field(
-        default=None, metadata={"help": "held-out rows, answered greedily before and after training"}
+    templates: dict | str | None = setting(None, "prompt template per task (docs/data.md)")
+    system_prompt: str | None = setting(None, "system turn before every prompt")
+    on_bad_sample: str = setting("error", "what a bad row does: stop the run, or be left out", ["error", "skip"])
+    check_images: str = setting(
+        "header",
+        "how far images are looked at before training; on_bad_sample: skip always reads all pixels",
+        ["exists", "header", "pixels"],
     )
-    eval_rows: int | None = field(default=None, metadata={"help": "use only the first N held-out rows"})
-    image_root: str | None = field(default=None, metadata={"help": "folder that image paths are relative to"})
-    columns: dict | str | None = field(
-        default=None, metadata={"help": "our names of the data's columns: {problem: question, solution: answer}"}
+    max_image_pixels: int | None = setting(None, "most pixels of an image's file; default: Pillow's 178,956,970")
+    allow_outside_image_root: bool = setting(False, "let image paths, or links, lead out of image_root")
+    draw_shapes: dict | str | None = setting(
+        None, "{task, train, test, seed}: draw the files that the same YAML names, where they are missing"
     )
-    templates: dict | str | None = field(default=None, metadata={"help": "prompt template per task (docs/data.md)"})
-    system_prompt: str | None = field(default=None, metadata={"help": "system turn before every prompt"})
-    on_bad_sample: str = field(
-        default="error",
-        metadata={"help": "what a bad row does: stop the run, or be left out", "choices": ["error", "skip"]},
-    )
-    check_images: str = field(
-        default="header",
-        metadata={
-            "help": "how far images are looked at before training; on_bad_sample: skip always reads all pixels",
-            "choices": ["exists", "header", "pixels"],
-        },
-    )
-    max_image_pixels: int | None = field(
-        default=None, metadata={"help": "most pixels of an image's file; default: Pillow's 178,956,970"}
-    )
-    allow_outside_image_root: bool = field(
-        default=False, metadata={"help": "let image paths, or links, lead out of image_root"}
-    )
-    draw_shapes: dict | str | None = field(
-        default=None,
-        metadata={
-            "help": "{task, train, test, seed}: draw the files that the same YAML names, where they are missing"
-        },
-    )
-    warm_start_check: bool = field(
-        default=True,
-        metadata={
-            "help": "recipes/grpo.py: before training, answer 32 prompts; where none earns a reward, say so with the "
-            "command of a warm start by SFT"
-        },
+    warm_start_check: bool = setting(
+        True,
+        "recipes/grpo.py: before training, answer 32 prompts; where none earns a reward, say so with the command of a "
+        "warm start by SFT",
     )
 
     def __post_init__(self) -> None:

@@ -209,7 +209,8 @@ def is_of_rows(dataset: object) -> bool:
 
 def is_in_order(dataset: object) -> bool:
     """Whether training takes the rows as they come: a mixture with `order: curriculum`."""
-    return is_of_rows(dataset) and transform_of(dataset).in_order
+    transform = transform_of(dataset)
+    return isinstance(transform, RowTransform) and transform.in_order
 
 
 def routing(dataset: datasets.Dataset) -> Iterator[tuple[str, str | None, object, object]]:
@@ -222,6 +223,7 @@ def routing(dataset: datasets.Dataset) -> Iterator[tuple[str, str | None, object
 def for_language_model(dataset: datasets.Dataset) -> datasets.Dataset:
     """The same samples (of `load_dataset`) with prompts of plain text; DataError where some have images."""
     transform = transform_of(dataset)
+    assert isinstance(transform, RowTransform)
     if transform.has_images:
         raise DataError(
             "the data has samples with images, and the model is a language model, which takes none; "
@@ -230,7 +232,7 @@ def for_language_model(dataset: datasets.Dataset) -> datasets.Dataset:
     return dataset.with_transform(replace(transform, as_text=True))
 
 
-def transform_of(dataset: object) -> Any:
+def transform_of(dataset: object) -> object:
     """What makes the samples of the data set as they are drawn; None for one that stores them, or a stream."""
     return dataset.format["format_kwargs"].get("transform") if isinstance(dataset, datasets.Dataset) else None
 

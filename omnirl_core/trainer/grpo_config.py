@@ -11,15 +11,13 @@ from transformers import PreTrainedModel
 from trl import GRPOConfig
 from trl.trainer.utils import get_config_model_id
 
+from omnirl_core.type_checks import setting
+
 _TRL: dict[str, Any] = GRPOConfig.__dataclass_fields__
 
 
 class _Unset(int):
     """TRL's default, told apart from the same number given by a user."""
-
-
-def _setting(default: Any, help_text: str, choices: list[str] | None = None) -> Any:
-    return field(default=default, metadata={"help": help_text} | ({"choices": choices} if choices else {}))
 
 
 @dataclass
@@ -35,47 +33,47 @@ class OmniGRPOConfig(GRPOConfig):
     max_completion_length: int | None = field(
         default=_Unset(_TRL["max_completion_length"].default), metadata=dict(_TRL["max_completion_length"].metadata)
     )
-    max_output_token_length: int | None = _setting(
+    max_output_token_length: int | None = setting(
         None, "The earlier OmniRL's name of `max_completion_length`; give one of the two."
     )
-    min_pixels: int | None = _setting(
+    min_pixels: int | None = setting(
         None, "Least width times height of an image as the model sees it; smaller ones are enlarged."
     )
-    max_pixels: int | None = _setting(
+    max_pixels: int | None = setting(
         None,
         "Most width times height of an image as the model sees it; larger ones are shrunk. Image tokens of a prompt, "
         "and so time and memory, are in proportion to it.",
     )
-    freeze_vision_tower: bool = _setting(
+    freeze_vision_tower: bool = setting(
         False, "Train the language model only; a LoRA adapter then leaves the vision tower out by name."
     )
-    max_prompt_length: int | None = _setting(
+    max_prompt_length: int | None = setting(
         None, "Most tokens of a prompt, image tokens included. A prompt is never cut: see on_long_prompt."
     )
-    on_long_prompt: str = _setting(
+    on_long_prompt: str = setting(
         "error",
         "`error` refuses a data set with longer prompts and names the samples; `drop` leaves them out and says how "
         "many.",
         ["error", "drop"],
     )
-    balance: str | None = _setting(
+    balance: str | None = setting(
         None,
         "`gdpo` normalises each reward within its group before they are summed, so that no scale drowns another: TRL's "
         "`multi_objective_aggregation: normalize_then_sum` (arXiv 2601.05242).",
         ["gdpo"],
     )
-    zero_constant_groups: bool = _setting(
+    zero_constant_groups: bool = setting(
         True,
         "Advantages are exactly 0 in a group whose completions all earned the same. `false` is TRL's: rounding may "
         "leave ±.001 there.",
     )
-    skip_zero_advantages: bool = _setting(
+    skip_zero_advantages: bool = setting(
         True,
         "Completions whose advantage is 0 are left out of a step's forward and backward pass, where that leaves the "
         "gradient as it is; the logged entropy is then over the others. Off with a KL term (`beta`), an entropy bonus, "
         "`top_entropy_quantile`, a router loss and torch_compile, which need all of them.",
     )
-    dynamic_sampling: str = _setting(
+    dynamic_sampling: str = setting(
         "off",
         "`resample` replaces groups whose completions all earned the same by groups of other prompts before a step "
         "learns from the batch (DAPO, arXiv 2503.14476, section 3.2); the estimate is then over prompts that the "
@@ -83,44 +81,44 @@ class OmniGRPOConfig(GRPOConfig):
         "no signal (GRESO, arXiv 2506.02177), and never adds a rollout.",
         ["off", "predict", "resample"],
     )
-    max_resample_rounds: int = _setting(
+    max_resample_rounds: int = setting(
         4, "Most further rollouts of a generation batch with `dynamic_sampling: resample`."
     )
-    shared_prefix: str = _setting(
+    shared_prefix: str = setting(
         "auto",
         "`auto` runs the prompt and images of a group once, not once a completion, wherever the model family is "
         "verified, and says which path runs; `on` refuses a run that cannot; `off` never does.",
         ["auto", "on", "off"],
     )
-    verify_shared_prefix: bool = _setting(
+    verify_shared_prefix: bool = setting(
         False, "Check the first log-probabilities of a run with shared prefixes against TRL's own pass."
     )
-    on_reward_error: str = _setting(
+    on_reward_error: str = setting(
         "stop",
         "What happens where a reward function raises, gives NaN or the wrong number of values, or takes longer than "
         "its timeout_s: `stop` ends the run and names function, sample and value; `abstain` scores None there, counts "
         "it, and goes on.",
         ["stop", "abstain"],
     )
-    reward_timeout_s: float | None = _setting(
+    reward_timeout_s: float | None = setting(
         None,
         "Most seconds of one call of a reward function on a batch, for functions without a `timeout_s` of their own.",
     )
-    on_nonfinite: str = _setting(
+    on_nonfinite: str = setting(
         "stop",
         "What happens where a loss, a gradient norm or a log-probability is NaN or infinite: `stop` ends the run "
         "before the weights see it; `skip` leaves the step out and counts it.",
         ["stop", "skip"],
     )
-    max_nonfinite_steps: int = _setting(
+    max_nonfinite_steps: int = setting(
         10, "Most steps in a row that `on_nonfinite: skip` leaves out before the run stops."
     )
-    log_file_limit_mb: float = _setting(
+    log_file_limit_mb: float = setting(
         1000.0,
         "Size at which metrics.jsonl or completions.jsonl is begun anew; the part before is kept as "
         "completions.1.jsonl, older ones are not.",
     )
-    stall_timeout_s: float | None = _setting(
+    stall_timeout_s: float | None = setting(
         None,
         "Most seconds between two stages of a step (rollout, each reward, each micro-batch, saving) on any rank; "
         "beyond it the rank says what it was doing, for which samples, and ends the job. By default `ddp_timeout` in "
