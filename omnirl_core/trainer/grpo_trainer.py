@@ -193,9 +193,9 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         self.zero_advantages = ZeroAdvantages(self)
         self.reference_probability = reference_probability_of(self)
         if settings.on_reward_error is not None:
-            self.reward_guard = RewardGuard(self.accelerator, settings)
+            self.reward_guard = RewardGuard(self)
         if settings.on_nonfinite is not None:
-            self.nonfinite = NonFiniteGuard(self.accelerator, settings)
+            self.nonfinite = NonFiniteGuard(self)
             limit = stall_limit(settings)
             self.watchdog = Watchdog(self.args.output_dir, self.accelerator.process_index, limit)
         reference = [] if self.ref_model is None else [self.accelerator.unwrap_model(self.ref_model)]
@@ -392,7 +392,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
                 rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
             finally:
                 self.reward_funcs = given
-            return rewards if self.reward_guard is None else self.reward_guard.checked(self, rewards, inputs)
+            return rewards if self.reward_guard is None else self.reward_guard.checked(rewards, inputs)
 
     # -- a micro-batch ------------------------------------------------------------------------------------------
 
@@ -410,7 +410,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         if nonfinite is not None:
             nonfinite.check("loss", loss)
             if self.is_deepspeed_enabled:
-                nonfinite.stop_or_skip(self)
+                nonfinite.stop_or_skip()
         if self.is_deepspeed_enabled or not model.training:
             self.image_guard.agree()
         return loss
@@ -461,7 +461,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if self.nonfinite is not None:
             self.nonfinite.check_gradient(norm)
-            self.nonfinite.stop_or_skip(self)
+            self.nonfinite.stop_or_skip()
         return norm
 
     # -- what a run leaves behind -------------------------------------------------------------------------------

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedType, gather, gather_object
+from accelerate.utils import gather, gather_object
 from torch import Tensor
 
 from omnirl_core.trainer.fault_tolerance.reward_guard import listed, written_to
-from omnirl_core.trainer.grpo_config import OmniGRPOConfig
 from omnirl_core.types import Line, ModelInputs, Sample, Settings
 
 if TYPE_CHECKING:
@@ -51,21 +49,20 @@ class NonFiniteGuard:
     """Keeps non-finite values from the weights: every rank stops, or every rank leaves the step out.
 
     Args:
-        accelerator: of the run.
-        args: with `on_nonfinite`, `max_nonfinite_steps`, and `output_dir`, where faults.jsonl is.
+        trainer: OmniGRPOTrainer, whose settings have `on_nonfinite`, `max_nonfinite_steps` and `output_dir`, where
+            faults.jsonl is.
 
     Raises:
         ValueError: `skip` with DeepSpeed.
     """
 
-    def __init__(self, accelerator: Accelerator, args: OmniGRPOConfig):
-        if args.on_nonfinite == "skip" and accelerator.distributed_type == DistributedType.DEEPSPEED:
+    def __init__(self, trainer: "OmniGRPOTrainer"):
+        if trainer.settings.on_nonfinite == "skip" and trainer.is_deepspeed_enabled:
             raise ValueError(
                 "on_nonfinite: skip cannot be had with DeepSpeed, which takes its step together with the gradients; "
                 "set on_nonfinite: stop"
             )
-        self.accelerator = accelerator
-        self.args = args
+        self._trainer = trainer
         self.in_a_row = 0
         """Steps left out since the last one that was taken."""
         self.skipped = 0
@@ -94,7 +91,7 @@ class NonFiniteGuard:
     def check_gradient(self, norm: Tensor | float | None) -> None:
         """Note the step's samples where its gradient norm is not finite."""
         # where fp16 scales the loss, gradients overflow now and then, and the scaler leaves the step out
-        if norm is not None and getattr(self.accelerator, "scaler", None) is None:
+        if norm is not None and getattr(self._trainer.accelerator, "scaler", None) is None:
             self._check(GRADIENT, torch.as_tensor(norm, dtype=torch.float32), self._step_samples)
         self._step_samples = []
 
@@ -108,12 +105,12 @@ class NonFiniteGuard:
         if is_bad.ndim and len(samples) == len(is_bad):
             per_sample = is_bad.flatten(1).any(1).tolist()
             samples = [sample for sample, is_one in zip(samples, per_sample, strict=True) if is_one]
-        self._found.append(NonFinite(what, str(bad), tuple(samples), self.accelerator.process_index))
+        self._found.append(NonFinite(what, str(bad), tuple(samples), self._trainer.accelerator.process_index))
 
     def agreed(self) -> list[NonFinite]:
         """What any rank has found since the last call, on every rank; a collective that all of them must reach."""
         found, self._found = self._found, []
-        n_found = torch.tensor([len(found)], device=self.accelerator.device)
+        n_found = torch.tensor([len(found)], device=self._trainer.accelerator.device)
         if not int(gather(n_found).sum()):
             self.in_a_row = 0
             return []
@@ -121,29 +118,26 @@ class NonFiniteGuard:
         causes = [one for one in everywhere if one.what != GRADIENT]
         return causes or everywhere  # a gradient that a loss has spoiled says nothing of its own
 
-    def stop_or_skip(self, trainer: "OmniGRPOTrainer") -> None:
-        """Stop, or leave the step out, on every rank or on none."""
+    def stop_or_skip(self) -> None:
+        """Leave the step out, on every rank or on none; NonFiniteError where the run is to stop."""
         found = self.agreed()
         if not found:
             return
+        trainer, settings = self._trainer, self._trainer.settings
         trainer.jsonl_logger.write_faults([one.line() for one in found], trainer.state)
-        self.count(found)
+        self.in_a_row += 1
+        if settings.on_nonfinite == "stop":
+            raise NonFiniteError(
+                f"{listed(found)}\n{written_to(trainer.args)}; `on_nonfinite: skip` leaves out such steps and goes "
+                "on. A lower learning_rate or max_grad_norm, or bf16 in place of fp16, may avoid it"
+            )
+        if self.in_a_row > settings.max_nonfinite_steps:
+            raise NonFiniteError(
+                f"{listed(found)}\n{self.in_a_row} steps in a row were not finite, above max_nonfinite_steps "
+                f"{settings.max_nonfinite_steps}: the weights or the data are at fault; see faults.jsonl in "
+                f"{settings.output_dir}"
+            )
+        self.skipped += 1
         trainer._metrics["train"]["nonfinite_steps"].append(float(self.skipped))
         for parameter in trainer.model.parameters():
             parameter.grad = None  # optimizers pass over it: no step, no decay, no momentum
-
-    def count(self, found: Sequence[NonFinite]) -> None:
-        """Count a step that is left out; NonFiniteError where the run is to stop."""
-        self.in_a_row += 1
-        if self.args.on_nonfinite == "stop":
-            raise NonFiniteError(
-                f"{listed(found)}\n{written_to(self.args)}; `on_nonfinite: skip` leaves out such steps and goes "
-                "on. A lower learning_rate or max_grad_norm, or bf16 in place of fp16, may avoid it"
-            )
-        if self.in_a_row > self.args.max_nonfinite_steps:
-            raise NonFiniteError(
-                f"{listed(found)}\n{self.in_a_row} steps in a row were not finite, above max_nonfinite_steps "
-                f"{self.args.max_nonfinite_steps}: the weights or the data are at fault; see faults.jsonl in "
-                f"{self.args.output_dir}"
-            )
-        self.skipped += 1

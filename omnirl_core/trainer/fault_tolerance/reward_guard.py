@@ -16,14 +16,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from trl import GRPOConfig
 from trl.trainer.grpo_trainer import RewardFunc
 from trl.trainer.utils import is_async_callable
 
 from omnirl_core.text import completion_text
-from omnirl_core.trainer.grpo_config import OmniGRPOConfig
 from omnirl_core.types import Line, Sample
 
 if TYPE_CHECKING:
@@ -196,13 +195,12 @@ class RewardGuard:
     """Holds all reward functions of a run to their contract; what one rank finds, all ranks raise.
 
     Args:
-        accelerator: of the run.
-        args: with `on_reward_error`, `reward_timeout_s` and `output_dir`, where faults.jsonl is.
+        trainer: OmniGRPOTrainer, whose settings have `on_reward_error`, `reward_timeout_s` and `output_dir`, where
+            faults.jsonl is.
     """
 
-    def __init__(self, accelerator: Accelerator, args: OmniGRPOConfig):
-        self.accelerator = accelerator
-        self.args = args
+    def __init__(self, trainer: "OmniGRPOTrainer"):
+        self._trainer = trainer
         self._found: list[RewardFault] = []
 
     def wrap(
@@ -210,52 +208,40 @@ class RewardGuard:
     ) -> list[RewardFunc]:
         """What to give TRL in place of the functions for one batch; `begins` is called with a name before each."""
         self._found = []
-        timeout_s, abstains = self.args.reward_timeout_s, self.args.on_reward_error == "abstain"
-        how = (timeout_s, abstains, self.accelerator.process_index, self._found)
+        settings, rank = self._trainer.settings, self._trainer.accelerator.process_index
+        how = (settings.reward_timeout_s, settings.on_reward_error == "abstain", rank, self._found)
         return [
             GuardedReward(function, name, *how, partial(begins, name)).guarded()
             for function, name in zip(functions, names, strict=True)
         ]
 
-    def checked(self, trainer: "OmniGRPOTrainer", rewards: Tensor, samples: Sequence[Sample]) -> Tensor:
-        """The rewards, NaN where they are not finite; raises, or counts and records, what went wrong on any rank."""
-        training, names = trainer.model.training, trainer.reward_func_names
-        faults = self.errors(rewards, trainer.reward_funcs, names, samples, needs_one=training)
-        for name in names:  # completions that each reward failed on, only of those that failed
-            if n_failed := sum(len(fault.row_ids) for fault in faults if fault.reward == name):
-                trainer._metrics["train" if training else "eval"][f"rewards/{name}/errors"].append(float(n_failed))
-        trainer.jsonl_logger.write_faults([fault.line() for fault in faults], trainer.state)
-        if faults and self.args.on_reward_error == "stop":
-            remedy = "`on_reward_error: abstain` scores None there and goes on"
-            raise RewardError(f"{listed(faults)}\n{written_to(self.args)}; {remedy}")
-        return torch.where(rewards.isfinite(), rewards, torch.nan)
-
-    def errors(
-        self,
-        rewards: Tensor,
-        functions: Sequence[Callable[..., object]],
-        names: Sequence[str],
-        samples: Sequence[Sample],
-        needs_one: bool,
-    ) -> list[RewardFault]:
-        """What went wrong with a batch on any rank, the same list on each.
+    def checked(self, rewards: Tensor, samples: Sequence[Sample]) -> Tensor:
+        """The rewards, NaN where they are not finite; raises, or counts and records, what went wrong on any rank.
 
         Args:
             rewards: (ranks*B*G, K), with NaN for None.
-            functions: the K reward functions or models.
-            names: theirs.
             samples: of this rank.
-            needs_one: a batch that no function judges is an error.
         """
-        first = self.accelerator.process_index * len(samples)
+        trainer, faults = self._trainer, self._faults(rewards, samples)
+        metrics = trainer._metrics["train" if trainer.model.training else "eval"]
+        for name in trainer.reward_func_names:  # completions that each reward failed on, only of those that failed
+            if n_failed := sum(len(fault.row_ids) for fault in faults if fault.reward == name):
+                metrics[f"rewards/{name}/errors"].append(float(n_failed))
+        trainer.jsonl_logger.write_faults([fault.line() for fault in faults], trainer.state)
+        if faults and trainer.settings.on_reward_error == "stop":
+            remedy = "`on_reward_error: abstain` scores None there and goes on"
+            raise RewardError(f"{listed(faults)}\n{written_to(trainer.args)}; {remedy}")
+        return torch.where(rewards.isfinite(), rewards, torch.nan)
+
+    def _faults(self, rewards: Tensor, samples: Sequence[Sample]) -> list[RewardFault]:
+        """What went wrong with a batch on any rank, the same list on each; in training also that no function judges."""
+        trainer, names = self._trainer, self._trainer.reward_func_names
+        first = trainer.accelerator.process_index * len(samples)
         own = rewards[first : first + len(samples)].T  # (K, B*G)
-        models = [
-            (name, values)
-            for name, function, values in zip(names, functions, own, strict=True)
-            if isinstance(function, nn.Module)
-        ]
+        functions = zip(names, trainer.reward_funcs, own, strict=True)
+        models = [(name, values) for name, function, values in functions if isinstance(function, nn.Module)]
         faults = gather_object([*self._found, *self._of_models(models, samples)])
-        if not faults and needs_one and rewards.isnan().all():
+        if not faults and trainer.model.training and rewards.isnan().all():
             ids = gather_object([sample.get("row_id") for sample in samples])
             all_names = ", ".join(f"'{name}'" for name in names)
             faults = [RewardFault(all_names, "gave None for every completion", tuple(ids))]
@@ -268,7 +254,7 @@ class RewardGuard:
             if bad:
                 ids = tuple(samples[i].get("row_id", f"{i} of the batch") for i in bad)
                 what = f"gave {values[bad[0]].item()}"
-                yield RewardFault(name, what, ids, rank=self.accelerator.process_index)
+                yield RewardFault(name, what, ids, rank=self._trainer.accelerator.process_index)
 
 
 def listed(errors: Sequence[object], then: str | None = None) -> str:
@@ -280,7 +266,7 @@ def listed(errors: Sequence[object], then: str | None = None) -> str:
     return "\n".join(line for line in (*shown, then, trace) if line)
 
 
-def written_to(args: OmniGRPOConfig) -> str:
+def written_to(args: GRPOConfig) -> str:
     return f"Written to {args.output_dir}/faults.jsonl"
 
 

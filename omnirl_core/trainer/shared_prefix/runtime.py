@@ -8,13 +8,11 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from trl.data_utils import prepare_multimodal_messages
 
 from omnirl_core.models import base_model, counts_of_rows, image_rows
-from omnirl_core.trainer.grpo_config import OmniGRPOConfig
 from omnirl_core.trainer.multimodal import convert_blocks, images_of
 from omnirl_core.trainer.shared_prefix.packing import Prompt, encode_prompts, pack, packed_log_probs
 from omnirl_core.trainer.shared_prefix.rollout import shared_prefill
@@ -104,26 +102,14 @@ class SharedPrefix:
     """The shared prompts of a run: each is a `Prompt`, processed once, that travels with its samples.
 
     Args:
-        accelerator: of the run.
-        policy: unwrapped.
-        reference: reference model as the trainer runs it, or None.
-        args: of the run; with `verify_shared_prefix` the first pass is compared with TRL's own.
+        trainer: OmniGRPOTrainer; with `verify_shared_prefix` the first pass is compared with TRL's own.
         in_rollout: the rollout shares prompts too, not only the log-probability passes.
     """
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        policy: PreTrainedModel,
-        reference: object,
-        args: OmniGRPOConfig,
-        in_rollout: bool,
-    ):
-        self.accelerator = accelerator
-        self.policy, self.reference = policy, reference
-        self.args = args
+    def __init__(self, trainer: "OmniGRPOTrainer", in_rollout: bool):
+        self._trainer, self._policy = trainer, trainer.model  # unwrapped, as it is now
         self.in_rollout = in_rollout
-        self.to_verify = args.verify_shared_prefix
+        self.to_verify = trainer.settings.verify_shared_prefix
         self._reference_backbone: Any = None
         self.batch: SharedBatch | None = None
         """Of the generation batch at hand."""
@@ -159,7 +145,7 @@ class SharedPrefix:
         token_ids, images, fields = tokenized
         batch, images = self.batch, images or [None] * len(token_ids)
         n_images = [len(own or ()) for own in images]
-        backbone, device = self.backbone(self.policy), self.accelerator.device
+        backbone, device = self.backbone(self._policy), self._trainer.accelerator.device
         batch.encoded = encode_prompts(backbone, token_ids, fields, n_images, device)
         batch.fields = fields
         self.prompts = batch.of_samples(batch.encoded)
@@ -190,7 +176,7 @@ class SharedPrefix:
         for start in range(0, n_samples, chunk):
             part = slice(start, start + chunk)
             packed = pack(self.prompts[part], completion_ids[part], completion_mask[part])
-            with self.accelerator.autocast():
+            with self._trainer.accelerator.autocast():
                 found.append(packed_log_probs(model, backbone, packed))
         entropies = [entropy for _, entropy in found if entropy is not None]
         return torch.cat([values for values, _ in found]), torch.cat(entropies) if entropies else None
@@ -217,8 +203,9 @@ class SharedPrefix:
             expected, _, _ = plain(**fields)
         scored = completion_mask.bool()
         own = (expected - shared)[scored].abs().mean() if scored.any() else shared.new_zeros(())
-        difference = self.accelerator.gather(own.float().reshape(1)).max().item()  # NaN if a rank's is
-        is_half = self.args.bf16 or self.args.fp16 or self.policy.dtype != torch.float32
+        difference = self._trainer.accelerator.gather(own.float().reshape(1)).max().item()  # NaN if a rank's is
+        args = self._trainer.args
+        is_half = args.bf16 or args.fp16 or self._policy.dtype != torch.float32
         limit = 0.1 if is_half else 1e-4
         if not difference <= limit:
             raise ValueError(
@@ -231,10 +218,10 @@ class SharedPrefix:
         """What `packed_log_probs` takes beside a model.
 
         Accelerate's `unwrap_model` walks through all modules, which takes as long as a decoding step."""
-        if self.reference is None or model is not self.reference:
-            return base_model(self.policy).base_model
+        if self._trainer.ref_model is None or model is not self._trainer.ref_model:
+            return base_model(self._policy).base_model
         if self._reference_backbone is None:
-            self._reference_backbone = base_model(self.accelerator.unwrap_model(model)).base_model
+            self._reference_backbone = base_model(self._trainer.accelerator.unwrap_model(model)).base_model
         return self._reference_backbone
 
 
@@ -260,7 +247,7 @@ def shared_prefix_of(trainer: "OmniGRPOTrainer") -> SharedPrefix | None:
     config: Any = base_model(trainer.model).config
     take_packs(config.get_text_config()._attn_implementation)
     logger.info("shared_prefix: prompts of a group run once (%s), %s is verified", where, config.model_type)
-    return SharedPrefix(trainer.accelerator, trainer.model, trainer.ref_model, settings, rollout is None)
+    return SharedPrefix(trainer, rollout is None)
 
 
 def _say_fallback(trainer: "OmniGRPOTrainer", what: str, obstacle: str) -> None:
