@@ -5,7 +5,7 @@ of images in a cell only the word Image, and TensorBoard gets nothing.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from itertools import count
@@ -103,13 +103,27 @@ def _image_path(image: Any) -> str | None:
 
 
 def batch_lines(trainer: "OmniGRPOTrainer", samples: Sequence[Sample], advantages: Tensor) -> list[Line]:
-    """The lines of a trainer's generation batch on this rank: `samples` as they came, `advantages` (B*G,)."""
+    """The lines of a trainer's generation batch on this rank: `samples` as they came, `advantages` (B*G,).
+
+    With the rewards' weights, by which reports of runs without held-out samples score completions, and, of each
+    completion, its length, whether it is clipped, as TRL counts it, the sizes of its images, and how a reward that did
+    not abstain reads boxes in it.
+    """
     first = trainer.accelerator.process_index * len(samples)
     own = trainer._rewards[first : first + len(samples)].tolist()  # (B*G, K)
     names = distinct_names(trainer.reward_func_names)
     values = zip(names, trainer.reward_weights.tolist(), strict=True)
     weights = {name: round(weight, 6) for name, weight in values}
     ends = (*trainer.eos_token_ids, trainer._tokenizer.pad_token_id)
+    details, readings = [], [box_reading(reward) for reward in trainer.reward_funcs]
+    for sample, ids, earned in zip(trainer._samples, trainer._completion_ids, own, strict=True):
+        detail: dict[str, Any] = {"weights": weights, "n_tokens": len(ids)}
+        detail["clipped"] = not ids or ids[-1] not in ends
+        if images_of(sample):
+            detail |= {name: sample.get(name) for name in ("image_sizes", "resized_sizes")}
+        judging = (reading for reading, value in zip(readings, earned, strict=True) if value == value)
+        boxes = next((reading for reading in judging if reading), None)
+        details.append(detail | ({"boxes": boxes} if boxes else {}))
     training = trainer.model.training
     return completion_lines(
         samples,
@@ -118,7 +132,7 @@ def batch_lines(trainer: "OmniGRPOTrainer", samples: Sequence[Sample], advantage
         advantages.tolist(),
         step=trainer.state.global_step + training,  # the step that learns from them
         phase="train" if training else "eval",
-        details=details_of(trainer._samples, trainer._completion_ids, trainer.reward_funcs, own, weights, ends),
+        details=details,
     )
 
 
@@ -145,36 +159,6 @@ def as_text(logged: Settings) -> None:
         texts = [read(item) for item in logged[name]]
         logged[name].clear()
         logged[name].extend(texts)
-
-
-def details_of(
-    samples: Sequence[Sample],
-    completion_ids: Sequence[Sequence[int]],
-    reward_funcs: Sequence[Callable[..., object]],
-    rewards: Sequence[Sequence[float]],
-    weights: Mapping[str, float],
-    end_ids: Sequence[int | None],
-) -> list[Line]:
-    """Of each completion: the rewards' weights, its length, sizes of its images, how a reward reads boxes in it.
-
-    Args:
-        samples: B*G, as the trainer has them.
-        completion_ids: B*G lists of token ids.
-        reward_funcs: K of them.
-        rewards: (B*G, K), NaN where a reward abstains.
-        weights: by the name of the reward; reports of runs without held-out samples score completions by them.
-        end_ids: tokens that end a completion; one without is clipped, as TRL counts it.
-    """
-    details, readings = [], [box_reading(reward) for reward in reward_funcs]
-    for sample, ids, own in zip(samples, completion_ids, rewards, strict=True):
-        detail: dict[str, Any] = {"weights": weights, "n_tokens": len(ids)}
-        detail["clipped"] = not ids or ids[-1] not in end_ids
-        if images_of(sample):
-            detail |= {name: sample.get(name) for name in ("image_sizes", "resized_sizes")}
-        judging = (reading for reading, value in zip(readings, own, strict=True) if value == value)
-        boxes = next((reading for reading in judging if reading), None)
-        details.append(detail | ({"boxes": boxes} if boxes else {}))
-    return details
 
 
 def show_completions(callbacks: Iterable[TrainerCallback], logged: Settings, step: int) -> None:

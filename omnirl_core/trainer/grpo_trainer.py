@@ -198,15 +198,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
             self.nonfinite = NonFiniteGuard(self)
             limit = stall_limit(settings)
             self.watchdog = Watchdog(self.args.output_dir, self.accelerator.process_index, limit)
-        reference = [] if self.ref_model is None else [self.accelerator.unwrap_model(self.ref_model)]
-        self.image_guard = ImageGuard(
-            self.accelerator,
-            self.model,
-            *reference,
-            tools_bring_images=bool(self.tools or self.environment_factories),
-            # TRL 1.16 leaves out the images of tools where the token limit has cut one; a plain GRPOConfig allows it
-            allows_cut=settings is OFF,
-        )
+        self.image_guard = ImageGuard(self)
 
     def _add_callbacks(self) -> None:
         self.jsonl_logger = JsonlLogger(self.args.output_dir, self.settings.log_file_limit_mb)

@@ -9,11 +9,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from omnirl_core.models import vision_tower
+from omnirl_core.trainer.grpo_config import OFF
 from omnirl_core.trainer.prompt_length import prompt_images
 from omnirl_core.trainer.shared_prefix.runtime import SharedBatch, SharedPrefix
 from omnirl_core.types import Sample
@@ -105,26 +105,22 @@ SAMPLES = "images_of_samples"
 class ImageGuard:
     """The images of each pass of a GRPO run against those of its samples; notes where they differ.
 
-    No rank raises alone: `agree` is a collective that all of them reach. Without models it counts nothing.
+    No rank raises alone: `agree` is a collective that all of them reach.
 
     Args:
-        accelerator: of the run.
-        models: policy and, where there is one, reference model, both unwrapped.
-        tools_bring_images: tools or environments may, so that a rollout encodes what it is handed.
-        allows_cut: images of tools may be left out; passes of such a run are not counted.
+        trainer: OmniGRPOTrainer, once TRL has made it; None counts nothing.
     """
 
-    def __init__(
-        self,
-        accelerator: Accelerator | None,
-        *models: nn.Module,
-        tools_bring_images: bool = False,
-        allows_cut: bool = False,
-    ):
-        self.accelerator: Any = accelerator
+    def __init__(self, trainer: "OmniGRPOTrainer | None"):
+        self._trainer: Any = trainer
+        models = [] if trainer is None else [trainer.model]
+        if trainer is not None and trainer.ref_model is not None:
+            models.append(trainer.accelerator.unwrap_model(trainer.ref_model))
         self.counter = ImageCounter(*models)
-        self.tools_bring_images = tools_bring_images
-        self.counts_none = tools_bring_images and allows_cut
+        self.tools_bring_images = trainer is not None and bool(trainer.tools or trainer.environment_factories)
+        """Or environments do, so that a rollout encodes what it is handed."""
+        # TRL 1.16 leaves out the images of tools where the token limit has cut one; a plain GRPOConfig allows it
+        self.counts_none = trainer is not None and self.tools_bring_images and trainer.settings is OFF
         self.samples: Sequence[tuple[str, int]] = ()
         """Name and number of images of each sample of the passes that follow."""
         self._found: list[str] = []
@@ -176,14 +172,14 @@ class ImageGuard:
 
     def note(self, where: str, given: int, encoded: int) -> None:
         names = list(dict.fromkeys(name for name, n in self.samples if n))
-        self._found.append(mismatch(where, given, encoded, names, self.accelerator.process_index))
+        self._found.append(mismatch(where, given, encoded, names, self._trainer.accelerator.process_index))
 
     def agree(self) -> None:
         """ImageMismatchError on every rank where any has noted a pass."""
         found, self._found = self._found, []
-        if self.accelerator.num_processes > 1:
-            n_found = torch.tensor([len(found)], device=self.accelerator.device)
-            if not int(self.accelerator.gather(n_found).sum()):
+        if self._trainer.accelerator.num_processes > 1:
+            n_found = torch.tensor([len(found)], device=self._trainer.accelerator.device)
+            if not int(self._trainer.accelerator.gather(n_found).sum()):
                 return
             found = gather_object(found)
         if found:
