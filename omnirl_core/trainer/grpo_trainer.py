@@ -363,8 +363,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         self._completions, self._rewards = completions, rewards  # rewards: (ranks*B*G, K)
         self._completion_ids = completion_ids_list
         if self.model.training:
-            groups = rewards.view(-1, self.num_generations or 1, rewards.shape[-1])
-            log_scales(self._metrics["train"], self.reward_func_names, groups, self.reward_weights.tolist())
+            log_scales(self, rewards)
         return rewards
 
     def _score(self, inputs: list[Sample], prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:

@@ -2,9 +2,8 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -19,13 +18,12 @@ NOISE = 1e-6
 """Rewards are float32, and their weighted sums equal where they differ by less than this part of their terms."""
 
 
-@dataclass(frozen=True)
-class Scale:
-    """One reward in one generation batch, its weight included; None where no group tells, or the weight is 0."""
+class Scale(NamedTuple):
+    """One reward in one generation batch, its weight included; NaN where no group tells, or the weight is 0."""
 
-    spread: float | None
+    spread: float
     """Mean standard deviation within a group."""
-    share: float | None
+    share: float
     """Part of the summed reward's variance within groups that is this reward's; the shares add up to 1."""
 
 
@@ -51,28 +49,20 @@ def reward_scales(rewards: Tensor, weights: Sequence[float]) -> list[Scale]:
     is_known = counted.any(0) & torch.tensor([weight != 0 for weight in weights], device=rewards.device)
     return [
         Scale(
-            spread[counted[:, k], k].mean().item() if is_known[k] else None,
-            (covariance[k] / variance).item() if variance > 1e-12 else None,
+            spread[counted[:, k], k].mean().item() if is_known[k] else math.nan,
+            (covariance[k] / variance).item() if variance > 1e-12 else math.nan,
         )
         for k in range(rewards.shape[-1])
     ]
 
 
-def scale_metrics(names: Sequence[str], scales: Sequence[Scale]) -> dict[str, float]:
-    """The scales under the names they are logged by; NaN, which TRL's log leaves out, where there is none."""
-    metrics = {}
-    for name, scale in zip(names, scales, strict=True):
-        metrics[f"rewards/{name}/spread"] = math.nan if scale.spread is None else scale.spread
-        metrics[f"rewards/{name}/share"] = math.nan if scale.share is None else scale.share
-    return metrics
-
-
-def log_scales(
-    metrics: MutableMapping[str, list[float]], names: Sequence[str], rewards: Tensor, weights: Sequence[float]
-) -> None:
-    """Append the scales of (groups, G, K) `rewards` to a trainer's metrics."""
-    for name, value in scale_metrics(names, reward_scales(rewards, weights)).items():
-        metrics[name].append(value)
+def log_scales(trainer: "OmniGRPOTrainer", rewards: Tensor) -> None:
+    """Log the scales of a training batch's rewards, (ranks*B*G, K); TRL's log leaves out NaN."""
+    groups = rewards.view(-1, trainer.num_generations or 1, rewards.shape[-1])
+    scales = reward_scales(groups, trainer.reward_weights.tolist())
+    for name, scale in zip(trainer.reward_func_names, scales, strict=True):
+        trainer._metrics["train"][f"rewards/{name}/spread"].append(scale.spread)
+        trainer._metrics["train"][f"rewards/{name}/share"].append(scale.share)
 
 
 class RewardScaleCallback(TrainerCallback):
