@@ -90,11 +90,6 @@ class PromptFormat:
         turns.append({"role": "user", "content": _blocks(problem, n_images, before, after)})
         return turns
 
-    @property
-    def asks_options(self) -> bool:
-        """Whether any template has `{options}`."""
-        return any(OPTIONS in template for template in self.templates.values())
-
     def check(self, task: str | None, options: object) -> None:
         """ValueError where the task's template asks for options and there are none."""
         if OPTIONS in self._template(task):
@@ -181,11 +176,12 @@ def load_dataset(
     store = _Store()
     row_rules = RowRules(**rules)
     sources = find_sources(path, image_root, task=task, split=split, columns=columns)
-    asks_options = prompts.asks_options
     with _no_search_for_cycles():
         for record in read_records(sources, row_rules, seed=seed):
-            if asks_options:
-                _check_options(record, prompts)
+            try:
+                prompts.check(record.task, record.extra.get("options"))
+            except ValueError as error:
+                raise DataError(f"{record.source}: {error}", record.source) from None
             store.add(record)
     unused = set(templates or {}) - store.tasks - {"default"}
     if unused:
@@ -193,13 +189,6 @@ def load_dataset(
     in_order = any(source.in_order for source in sources)
     transform = RowTransform(prompts, tuple(sorted(store.extras)), store.has_images, in_order=in_order)
     return store.dataset().with_transform(transform)
-
-
-def _check_options(record: Record, prompts: PromptFormat) -> None:
-    try:
-        prompts.check(record.task, record.extra.get("options"))
-    except ValueError as error:
-        raise DataError(f"{record.source}: {error}", record.source) from None
 
 
 def is_of_rows(dataset: object) -> bool:

@@ -63,6 +63,14 @@ class PromptLength:
                 return False
         return self.count(sample) > limit
 
+    def fault(self, sample: Sample, limit: int, index: str = "") -> str | None:
+        """What to say of a prompt above the limit, None of others; `index` names a sample that has no `row_id`."""
+        if not self.exceeds(sample, limit):
+            return None
+        name, n_images = sample.get("row_id") or index, len(prompt_images(sample))
+        included = f" ({n_images} image{'s' * (n_images != 1)} included)" if n_images else ""
+        return f"{name}: prompt has {self.count(sample):,} tokens{included}; max_prompt_length is {limit:,}"
+
     def bound(self, sample: Sample) -> int:
         """Never less than the count of a sample whose images become grids: the pixel budget bounds them."""
         n_images = len(prompt_images(sample))
@@ -176,9 +184,9 @@ def fit_prompts(data: Any, length: PromptLength, limit: int, on_long: str, split
     if data is None:
         return None
     long = [
-        (index, long_prompt(sample, length.count(sample), limit, f"{split} row {index}"))
+        (index, fault)
         for index, sample in enumerate(_light_rows(data))
-        if length.exceeds(sample, limit)
+        if (fault := length.fault(sample, limit, f"{split} row {index}"))
     ]
     if not long:
         return data
@@ -197,24 +205,15 @@ class _StreamFilter:
 
     def __call__(self, sample: Sample) -> bool:
         self.seen += 1
-        if not self.length.exceeds(sample, self.limit):
+        fault = self.length.fault(sample, self.limit, f"{self.split} row {self.seen - 1}")
+        if fault is None:
             return True
-        index = f"{self.split} row {self.seen - 1}"
-        fault = long_prompt(sample, self.length.count(sample), self.limit, index)
         if self.on_long == "error":
             raise ValueError(_listed([fault]))
         self.dropped += 1
         if self.dropped & (self.dropped - 1) == 0:  # at 1, 2, 4, 8 ...
             logger.warning("%s: dropped %d of %d rows so far; %s", self.split, self.dropped, self.seen, fault)
         return False
-
-
-def long_prompt(sample: Sample, n_tokens: int, limit: int, index: str = "") -> str:
-    """What to say of a prompt above the limit; `index` names a sample that has no `row_id`."""
-    name = sample.get("row_id") or index
-    n_images = len(prompt_images(sample))
-    included = f" ({n_images} image{'s' * (n_images != 1)} included)" if n_images else ""
-    return f"{name}: prompt has {n_tokens:,} tokens{included}; max_prompt_length is {limit:,}"
 
 
 def _listed(faults: Sequence[str], n_samples: int | None = None) -> str:

@@ -104,15 +104,12 @@ class RowCheck:
     def _length_faults(self, record: Record, sizes: dict[str, tuple[int, int]]) -> list[Fault]:
         if self.length is None or self.max_prompt_length is None:
             return []
-        from omnirl_core.trainer.prompt_length import long_prompt  # with it comes TRL, which takes seconds
-
         messages = self.prompts.messages(record.problem, len(record.images), record.task, record.extra.get("options"))
         row: dict[str, Any] = {"prompt": messages, "images": list(record.images), "row_id": record.source}
         self.length.sizes.clear()  # of the row before: memory stays flat
         self.length.sizes.update(sizes)
-        if not self.length.exceeds(row, self.max_prompt_length):
-            return []
-        return [Fault("length", long_prompt(row, self.length.count(row), self.max_prompt_length))]
+        fault = self.length.fault(row, self.max_prompt_length)
+        return [] if fault is None else [Fault("length", fault)]
 
 
 def _key(record: Record) -> int:
