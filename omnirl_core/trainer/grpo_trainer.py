@@ -41,7 +41,7 @@ from omnirl_core.trainer.fault_tolerance.checkpoint_mixin import CheckpointMixin
 from omnirl_core.trainer.fault_tolerance.image_guard import SAMPLES, ImageGuard, images_turn_up, samples_of
 from omnirl_core.trainer.fault_tolerance.nonfinite import NonFiniteGuard
 from omnirl_core.trainer.fault_tolerance.reward_guard import RewardGuard
-from omnirl_core.trainer.fault_tolerance.watchdog import Watchdog, stall_limit
+from omnirl_core.trainer.fault_tolerance.watchdog import Watchdog
 from omnirl_core.trainer.fsdp import (
     engine_of,
     gathered_for_generation,
@@ -196,8 +196,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
             self.reward_guard = RewardGuard(self)
         if settings.on_nonfinite is not None:
             self.nonfinite = NonFiniteGuard(self)
-            limit = stall_limit(settings)
-            self.watchdog = Watchdog(self.args.output_dir, self.accelerator.process_index, limit)
+            self.watchdog = Watchdog(self)
         self.image_guard = ImageGuard(self)
 
     def _add_callbacks(self) -> None:

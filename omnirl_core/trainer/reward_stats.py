@@ -74,11 +74,10 @@ class RewardScaleCallback(TrainerCallback):
     no spread is what one expects of it. The means are over the last `patience` steps.
     """
 
-    def __init__(self, patience: int = 20, ratio: float = 10.0, clipped: float = 0.2, learned: float = 0.95):
+    ratio, clipped, learned = 10.0, 0.2, 0.95
+
+    def __init__(self, patience: int = 20):
         self.patience = patience
-        self.ratio = ratio
-        self.clipped = clipped
-        self.learned = learned
         self._since = 0
         self._window: list[tuple[int, dict[str, float]]] = []
         self._said: set[tuple[str, ...]] = set()

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from omnirl_core.trainer.grpo_config import OmniGRPOConfig
+if TYPE_CHECKING:
+    from omnirl_core.trainer.grpo_trainer import OmniGRPOTrainer
 
 RANKS = "ranks"
 """Folder in a run's folder with one file a rank; gone after a run that ends well."""
@@ -28,38 +30,45 @@ class Watchdog:
 
     A thread of Python watches, which can say what stalls; where C code holds the interpreter's lock, so that no
     thread runs, faulthandler's own watchdog prints the tracebacks and ends the process a little later.
+
+    Args:
+        trainer: OmniGRPOTrainer. Without a `stall_timeout_s`, the limit is what torch allows a collective, and a single
+            process has none.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], rank: int, stall_timeout_s: float | None):
-        self.path = Path(folder) / RANKS / f"rank{rank}.json"
-        self.rank = rank
-        self.stall_timeout_s = stall_timeout_s
+    def __init__(self, trainer: "OmniGRPOTrainer"):
+        settings = trainer.settings
+        self.rank = trainer.accelerator.process_index
+        self.path = Path(str(settings.output_dir)) / RANKS / f"rank{self.rank}.json"
+        self.stall_timeout_s = settings.stall_timeout_s
+        if self.stall_timeout_s is None and settings.world_size > 1:
+            self.stall_timeout_s = float(settings.ddp_timeout)
         self.is_watching = False
-        self._last = time.monotonic()
-        self._ended = threading.Event()
+        self._last = 0.0
         self._width = 0
-
-    def start(self) -> None:
-        """Begin to watch; the caller pings from now on."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.unlink(missing_ok=True)  # of a run that an error ended
-        self.is_watching = True
-        self._ended = threading.Event()
-        self._last = time.monotonic()
-        if self.stall_timeout_s is not None:
-            threading.Thread(target=self._watch, args=(self._ended,), daemon=True, name="watchdog").start()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch the block; an error leaves the ranks' files, and carries what they say."""
-        self.start()
+        """Watch the block; an error leaves the ranks' files for a look, and carries what they say."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.unlink(missing_ok=True)  # of a run that an error ended
+        ended = threading.Event()
+        self.is_watching, self._last = True, time.monotonic()
+        if self.stall_timeout_s is not None:
+            threading.Thread(target=self._watch, args=(ended,), daemon=True, name="watchdog").start()
         try:
             yield
         except BaseException as error:  # also a user's Ctrl-C in a notebook
             error.add_note(last_seen(self.path.parent.parent))
-            self.stop(keep=True)
             raise
-        self.stop()
+        finally:
+            self.is_watching = False
+            ended.set()
+            if self.stall_timeout_s is not None:
+                faulthandler.cancel_dump_traceback_later()
+        self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty yet, or gone: whoever is last takes the folder away
+            self.path.parent.rmdir()
 
     def ping(self, doing: str, step: int, row_ids: Iterable[object] = ()) -> None:
         """Say what begins now, and for which samples."""
@@ -80,20 +89,6 @@ class Watchdog:
                 os.close(file)
         if self.stall_timeout_s is not None:
             faulthandler.dump_traceback_later(self.stall_timeout_s + 2 * GRACE_S, exit=True, file=2)
-
-    def stop(self, keep: bool = False) -> None:
-        """End the watch; whoever is last takes the folder away, unless its files are to be kept for a look."""
-        if not self.is_watching:
-            return
-        self.is_watching = False
-        self._ended.set()
-        if self.stall_timeout_s is not None:
-            faulthandler.cancel_dump_traceback_later()
-        if keep:
-            return
-        self.path.unlink(missing_ok=True)
-        with suppress(OSError):  # not empty yet, or gone
-            self.path.parent.rmdir()
 
     def _watch(self, ended: threading.Event) -> None:
         limit = self.stall_timeout_s or 0.0
@@ -126,12 +121,6 @@ def last_seen(folder: str | os.PathLike[str]) -> str:
         rows = f", rows {', '.join(state['row_ids'])}" if state["row_ids"] else ""
         lines.append(f"rank {state['rank']}: {state['doing']} of step {state['step']}{rows}, since {since}")
     return "\n".join(lines)
-
-
-def stall_limit(args: OmniGRPOConfig) -> float | None:
-    """`stall_timeout_s`; by default what torch allows a collective, or nothing for a single process."""
-    given = args.stall_timeout_s
-    return given if given is not None or args.world_size == 1 else float(args.ddp_timeout)
 
 
 def _waits_for_others() -> bool:
