@@ -1,7 +1,6 @@
 """What the rewards of one batch share: threads for scorers that wait, the scores of a gate, and time for runaways."""
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from operator import is_
 from typing import Any
 
 KEPT = 16  # rewards of a file whose last batch is kept
+Batch = Sequence[tuple[Any, ...]]
+"""Of each row what its score depends on."""
 
 
 def in_threads(score: Callable[[int], float | None], count: int, at_a_time: int) -> list[float | None]:
@@ -46,16 +47,6 @@ def runaways() -> Runaways:
     return _runaways.get() or Runaways()
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Scores of a reward on a batch, and whether it judged as a gate."""
-
-    reward: object
-    used: Sequence[tuple[Any, ...]]
-    as_gate: bool
-    scores: list[float | None]
-
-
 class RecentScores:
     """The last scores of each reward, so that a gate that is a reward of its own judges a batch once.
 
@@ -65,31 +56,28 @@ class RecentScores:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: deque[Kept] = deque(maxlen=KEPT)
+        self._kept: dict[object, tuple[Batch, bool, list[float | None]]] = {}  # batch, whether as a gate, scores
 
-    def take(self, reward: object, used: Sequence[tuple[object, ...]], as_gate: bool) -> list[float | None] | None:
+    def take(self, reward: object, batch: Batch, as_gate: bool) -> list[float | None] | None:
         """The scores of this batch, None where they have to be judged."""
         with self._lock:
-            for kept in self._kept:
-                if kept.reward == reward and _same_objects(kept.used, used):
-                    if as_gate:
-                        return list(kept.scores)
-                    self._kept.remove(kept)
-                    self._kept.append(Kept(reward, used, False, kept.scores))
-                    return list(kept.scores) if kept.as_gate else None
-        return None
+            known, was_gate, scores = self._kept.get(reward, ((), False, []))
+            if not _same_objects(known, batch):
+                return None
+            if not as_gate:
+                self._kept[reward] = batch, False, scores
+            return list(scores) if as_gate or was_gate else None
 
-    def keep(
-        self, reward: object, used: Sequence[tuple[object, ...]], as_gate: bool, scores: list[float | None]
-    ) -> None:
+    def keep(self, reward: object, batch: Batch, as_gate: bool, scores: list[float | None]) -> None:
         """Keep the scores of a batch in place of the reward's last ones."""
         with self._lock:
-            for kept in [kept for kept in self._kept if kept.reward == reward]:
-                self._kept.remove(kept)
-            self._kept.append(Kept(reward, used, as_gate, list(scores)))
+            self._kept.pop(reward, None)
+            self._kept[reward] = batch, as_gate, list(scores)
+            if len(self._kept) > KEPT:
+                del self._kept[next(iter(self._kept))]
 
 
-def _same_objects(some: Sequence[tuple[Any, ...]], others: Sequence[tuple[Any, ...]]) -> bool:
+def _same_objects(some: Batch, others: Batch) -> bool:
     return len(some) == len(others) and all(
         len(one) == len(other) and all(map(is_, one, other)) for one, other in zip(some, others, strict=True)
     )

@@ -42,12 +42,11 @@ def cider(
     (1.0, 0.0)
     """
     references = reference_texts(solution)
-    known = None if frequencies is None else _read_frequencies(frequencies)
+    said = _vectors(prediction, frequencies)
     if references is None:
         return None
-    said = _vectors(prediction, known)
     share = max(fact_share(prediction, reference, question) for reference in references) if needs_fact else 1.0
-    scores = [_cider_d(said, _vectors(text, known)) for text in references]
+    scores = [_cider_d(said, _vectors(text, frequencies)) for text in references]
     return share * min(1.0, max(scores) if best else sum(scores) / len(scores))
 
 
@@ -56,12 +55,15 @@ Vectors = tuple[list[dict[Grams, float]], list[float], int]
 
 
 @lru_cache(maxsize=64)
-def _vectors(text: str, known: "Known | None") -> Vectors:
+def _vectors(text: str, frequencies: str | None) -> Vectors:
     words = tokens(text)[:MOST_WORDS]
+    most, known = (1.0, {}) if frequencies is None else _read_frequencies(frequencies)
     weights: list[dict[Grams, float]] = []
     for order in range(1, ORDERS + 1):
         counts = Counter(zip(*(words[k:] for k in range(order)), strict=False))
-        weights.append({gram: n * (1.0 if known is None else known.weight(gram)) for gram, n in counts.items()})
+        weights.append(
+            {gram: n * max(0.0, most - math.log(max(1, known.get(" ".join(gram), 0)))) for gram, n in counts.items()}
+        )
     return weights, [math.sqrt(sum(w * w for w in one.values())) for one in weights], max(0, len(words) - 1)
 
 
@@ -69,26 +71,17 @@ def _cider_d(said: Vectors, wanted: Vectors) -> float:
     total, orders = 0.0, min(ORDERS, wanted[2] + 1)
     for ours, theirs, norm, their_norm in zip(said[0], wanted[0], said[1], wanted[1], strict=True):
         if norm and their_norm:
-            shared = ours.keys() & theirs.keys()
-            total += sum(min(ours[gram], theirs[gram]) * theirs[gram] for gram in shared) / (norm * their_norm)
+            products = [min(weight, theirs[gram]) * theirs[gram] for gram, weight in ours.items() if gram in theirs]
+            total += sum(products) / (norm * their_norm)
     return total / orders * math.exp(-((said[2] - wanted[2]) ** 2) / (2 * WIDTH**2))
 
 
-class Known:
-    """Document frequencies of n-grams, read from a file; hashed by identity, for the cache."""
-
-    def __init__(self, documents: int, counts: Mapping[str, int]) -> None:
-        self.most, self.counts = math.log(documents), counts
-
-    def weight(self, gram: Grams) -> float:
-        return max(0.0, self.most - math.log(max(1, self.counts.get(" ".join(gram), 0))))
-
-
 @lru_cache(maxsize=4)
-def _read_frequencies(path: str) -> Known:
+def _read_frequencies(path: str) -> tuple[float, Mapping[str, int]]:
+    """The logarithm of how many documents there are, and of how many each n-gram is."""
     try:
         read = json.loads(Path(path).read_text(encoding="utf-8"))
-        return Known(read["documents"], read["ngrams"])
+        return math.log(read["documents"]), read["ngrams"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         remedy = "make it with scripts/caption_frequencies.py"
         raise ValueError(f"frequencies: {path!r} is no file of document frequencies ({error}); {remedy}") from error

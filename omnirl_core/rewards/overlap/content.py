@@ -145,26 +145,11 @@ class Lexicon(dict[str, str]):
         self._asked = {STEMS[self._uninflected(word)] for word in asked}
         self._asked |= {base for word in asked for base in (word, *self._bases.get(word, ()))}
 
-    def forms(self, words: list[str]) -> list[str]:
-        """The form of each word."""
-        new = set(words).difference(self)
-        if new:
-            self._learn(new)
-        return list(map(self.__getitem__, words))
-
-    def _learn(self, new: set[str]) -> None:
-        asked, bases = self._asked, self._bases
-        known = new & self._light
-        if self._endings:
-            forms = {word: self._uninflected(word) for word in new}
-            self.update(forms)
-            known.update([word for word, form in forms.items() if STEMS[form] in asked])
-        else:
-            self.update(zip(new, new, strict=True))
-            known.update([word for word in new if STEMS[word] in asked])
-        self.update([(word, CANONICAL[word]) for word in CANONICAL.keys() & new])
-        known.update([word for word in bases.keys() & new if not asked.isdisjoint(bases[word])])
-        self.update(dict.fromkeys(known, LIGHT))
+    def __missing__(self, word: str) -> str:
+        form = self._uninflected(word)
+        is_asked = STEMS[form] in self._asked or not self._asked.isdisjoint(self._bases.get(word, ()))
+        found = self[word] = LIGHT if is_asked or word in self._light else CANONICAL.get(word, form)
+        return found
 
     def _uninflected(self, token: str) -> str:
         for ending in self._endings:
@@ -217,7 +202,7 @@ class Split(NamedTuple):
 def split(words: Words, known: Lexicon) -> Split:
     """The text under a lexicon; kept with the text, for the references that share it."""
     if words.split_by is None or words.split_by[0] is not known:
-        forms = known.forms(words.words)
+        forms = list(map(known.__getitem__, words.words))
         content = list(filter(None, forms))
         light = list(compress(words.words, map(LIGHT.__eq__, forms)))
         words.split_by = (known, Split(Words(words.text, content), Words(words.text, light)))

@@ -19,7 +19,7 @@ from rapidfuzz.distance import LCSseq
 
 from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, Pair, asked, pairs, split, split_reference
 from omnirl_core.rewards.overlap.wordnet import Synonyms, wordnet
-from omnirl_core.rewards.overlap.words import Cut, Words, chained, cut_by, read_words, rouge_score_words
+from omnirl_core.rewards.overlap.words import Cut, Words, cut_by, read_words, rouge_score_words
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.text import reference_texts
 from omnirl_core.type_checks import check_choice
@@ -328,55 +328,33 @@ def align(predicted: Words, reference: Words, table: Synonyms | None, as_nltk: b
     with its last free partner.
     """
     partners = [FREE] * len(predicted)
-    last, before = reference.chains
-    left = _match(partners, predicted.words, range(len(predicted) - 1, -1, -1), last.copy(), before)
-    free: Iterable[int] = range(len(reference))
+    left = _match(partners, predicted.words, range(len(predicted) - 1, -1, -1), reference.words)
     if left:
-        free = _still_free(free, partners)
-        left = _match(partners, predicted.stems, left, *chained(reference.stems, free))
+        left = _match(partners, predicted.stems, left, reference.stems)
     if left and table is not None:  # an unused table is empty
-        theirs, ours = (predicted.stems, reference.stems) if as_nltk else (predicted.words, reference.words)
-        left = left if as_nltk else left[:MOST_LOOKED_UP]
-        _match_synonyms(partners, theirs, left, *chained(ours, _still_free(free, partners)), table)
+        ours, theirs = (predicted.stems, reference.stems) if as_nltk else (predicted.words, reference.words)
+        _match(partners, ours, left if as_nltk else left[:MOST_LOOKED_UP], theirs, table)
     return partners
 
 
-def _still_free(places: Iterable[int], partners: list[int]) -> list[int]:
-    taken = set(partners)
-    return [place for place in places if place not in taken]
-
-
 def _match(
-    partners: list[int], words: list[str], left: Iterable[int], last: dict[str, int], before: list[int]
+    partners: list[int], words: list[str], left: Iterable[int], others: list[str], table: Synonyms | None = None
 ) -> list[int]:
-    """Give each place that is left the last free place of an equal word; returns those that stay alone."""
+    """Give each place that is left the last free place of an equal word, or of a synonym; returns those alone."""
+    free: dict[str, list[int]] = {}
+    taken = set(partners)
+    for place, word in enumerate(others):
+        if place not in taken:
+            free.setdefault(word, []).append(place)
     alone = []
     for place in left:
         word = words[place]
-        partner = last.get(word, FREE)
-        if partner == FREE:
-            alone.append(place)
+        if table is not None:
+            word = max(free.keys() & table[word], key=lambda one: free[one][-1], default="")
+        if word in free:
+            partners[place] = free[word].pop()
+            if not free[word]:
+                del free[word]
         else:
-            partners[place] = partner
-            last[word] = before[partner]
+            alone.append(place)
     return alone
-
-
-def _match_synonyms(
-    partners: list[int],
-    words: list[str],
-    left: list[int],
-    last: dict[str, int],
-    before: list[int],
-    table: Synonyms,
-) -> None:
-    open_words = last.keys()
-    for place in left:
-        near = table[words[place]]
-        if not open_words.isdisjoint(near):
-            word = max(open_words & near, key=last.__getitem__)
-            partner = partners[place] = last[word]
-            if before[partner] == FREE:
-                del last[word]
-            else:
-                last[word] = before[partner]
