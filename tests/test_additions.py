@@ -53,7 +53,7 @@ ADDITIONS: dict[str, dict[str, str | list[tuple[str, str]]]] = {
     },
     "a data format": {
         "omnirl_core/data/psv_reader.py": READER,
-        "omnirl_core/data/sources.py": [
+        "omnirl_core/data/tables.py": [
             ("from omnirl_core.data.record", "from omnirl_core.data.psv_reader import read_psv\n"),
             ('    ".jsonl": read_jsonl', '    ".psv": read_psv,\n'),
         ],

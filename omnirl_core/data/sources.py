@@ -5,36 +5,24 @@ import math
 import os
 import random
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any, Unpack
 
 import yaml
 
 from omnirl_core.data.columns import ColumnNames, checked_columns, renamed
 from omnirl_core.data.images import ImageFiles, RowRules, Rules, with_checked_images
-from omnirl_core.data.json_reader import RawRow, count_jsonl, read_json, read_jsonl
+from omnirl_core.data.json_reader import RawRow
 from omnirl_core.data.record import DataError, Problems, Record, RowContext, image_folder, record_from_row, shown
-from omnirl_core.data.tables import count_parquet, hub_rows, is_saved, open_hub, open_saved, read_csv, read_parquet
+from omnirl_core.data.tables import COUNTERS, READERS, check_file, hub_rows, is_saved, open_hub, open_saved
 from omnirl_core.type_checks import nearest
 from omnirl_core.yaml_loader import YamlFault, read_yaml
 
 logger = logging.getLogger(__name__)
-
-READERS: dict[str, Callable[[str, Container[int] | None], Iterator[RawRow]]] = {
-    ".json": read_json,
-    ".jsonl": read_jsonl,
-    ".parquet": read_parquet,
-    ".csv": read_csv,
-    ".tsv": read_csv,
-}
-"""Ending -> reader of the rows of a file, all of them or those of the given indices. A new format is a row here."""
-COUNTERS: dict[str, Callable[[str], int]] = {".jsonl": count_jsonl, ".parquet": count_parquet}
-"""Ending -> what counts the rows without parsing them."""
 
 _STRATEGY = re.compile(r"(?:(first|end|random):)?([0-9]+(?:\.[0-9]+)?)(%?)")
 _PLACES = {"json_path", "path", "hub"}
@@ -293,24 +281,6 @@ def raw_rows(source: Source, seed: str = "") -> Iterator[RawRow]:
 
 
 # -- YAML mixtures
-
-
-def tables_in(folder: str) -> list[str]:
-    """The data files of a folder, or of the folders in it where it has none itself."""
-    for depth in ("[!.]*", "*/[!.]*"):
-        paths = [path for path in sorted(Path(folder).glob(depth)) if path.suffix in READERS and path.is_file()]
-        if found := [str(path) for path in paths if not path.name.startswith("dataset_info")]:
-            return found
-    return []
-
-
-def check_file(place: str) -> None:
-    kinds = f"{', '.join(READERS)} or .yaml"
-    if not os.path.exists(place):
-        raise DataError(f"{place}: no such data file; a data file is {kinds}, a hub name is org/name")
-    if not is_saved(place) and not (os.path.isfile(place) and place.endswith(tuple(READERS))):
-        kind = "a file of unknown kind" if os.path.isfile(place) else "a folder"
-        raise DataError(": ".join([f"{place}: {kind}; give a {kinds} file", *tables_in(place)[:1]]))
 
 
 def mixture(path: str, image_root: str | None, task: str | None, columns: ColumnNames) -> list[Source]:

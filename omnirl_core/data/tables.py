@@ -1,4 +1,4 @@
-"""Rows of tables: Parquet, CSV and TSV files, and folders that `datasets` saved."""
+"""Files of rows: what is read by its ending, the readers of Parquet, CSV and TSV, and folders that `datasets` saved."""
 
 import csv
 import json
@@ -7,14 +7,14 @@ import sys
 from collections.abc import Callable, Container, Iterable, Iterator
 from datetime import date, time, timedelta
 from decimal import Decimal
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from omnirl_core.data.json_reader import MAX_ROW_BYTES, RawRow, StrictDecoder
+from omnirl_core.data.json_reader import MAX_ROW_BYTES, RawRow, StrictDecoder, count_jsonl, read_json, read_jsonl
 from omnirl_core.data.record import DataError, image_file, shown
 
 ARROW_BATCH = 256
@@ -184,3 +184,33 @@ def _image_path(image: Any) -> Any:
     if image["bytes"] is None:
         return image["path"]
     return image_file(image["bytes"], PurePath(image["path"] or "").suffix)
+
+
+READERS: dict[str, Callable[[str, Container[int] | None], Iterator[RawRow]]] = {
+    ".json": read_json,
+    ".jsonl": read_jsonl,
+    ".parquet": read_parquet,
+    ".csv": read_csv,
+    ".tsv": read_csv,
+}
+"""Ending -> reader of the rows of a file, all of them or those of the given indices. A new format is a row here."""
+COUNTERS: dict[str, Callable[[str], int]] = {".jsonl": count_jsonl, ".parquet": count_parquet}
+"""Ending -> what counts the rows without parsing them."""
+
+
+def tables_in(folder: str) -> list[str]:
+    """The data files of a folder, or of the folders in it where it has none itself."""
+    for depth in ("[!.]*", "*/[!.]*"):
+        paths = [path for path in sorted(Path(folder).glob(depth)) if path.suffix in READERS and path.is_file()]
+        if found := [str(path) for path in paths if not path.name.startswith("dataset_info")]:
+            return found
+    return []
+
+
+def check_file(place: str) -> None:
+    kinds = f"{', '.join(READERS)} or .yaml"
+    if not os.path.exists(place):
+        raise DataError(f"{place}: no such data file; a data file is {kinds}, a hub name is org/name")
+    if not is_saved(place) and not (os.path.isfile(place) and place.endswith(tuple(READERS))):
+        kind = "a file of unknown kind" if os.path.isfile(place) else "a folder"
+        raise DataError(": ".join([f"{place}: {kind}; give a {kinds} file", *tables_in(place)[:1]]))

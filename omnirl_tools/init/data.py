@@ -16,8 +16,8 @@ from typing import Any
 from omnirl_core.data import DataError, Record
 from omnirl_core.data.columns import ColumnNames
 from omnirl_core.data.record import decoded_image, image_folder
-from omnirl_core.data.sources import READERS, Source, checked_rows, find_sources, raw_rows, tables_in
-from omnirl_core.data.tables import is_saved
+from omnirl_core.data.sources import Source, checked_rows, find_sources, raw_rows
+from omnirl_core.data.tables import READERS, is_saved, tables_in
 from omnirl_core.type_checks import counted, nearest_file
 from omnirl_core.types import JsonObject
 from omnirl_tools.checks.row_check import RowCheck
