@@ -8,7 +8,7 @@ CORE = measure(ROOT / "omnirl_core")
 
 
 def test_the_core_is_small():
-    assert CORE.files <= 100
+    assert CORE.files <= 97
     assert CORE.median_function <= 10
 
 
