@@ -43,8 +43,8 @@ CASES = {
 class Family:
     """A policy of random weights so large that positions and pixels move the log-probabilities, and its processor."""
 
-    def __init__(self, name: str):
-        torch.manual_seed(0)
+    def __init__(self, name: str, seed: int = 0):
+        torch.manual_seed(seed)
         self.processor, self.model = model_families.FAMILIES[name]()
         with torch.no_grad():
             for key, parameter in self.model.named_parameters():
@@ -179,17 +179,6 @@ def test_the_vision_tower_meets_each_distinct_image_once(family):
     packed(family, [*range(4), *range(4)], torch.cat([ids, ids]), torch.cat([mask, mask]))
     handle.remove()
     assert pixels == once * 2
-
-
-def test_bfloat16_is_within_the_error_of_bfloat16(family):
-    numbers, lengths = CASES["groups of every kind, ragged"]
-    ids, mask = completions(lengths)
-    exact, _ = plain(family, numbers, ids, mask)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        (expected, _), (found, _) = (of(family, numbers, ids, mask) for of in (plain, packed))
-    error = (expected - exact).norm()
-    assert 0 < error <= 0.5 * exact.norm()
-    assert (found - exact).norm() <= 1.5 * error
 
 
 @pytest.mark.parametrize("family", sorted({*FAMILIES} - {*WINDOWED}), indirect=True)

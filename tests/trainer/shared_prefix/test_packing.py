@@ -85,9 +85,9 @@ FAMILIES: dict[str, Any] = {
 VISION = [name for name in FAMILIES if name.endswith("vl")]
 
 
-def policy(family: str) -> Any:
+def policy(family: str, seed: int = 0) -> Any:
     """Random, with weights so large that positions and pixels move the log-probabilities."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = FAMILIES[family]()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
