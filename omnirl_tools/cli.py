@@ -31,11 +31,29 @@ def main(argv: list[str] | None = None) -> int:
             command.add_arguments(subparser)
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
         parser.error(f"unknown command {argv[0]!r}{nearest(argv[0], COMMANDS)}")
-    arguments, overrides = parser.parse_known_args(argv)
+    overrides: list[str] = []
+    if argv and argv[0] in COMMANDS and getattr(command, "TAKES_OVERRIDES", False):
+        argv, overrides = _apart(argv, subparsers.choices[argv[0]])
+    arguments = parser.parse_args(argv)
     arguments.overrides = overrides
-    if overrides and not getattr(command, "TAKES_OVERRIDES", False):
-        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     return _run(command, arguments)
+
+
+def _apart(words: list[str], parser: argparse.ArgumentParser) -> tuple[list[str], list[str]]:
+    """The words that the command's parser knows, and its overrides: each other option with what follows it.
+
+    argparse would take the value of an override before the config for the config.
+    """
+    parser.allow_abbrev = False  # what is not the command's is a key of the config
+    known = {option for action in parser._actions for option in action.option_strings}
+    own: list[str] = []
+    overrides: list[str] = []
+    part = own
+    for word in words:
+        if word.startswith("--") or word in known:
+            part = own if word.partition("=")[0] in known else overrides
+        part.append(word)
+    return own, overrides
 
 
 def _run(command: Any, arguments: argparse.Namespace) -> int:

@@ -30,7 +30,6 @@ SCRIPTS = {"train": "grpo", "sft": "sft", "evaluate": "evaluate"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.allow_abbrev = False  # what is not ours is a key of the config
     parser.add_argument("source", nargs="?", metavar="CONFIG", help="a recipe's YAML; also as --config CONFIG")
     parser.add_argument("--config", dest="config", help=argparse.SUPPRESS)
     parser.add_argument("--accelerate_config", help="processes: ddp, zero2, zero3, ..., or a file")
@@ -39,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     module = f"omnirl_tools.recipes.{SCRIPTS[arguments.command]}"
-    words = ["--config", _config(arguments), *arguments.overrides]
+    config = _config(arguments)
+    words = [*(["--config", config] if config else []), *arguments.overrides]
     if arguments.accelerate_config is None:
         if arguments.num_processes is not None:
             raise CannotRun("--num_processes wants --accelerate_config, which says what they share: ddp, zero3")
@@ -49,9 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _config(arguments: argparse.Namespace) -> str:
+def _config(arguments: argparse.Namespace) -> str | None:
+    """None where the command line has all settings itself."""
+    if arguments.source is None and arguments.config is None and arguments.overrides:
+        return None
     if (arguments.source is None) == (arguments.config is None):
-        raise CannotRun(f"give one config: omnirl {arguments.command} CONFIG")
+        raise CannotRun(f"give one config: omnirl {arguments.command} CONFIG, then what overrides it")
     config: str = arguments.source or arguments.config
     if os.path.isdir(config):
         inside = Path(config, "config.yaml")
