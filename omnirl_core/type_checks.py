@@ -37,8 +37,10 @@ def counted(n: int, noun: str) -> str:
 
 
 def nearest_file(path: str) -> str:
-    """The file or folder with the most similar name beside the one that is not there."""
+    """The file or folder with the most similar name beside the one that is not there; "" where it is."""
     parent = Path(path).parent
+    if Path(path).exists():
+        return ""
     if not parent.is_dir():
         return f"; there is no folder {parent}"
     names = [str(other) for other in sorted(parent.iterdir())[:1000] if not other.name.startswith(".")]

@@ -180,6 +180,9 @@ def _no_include(value: Any) -> str:
 
 
 def _why_unreadable(path: Path, error: OSError) -> str:
+    if path.is_dir():
+        inside = path / "config.yaml"
+        return "a folder; give a YAML" + f": {inside}" * inside.is_file()
     if not isinstance(error, FileNotFoundError):
         return f"cannot be read ({error.strerror})"
     folder = path.parent if path.parent.is_dir() else path.parent.parent

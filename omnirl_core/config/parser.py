@@ -93,7 +93,7 @@ class StrictParser:
         if not faults:
             try:
                 return tuple(kind(**self._own(kind, values)) for kind in self.kinds)
-            except (ValueError, TypeError, ImportError) as error:
+            except (ValueError, TypeError, ImportError, OSError) as error:
                 faults = self._making_faults(given, values) or [str(error)]
                 raise ConfigError(faults) from error
         faults += self._making_faults(given, values)
@@ -112,9 +112,13 @@ class StrictParser:
                     faults.append(f"{place}: env: {value!r} is no mapping of names to values")
             elif name in self.fields:
                 given.append(Given(name, value, place))
-            elif name not in self.elsewhere and not self.reads_over:
+            elif name not in self.elsewhere and (not self.reads_over or self._is_misspelled(name)):
                 faults.append(f"{place}: unknown setting '{name}'{self._nearest(name, self.elsewhere)}")
         return given
+
+    def _is_misspelled(self, name: str) -> bool:
+        """Whether it is close to a setting of ours, as no setting of TRL is."""
+        return bool(difflib.get_close_matches(name, self.fields, n=1, cutoff=0.8))
 
     def _nearest(self, name: str, more: Iterable[str] = ()) -> str:
         return nearest(name, [*self.fields, *more], only_close=True) or "; --help lists all"
@@ -189,7 +193,7 @@ def making_faults(kind: type, values: Mapping[str, object]) -> list[str]:
     for _ in range(_MOST_ROUNDS if required <= set(left) else 0):
         try:
             kind(**left)
-        except (ValueError, TypeError, ImportError) as error:
+        except (ValueError, TypeError, ImportError, OSError) as error:
             named = [name for name in left if re.search(rf"\b{name}\b", str(error)) and name not in required]
             if faults and not named:
                 break

@@ -34,6 +34,7 @@ def file_faults(values: Mapping[str, object]) -> Iterator[Fault]:
     yield from reward_faults(values.get("rewards"))
     yield from data_file_faults(values)
     yield from folder_faults(values)
+    yield from json_file_faults(values)
     yield from model_faults(values.get("model_name_or_path"), bool(values.get("trust_remote_code")))
 
 
@@ -48,6 +49,20 @@ def reward_faults(path: object) -> Iterator[Fault]:
         yield "rewards", f"rewards: no file {path}{nearest_file(path)}"
     except OSError as error:
         yield "rewards", f"rewards: {path} cannot be read ({error.strerror})"
+
+
+def json_file_faults(values: Mapping[str, object]) -> Iterator[Fault]:
+    """Of transformers' settings that may name a JSON file, which it opens only where another setting asks for it."""
+    for name in ("deepspeed", "fsdp_config", "accelerator_config"):
+        path = values.get(name)
+        if not isinstance(path, str) or path.lstrip().startswith("{"):
+            continue
+        try:
+            json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            yield name, f"{name}: no file {path}{nearest_file(path)}"
+        except (OSError, ValueError) as error:
+            yield name, f"{name}: {path} is no JSON file that can be read: {error}"
 
 
 def folder_faults(values: Mapping[str, object]) -> Iterator[Fault]:
@@ -110,9 +125,8 @@ def data_faults(name: str, values: Settings) -> Iterator[Fault]:
     try:
         find_sources(path, values.get("image_root"), columns=values.get("columns"))
     except DataError as error:
-        hint = "" if os.path.exists(path) else nearest_file(path)
         for message in str(error).splitlines():
-            yield name, f"{name}: {message}{hint}"
+            yield name, f"{name}: {message}{nearest_file(path)}"
 
 
 def template_faults(templates: object) -> Iterator[Fault]:

@@ -11,7 +11,6 @@ Exit code 1 when a row is bad or leaked; the report has every one of them, one a
 """
 
 import argparse
-import os
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -99,7 +98,8 @@ def _checked(arguments: argparse.Namespace, plan: Plan) -> int:
 
 
 def _is_recipe(source: str) -> bool:
-    return source.endswith((".yaml", ".yml")) and "dataset_name" in read_settings(source)
+    is_yaml = source.endswith((".yaml", ".yml")) or Path(source, "config.yaml").is_file()  # read_settings names it
+    return is_yaml and "dataset_name" in read_settings(source)
 
 
 def _run_recipe(arguments: argparse.Namespace) -> int:
@@ -188,8 +188,7 @@ def _splits(
         try:
             splits |= {name: find_sources(name, image_root, columns=columns)} if name else {}
         except ValueError as error:
-            hint = "" if os.path.exists(name or "") else nearest_file(str(name))
-            raise CannotRun(f"{error}{hint}") from error
+            raise CannotRun(f"{error}{nearest_file(str(name))}") from error
     return splits
 
 

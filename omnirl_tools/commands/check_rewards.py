@@ -28,10 +28,11 @@ from omnirl_core.rewards import load_rewards
 from omnirl_core.rewards.load import RewardsError
 from omnirl_core.rewards.reference_probability import policy_rewards
 from omnirl_core.rewards.reward import Reward
+from omnirl_core.types import Settings
 from omnirl_tools.checks.hacks import answer_frame
 from omnirl_tools.checks.material import material_warnings
 from omnirl_tools.checks.parallel import chunks, in_order
-from omnirl_tools.checks.path_checks import data_file_faults
+from omnirl_tools.checks.path_checks import Fault, data_file_faults, reward_faults
 from omnirl_tools.checks.reference import box_setting, reads_boxes, reference_answers
 from omnirl_tools.checks.report_file import ReportFile
 from omnirl_tools.checks.reward_check import PixelGrid, RewardCheck
@@ -58,12 +59,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    recipe = read_recipe(arguments.config, arguments.overrides, [data_file_faults])
+    recipe = read_recipe(arguments.config, arguments.overrides, [data_file_faults, _reward_faults])
     try:
         with drawn_temporarily(recipe.data) as data:
             return _checked(arguments, replace(recipe, data=data))
     except DataError as error:
         raise CannotRun(f"{error}\nomnirl check-data {arguments.config} names every bad row") from error
+
+
+def _reward_faults(values: Settings) -> Iterator[Fault]:
+    return reward_faults(values.get("rewards"))
 
 
 def _checked(arguments: argparse.Namespace, recipe: Recipe) -> int:

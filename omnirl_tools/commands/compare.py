@@ -70,13 +70,12 @@ def find_lines(place: str) -> Path:
     for name in FILES:
         if (path / name).is_file():
             return path / name
-    hint = "" if path.exists() else nearest_file(place)
-    raise CannotRun(f"{place}: neither a file nor a folder with {' or '.join(FILES)}{hint}")
+    raise CannotRun(f"{place}: neither a file nor a folder with {' or '.join(FILES)}{nearest_file(place)}")
 
 
 def graded_lines(path: Path) -> list[Line]:
     lines = read_lines(path)
-    if not lines or not all("rewards" in line and "score" in line for line in lines):
+    if not lines or not all(isinstance(line.get("rewards"), dict) and "score" in line for line in lines):
         raise CannotRun(f"{path}: no graded lines; give a predictions.jsonl of recipes/evaluate.py")
     return lines
 

@@ -32,8 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.run_folder)
     if not folder.is_dir():
+        what = "a file" if folder.exists() else "no such folder"
         hint = nearest_file(arguments.run_folder)
-        raise CannotRun(f"{folder}: no such folder; give a run's output_dir, from the folder it was started in{hint}")
+        raise CannotRun(f"{folder}: {what}; give a run's output_dir, from the folder it was started in{hint}")
     out = Path(arguments.out) if arguments.out else folder
     has_run = any((folder / name).is_file() for name in OF_A_RUN)
     if not has_run and not (folder / OF_AN_EVALUATION).is_file():

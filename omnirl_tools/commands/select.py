@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     source = source / FILE if source.is_dir() else source
     rows = [row for row in read_lines(source) if isinstance(row.get("pass_rate"), int | float)]
     if not rows:
-        hint = "" if source.exists() else nearest_file(arguments.rates)
+        hint = nearest_file(arguments.rates)
         raise CannotRun(f"{source}: no pass rates{hint}; evaluate with --num_samples 8 --eval_temperature 1.0")
     if output.suffix not in (".yaml", ".yml"):
         raise CannotRun(f"{output} is no .yaml file; name the mixture to write")

@@ -52,8 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         sources = find_sources(arguments.data, arguments.image_root, columns=columns)
         records = list(islice(read_records(sources, RowRules()), READ))
     except DataError as error:
-        hint = "" if Path(arguments.data).exists() else nearest_file(arguments.data)
-        raise CannotRun(f"{error}{hint}") from error
+        raise CannotRun(f"{error}{nearest_file(arguments.data)}") from error
     except ValueError as error:
         raise CannotRun(f"--columns: {error}") from error
     found = suggest(records, arguments.space)

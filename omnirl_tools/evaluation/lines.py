@@ -23,22 +23,26 @@ def iter_lines(path: str | Path) -> Iterator[tuple[int, Line]]:
     """Yield `(byte offset, object)` for each whole line.
 
     The last line of a killed run may be cut anywhere: it is left out. A broken line before the last, which a
-    run leaves that was killed and resumed into the same file, is left out with a warning that names it.
+    run leaves that was killed and resumed into the same file, is left out with a warning that names it; nothing is
+    said of a file that has no whole line.
     """
     path = Path(path)
     if not path.exists():
         return
-    torn = 0  # number of the broken line, if the one before was broken
+    torn: list[int] = []
+    offset = number = n_whole = 0
     with path.open("rb") as file:
-        offset = 0
         for number, raw in enumerate(file, start=1):
-            if torn:
-                logger.warning("%s:%d: not a JSON object, left out", path, torn)
             line = _parse(raw)
-            torn = number if line is None and raw.strip() else 0
             if line is not None:
+                n_whole += 1
                 yield offset, line
+            elif raw.strip():
+                torn.append(number)
             offset += len(raw)
+    for broken in torn:
+        if n_whole and broken < number:
+            logger.warning("%s:%d: not a JSON object, left out", path, broken)
 
 
 def line_at(path: str | Path, offsets: Iterable[int]) -> Iterator[Line]:

@@ -186,11 +186,17 @@ def test_a_broken_list_is_a_fault_and_the_next_file_is_still_checked(tmp_path, m
     [
         (["none.jsonl"], "none.jsonl: no such data file"),
         (["rows.jsonl", "--max_steps", "3"], "--max_steps: only a recipe's keys"),
+        (["typo.yaml"], "typo.yaml:2: unknown setting 'colums'; did you mean 'columns'?"),
+        (["mine"], "mine: a folder; give a YAML: mine/config.yaml"),
+        (["."], ".: a folder; give a .json, .jsonl, .parquet, .csv, .tsv or .yaml file: rows.jsonl"),
     ],
 )
 def test_what_cannot_be_checked_is_exit_code_2(tmp_path, monkeypatch, capsys, arguments, reported):
     monkeypatch.chdir(tmp_path)
     Path("rows.jsonl").write_text('{"problem": "What?", "solution": 1}\n')
+    Path("typo.yaml").write_text("dataset_name: rows.jsonl\ncolums: {problem: q}\n")
+    Path("mine").mkdir()
+    Path("mine/config.yaml").write_text("dataset_name: rows.jsonl\n")
     assert main(["check-data", *arguments]) == 2
     assert reported in capsys.readouterr().err
 

@@ -226,6 +226,16 @@ def test_answers_made_of_the_prompts_own_words_are_warned_of(tmp_path, capsys, r
     assert ("warning: overlap counts words of the prompt lightly" in capsys.readouterr().out) is warned
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("nope.yaml", "rewards: no file nope.yaml"), (".", "rewards: . cannot be read (Is a directory)")],
+)
+def test_a_file_of_rewards_that_is_none_is_named(tmp_path, capsys, name, said):
+    path = recipe(tmp_path, [{"problem": "How is the day?", "solution": "windy"}], "- {name: exact}\n")
+    assert main(["check-rewards", path, "--rewards", name]) == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("solution", "code"), [("a windy day", 0), ({"tests": [1]}, 1)])
 def test_what_only_the_policy_can_judge_is_read_and_not_scored(tmp_path, capsys, solution, code):
     rewards = "- {name: think_format, weight: 0.2}\n- {name: reference_probability}\n"

@@ -68,6 +68,10 @@ def test_compare_writes_a_page_with_images(two, tmp_path, capsys):
             "no graded lines",
         ),
         (
+            lambda folder: (folder / "predictions.jsonl").write_text('{"rewards": 3, "score": 1}\n'),
+            "no graded lines",
+        ),
+        (
             lambda folder: write_lines(folder / "predictions.jsonl", read_lines(folder / "predictions.jsonl")[:19]),
             "1 rows are in only one of the two evaluations: 't:0'",
         ),
@@ -109,3 +113,8 @@ def test_report_of_nothing(tmp_path, capsys):
     assert "has none of metrics.jsonl" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "nowhere")]) == 2
     assert "nowhere: no such folder" in capsys.readouterr().err
+    (tmp_path / "rows.jsonl").touch()
+    assert main(["report", str(tmp_path / "rows.jsonl")]) == 2
+    said = capsys.readouterr().err
+    assert "rows.jsonl: a file; give a run's output_dir" in said
+    assert "did you mean" not in said

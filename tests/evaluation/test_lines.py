@@ -37,6 +37,12 @@ def test_torn_line_inside_is_left_out_by_name_and_at_the_end_in_silence(tmp_path
     ]
 
 
+def test_a_file_of_another_kind_is_read_in_silence(tmp_path, caplog):
+    (tmp_path / "config.yaml").write_text("a: 1\nb: 2\nc: 3\n")
+    assert read_lines(tmp_path / "config.yaml") == []
+    assert not caplog.records
+
+
 def test_no_file_and_empty_file(tmp_path):
     assert read_lines(tmp_path / "none.jsonl") == []
     (tmp_path / "empty.jsonl").touch()
