@@ -1,6 +1,7 @@
 """Dataclasses from `--config FILE` and what overrides it; all that is wrong with both in one error."""
 
 import dataclasses
+import difflib
 import os
 import re
 import sys

@@ -10,6 +10,8 @@ from pathlib import Path
 from omnirl_core.boxes import SPACES
 from omnirl_core.type_checks import nearest_file
 from omnirl_tools.commands import CannotRun
+from omnirl_tools.commands.compare import graded_lines
+from omnirl_tools.evaluation.lines import read_lines
 
 OF_A_RUN = ("metrics.jsonl", "completions.jsonl", "before.jsonl", "after.jsonl")
 OF_AN_EVALUATION = "predictions.jsonl"
@@ -42,6 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
         hint = f": {inside}" if inside else ""
         wanted = ", ".join([*OF_A_RUN, OF_AN_EVALUATION])
         raise CannotRun(f"{folder}: has none of {wanted}; give a run's output_dir{hint}")
+    for name in ("before.jsonl", "after.jsonl", OF_AN_EVALUATION):
+        if read_lines(folder / name):
+            graded_lines(folder / name)
     from omnirl_tools.report import (
         plot_curves,
         write_completions,

@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     source, output = Path(arguments.rates), Path(arguments.output)
     source = source / FILE if source.is_dir() else source
-    rows = [row for row in read_lines(source) if isinstance(row.get("pass_rate"), int | float)]
+    rows = [
+        row for row in read_lines(source) if isinstance(rate := row.get("pass_rate"), int | float) and 0 <= rate <= 1
+    ]
     if not rows:
         hint = nearest_file(arguments.rates)
         raise CannotRun(f"{source}: no pass rates{hint}; evaluate with --num_samples 8 --eval_temperature 1.0")

@@ -113,6 +113,9 @@ def test_report_of_nothing(tmp_path, capsys):
     assert "has none of metrics.jsonl" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "nowhere")]) == 2
     assert "nowhere: no such folder" in capsys.readouterr().err
+    (tmp_path / "after.jsonl").write_text('{"prediction": "another program\'s"}\n')
+    assert main(["report", str(tmp_path)]) == 2
+    assert "after.jsonl: no graded lines" in capsys.readouterr().err
     (tmp_path / "rows.jsonl").touch()
     assert main(["report", str(tmp_path / "rows.jsonl")]) == 2
     said = capsys.readouterr().err

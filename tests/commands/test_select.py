@@ -8,6 +8,7 @@ import yaml
 from omnirl_core.data import DataError, load_dataset
 from omnirl_core.shapes import write_dataset
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
+from omnirl_tools.cli import main
 from omnirl_tools.cli import main as omnirl
 from omnirl_tools.evaluate_arguments import parse_evaluation
 from omnirl_tools.evaluation.lines import read_lines, write_lines
@@ -107,3 +108,10 @@ def test_an_evaluation_with_several_answers(tmp_path):
     assert len(answers) > 3, "each answer has its own draw"
     with pytest.raises(ValueError, match="num_samples above 1 is not supported with greedy answers; set eval_temp"):
         parse_evaluation(options(**given, num_samples=4))
+
+
+@pytest.mark.parametrize("rate", ["NaN", "1.5", '"half"'])
+def test_what_is_no_rate_is_no_sample(rate, tmp_path, capsys):
+    (tmp_path / "rates.jsonl").write_text(f'{{"problem": "a", "solution": 1, "pass_rate": {rate}}}\n')
+    assert main(["select", str(tmp_path / "rates.jsonl"), str(tmp_path / "mix.yaml")]) == 2
+    assert "no pass rates; evaluate with --num_samples 8" in capsys.readouterr().err
