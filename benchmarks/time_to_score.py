@@ -4,8 +4,9 @@
 
 `image_text` is the recipe's data (questions about one drawn scene) with images that fill 256 tokens, for the tiny
 policy after a short warm start on such images; `smollm2` is the SmolLM2 recipe with prompts of about 600 tokens, ten
-worked examples before each question. Both trainers get the same policy, samples, rewards, seeds and settings of TRL;
-what OmniGRPOConfig adds is at its defaults.
+worked examples before each question, one group a step, few steps, and the policy in bf16, so that TRL's run takes
+minutes. Both trainers get the same policy, samples, rewards, seeds and settings of TRL; what OmniGRPOConfig adds is at
+its defaults.
 
 A run's seconds are those that its process has computed, on one thread, from the first step on; evaluation on the
 held-out samples, every few steps and greedy, is counted on neither side. The mark of a seed is the lower of the two
