@@ -203,32 +203,33 @@ class DynamicSampling:
                 their `INDEX`.
         """
         trainer, accelerator, self.drawn = self._trainer, self._trainer.accelerator, None
-        draw = random.Random(
-            f"{trainer.args.data_seed or trainer.args.seed} {trainer.state.global_step} {trainer._step}"
-        )
+        dataset: Any = trainer.train_dataset
+        seed = f"{trainer.args.data_seed or trainer.args.seed} {trainer.state.global_step} {trainer._step}"
+        draw = random.Random(seed)
         layouts = [Layout(len(inputs), trainer.num_generations or 1, accelerator.num_processes)]
         given = self._indices(inputs)
         others = self._others(draw, set(given))
         indices = [index if self._history.admits(index, draw) else next(others) for index in given]
-        replaced = [new != old for new, old in zip(indices, given, strict=True)]
-        rounds = [self._round(self._own(indices, layouts[0], inputs, replaced))]
+        n_replaced = sum(new != old for new, old in zip(indices, given, strict=True))
+        own = zip(self._own(indices, layouts[0]), inputs, strict=True)
+        rounds = [self._round([one if one.pop(INDEX) == index else dataset[index] for index, one in own])]
         found = [self._signal(rounds[0], indices)]
         taken = fill_slots(found, layouts)
         most = trainer.settings.max_resample_rounds if trainer.settings.dynamic_sampling == "resample" else 0
         while n := self._agreed(next_size(found, taken, layouts[0]) if len(rounds) <= most else 0):
             layouts.append(Layout(n, layouts[0].size, accelerator.num_processes))
             indices = list(islice(others, layouts[-1].groups))
-            rounds.append(self._round(self._own(indices, layouts[-1])))
+            rounds.append(self._round([dataset[index] for index in self._own(indices, layouts[-1])]))
             found.append(self._signal(rounds[-1], indices))
             taken = fill_slots(found, layouts)
-        self._log(rounds, found, sum(replaced), len(taken))
+        self._log(rounds, found, n_replaced, len(taken))
         places = [taken.get(slot, (0, slot)) for slot in range(layouts[0].groups)]
         self.drawn = joined(rounds, layouts, places, accelerator.process_index)
         return list(self.drawn.samples)
 
     def _indices(self, inputs: list[Sample]) -> list[int]:
-        """Takes their index from the samples; of each group over all ranks."""
-        own = torch.tensor([sample.pop(INDEX) for sample in inputs], device=self._trainer.accelerator.device)
+        """Index of each group's sample, over all ranks."""
+        own = torch.tensor([sample[INDEX] for sample in inputs], device=self._trainer.accelerator.device)
         return self._trainer.accelerator.gather(own)[:: self._trainer.num_generations or 1].tolist()
 
     def _others(self, draw: random.Random, taken: set[int]) -> Iterator[int]:
@@ -243,18 +244,10 @@ class DynamicSampling:
                         yield index
             taken.clear()
 
-    def _own(
-        self, indices: Sequence[int], layout: Layout, given: Sequence[Sample] = (), is_new: Sequence[bool] = ()
-    ) -> list[Sample]:
-        """This rank's samples of the groups; those `given` where a group is not new."""
-        first, dataset = (
-            self._trainer.accelerator.process_index * layout.n,
-            cast(Sequence[Sample], self._trainer.train_dataset),
-        )
-        groups = [row // layout.size for row in range(first, first + layout.n)]
-        return [
-            dataset[indices[group]] if not given or is_new[group] else given[row] for row, group in enumerate(groups)
-        ]
+    def _own(self, indices: Sequence[int], layout: Layout) -> list[int]:
+        """Index of each of this rank's samples, of those of all groups."""
+        first = self._trainer.accelerator.process_index * layout.n
+        return [indices[row // layout.size] for row in range(first, first + layout.n)]
 
     def rewards(self) -> Tensor:
         """Of the batch at hand, on all ranks, (ranks*B*G, K); what comes after it is generated anew."""
