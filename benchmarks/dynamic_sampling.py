@@ -9,7 +9,7 @@ prompts a step.
 Questions about drawn scenes (colour, shape, count); a share of the training samples has an answer that no completion
 reaches, as wrong annotations have. The tiny policy is rewarded for the exact answer. All train for the same seconds of
 the processor, on one thread, one after the other for each seed; every few seconds they answer held-out samples, which
-is not counted. There are so few samples, and the learning rate is so low, that `full` passes over them about 15 times,
+is not counted. There are so few samples, and the learning rate is so low, that `full` passes over them 11 to 15 times,
 as verl's example on GSM8K does, and learns through half of that time. Marks are half, four fifths and all of what
 `full` gains, by means of three accuracies in a row; the seconds are those of the first such mean at or above a mark.
 With `--lines FILE` each run's curve is kept there as it ends, and a later call goes on with the runs that are missing.
