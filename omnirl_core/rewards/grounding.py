@@ -7,16 +7,21 @@ and the answer in the model's own space; both can be set. docs/boxes.md says whi
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from omnirl_core.boxes import SPACES, LabelledBox, Size, area, giou, iou, parse_labelled_boxes, to_pixels
+from omnirl_core.boxes import LabelledBox, Size, area, giou, iou, parse_labelled_boxes, to_pixels
 from omnirl_core.rewards.reward import Scorer, made_by
 from omnirl_core.text import answer_text, strip_tags
+from omnirl_core.type_checks import check_choice
 from omnirl_core.types import Box, Completion, JsonObject
 
 Converter = Callable[[Box], Box]
+Space = Literal["pixels", "resized", "0-1000", "0-1"]  # boxes.SPACES
+Pick = Literal["last", "first", "only"]
+Kind = Literal["iou", "giou"]
+Measure = Literal["f1", "precision", "recall"]
 
 COCO_THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 RECALLS = np.linspace(0, 1, 101)
@@ -31,20 +36,20 @@ class Spaces(NamedTuple):
     """The spaces that answer and reference are written in, and the sizes of the row's images."""
 
     reward: str
-    space: str = "pixels"
-    solution_space: str = "pixels"
+    space: Space = "pixels"
+    solution_space: Space = "pixels"
     image_sizes: Sequence[Size] | None = None
     resized_sizes: Sequence[Size] | None = None
     image_index: int = 0
 
     def converters(self) -> tuple[Converter, Converter]:
         """What brings the answer's and the reference's boxes to pixels: nothing where both share a space."""
-        if self.space == self.solution_space and self.space in SPACES:
+        if self.space == self.solution_space and self.space in get_args(Space):
             return (lambda box: box), (lambda box: box)
         return self._to_pixels(self.space), self._to_pixels(self.solution_space)
 
     def _to_pixels(self, space: str) -> Converter:
-        _check_setting(self.reward, "space", space, SPACES)
+        check_choice("space", space, get_args(Space))
         if space == "pixels":
             return lambda box: box
         image_size = self._size(space, "image_sizes")
@@ -95,8 +100,8 @@ def box_iou(
     solution: object,
     *,
     spaces: Spaces,
-    pick: str = "last",
-    kind: str = "iou",
+    pick: Pick = "last",
+    kind: Kind = "iou",
     threshold: float | None = None,
 ) -> float | None:
     """IoU of the answer's box with the reference box, in [0, 1]; None where the reference holds no box with an area.
@@ -112,8 +117,8 @@ def box_iou(
     ...         image_sizes=[(640, 480)])
     0.5
     """
-    _check_setting("box_iou", "pick", pick, ("last", "first", "only"))
-    _check_setting("box_iou", "kind", kind, ("iou", "giou"))
+    check_choice("pick", pick, get_args(Pick))
+    check_choice("kind", kind, get_args(Kind))
     if threshold is not None and kind != "iou":
         raise ValueError("box_iou: threshold is an IoU; leave it out or set kind: iou")
     references = reference_boxes(solution)
@@ -138,8 +143,8 @@ def box_f1(
     *,
     threshold: float = 0.5,
     soft: bool = False,
-    kind: str = "iou",
-    measure: str = "f1",
+    kind: Kind = "iou",
+    measure: Measure = "f1",
     match_labels: bool = True,
     spaces: Spaces,
 ) -> float | None:
@@ -155,8 +160,8 @@ def box_f1(
     >>> box_f1("<answer>[]</answer>", []), box_f1("<answer>[0, 0, 10, 10]</answer>", [])
     (1.0, 0.0)
     """
-    _check_setting("box_f1", "measure", measure, ("f1", "precision", "recall"))
-    _check_setting("box_f1", "kind", kind, ("iou", "giou"))
+    check_choice("measure", measure, get_args(Measure))
+    check_choice("kind", kind, get_args(Kind))
     compared = _compared(completion, solution, match_labels, spaces, kind)
     if not isinstance(compared, Compared):
         return compared
@@ -294,11 +299,6 @@ def _overlaps(
     hull = (np.maximum(rows[2:], columns[2:]) - np.minimum(rows[:2], columns[:2])).prod(0)
     # GIoU = IoU - 1 + union / hull
     return (ious + np.divide(union, hull, out=np.zeros_like(hull), where=hull > 0)) / 2
-
-
-def _check_setting(reward: str, name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{reward}: {name} {value!r} is none of {', '.join(known)}")
 
 
 def reference_boxes(solution: object) -> list[LabelledBox] | None:

@@ -62,13 +62,8 @@ def judge(
     """
     endpoint = Endpoint(url, model, key_variable, timeout_s, retries, most_requests, most_tokens, cache)
     shown = [_data_url(image) for image in images or ()] if with_images else []
-    asked: tuple[Any, ...] = (
-        rubric or RUBRIC,
-        question_of(prompt, problem) or problem,
-        reference_texts(solution),
-        prediction,
-        shown,
-    )
+    question = question_of(prompt, problem) or problem
+    asked: tuple[Any, ...] = (rubric or RUBRIC, question, reference_texts(solution), prediction, shown)
     form = {"type": "json_schema", "json_schema": {"name": "grade", "strict": True, "schema": SCHEMA}}
     more: JsonObject = {"temperature": 0} | ({"response_format": form} if structured else {})
     if not prediction.strip():

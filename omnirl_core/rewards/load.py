@@ -156,7 +156,7 @@ def _reward(entry: Entry, faults: Faults) -> Reward | None:
     timeout_s = _number(entry, "timeout_s", faults)
     if timeout_s is not None and timeout_s <= 0:
         faults.add(entry.line_of("timeout_s"), f"timeout_s: {timeout_s:g} is not above 0")
-    tasks = _tasks(entry, faults)
+    tasks = _texts(entry, "tasks", faults, null=True)  # a null stands for samples without a task
     _texts(entry, "gated_by", faults)
     if entry["reads"] not in (None, "answer", "completion"):
         faults.add(entry.line_of("reads"), f"reads: {entry['reads']!r} is neither 'answer' nor 'completion'")
@@ -222,20 +222,10 @@ def _as_yaml_wants(value: object) -> str:
         return ""
 
 
-def _tasks(entry: Entry, faults: Faults) -> tuple[str | None, ...]:
-    """Names of tasks; a null in the list stands for samples without one."""
-    values = entry.names("tasks")
-    if not isinstance(entry["tasks"], list) or None not in values:
-        return _texts(entry, "tasks", faults)
-    named = [value for value in values if value is not None]
-    if not all(isinstance(value, str) for value in named):
-        faults.add(entry.line_of("tasks"), f"tasks: {values!r} is neither a name nor a list of names")
-    return tuple(values)
-
-
-def _texts(entry: Entry, key: str, faults: Faults) -> tuple[str, ...]:
+def _texts(entry: Entry, key: str, faults: Faults, null: bool = False) -> tuple[Any, ...]:
+    """One name or a list of names, where `null` allows it with nulls in it."""
     values = entry.names(key)
-    if not all(isinstance(value, str) for value in values) or entry[key] == []:
+    if not all(isinstance(value, str) or (null and value is None) for value in values) or entry[key] == []:
         faults.add(entry.line_of(key), f"{key}: {entry[key]!r} is neither a name nor a list of names")
     return tuple(values)
 

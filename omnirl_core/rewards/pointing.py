@@ -62,12 +62,7 @@ def _best(answer: str, solution: object, spaces: Spaces, score: Callable[[Point,
 
 @on_answer
 @reads_spaces
-def point_in_box(
-    prediction: str,
-    solution: object,
-    *,
-    spaces: Spaces,
-) -> float | None:
+def point_in_box(prediction: str, solution: object, *, spaces: Spaces) -> float | None:
     """1.0 where the answer's point lies in the reference box, or in one of several, else 0.0: clicks in a GUI.
 
     >>> point_in_box("[30, 40]", [20, 20, 60, 60]), point_in_box("(70, 40)", [20, 20, 60, 60])
@@ -78,13 +73,7 @@ def point_in_box(
 
 @on_answer
 @reads_spaces
-def point_gaussian(
-    prediction: str,
-    solution: object,
-    *,
-    sigma: float = 0.5,
-    spaces: Spaces,
-) -> float | None:
+def point_gaussian(prediction: str, solution: object, *, sigma: float = 0.5, spaces: Spaces) -> float | None:
     """GUI-G2's reward of a click, in (0, 1]: a Gaussian around the box's centre, `sigma` times its sides wide.
 
     exp(-(dx^2 / (sigma w)^2 + dy^2 / (sigma h)^2) / 2); the best of several boxes counts (arXiv 2507.15846).
@@ -102,13 +91,7 @@ def point_gaussian(
 
 @on_answer
 @reads_spaces
-def point_distance(
-    prediction: str,
-    solution: object,
-    *,
-    radius: float = 50.0,
-    spaces: Spaces,
-) -> float | None:
+def point_distance(prediction: str, solution: object, *, radius: float = 50.0, spaces: Spaces) -> float | None:
     """1 - distance / `radius` (pixels of the original image) to the reference point or a box's centre, in [0, 1].
 
     >>> point_distance("[30, 40]", [60, 80], radius=100), point_distance("[0, 0]", [60, 80])
@@ -121,13 +104,7 @@ def point_distance(
 
 @on_answer
 @reads_spaces
-def point_count(
-    prediction: str,
-    solution: object,
-    *,
-    radius: float = 50.0,
-    spaces: Spaces,
-) -> float | None:
+def point_count(prediction: str, solution: object, *, radius: float = 50.0, spaces: Spaces) -> float | None:
     """1.0 where the answer lists as many points as there are objects, and each hits one of its own, else 0.0.
 
     The reference lists boxes, which a point has to lie in, or points, of which one has to be within `radius` pixels;

@@ -9,13 +9,12 @@ data and settings; names, defaults and types are read from its signature.
 import inspect
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, wraps
 from types import MappingProxyType
 from typing import Any
 
-from omnirl_core.boxes import SPACES
 from omnirl_core.rewards.batch import counted_runaways, in_threads, recent_scores
 from omnirl_core.text import answer_text, completion_text
 from omnirl_core.type_checks import nearest, value_faults
@@ -129,60 +128,35 @@ def setting_faults(scorer: Scorer, settings: Mapping[str, object]) -> list[str]:
     return faults or (range_faults(settings) if _is_ours(scorer) else [])
 
 
-Range = tuple[float, float, str]
-"""Least, most, and both in words, where "above" and "below" leave the end out."""
-_RANGES: dict[str, Range] = {
-    "relative_tolerance tolerance": (0.0, 1.0, "from 0 to below 1"),
-    "threshold thresholds light": (0.0, 1.0, "above 0 and up to 1"),
-    "floor contradiction gamma": (0.0, 1.0, "from 0 to 1"),
-    "alpha": (0.0, 1.0, "above 0 and below 1"),
-    "absolute_tolerance workers retries beta buffer surplus min_spread": (0.0, math.inf, "0 or more"),
-    "timeout_s total_timeout_s power low high edge limit radius sigma": (0.0, math.inf, "above 0"),
-    "most_requests most_tokens max_order max_boxes order": (1.0, math.inf, "1 or more"),
-    "memory_bytes": (16 << 20, math.inf, "16 MiB (16777216) or more"),
+_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "relative_tolerance tolerance": ("from 0 to below 1", lambda value: 0 <= value < 1),
+    "threshold thresholds light": ("above 0 and up to 1", lambda value: 0 < value <= 1),
+    "floor contradiction gamma": ("from 0 to 1", lambda value: 0 <= value <= 1),
+    "alpha": ("above 0 and below 1", lambda value: 0 < value < 1),
+    "absolute_tolerance workers retries beta buffer surplus min_spread": ("0 or more", lambda value: value >= 0),
+    "timeout_s total_timeout_s power low high edge limit radius sigma": ("above 0", lambda value: value > 0),
+    "most_requests most_tokens max_order max_boxes order": ("1 or more", lambda value: value >= 1),
+    "memory_bytes": ("16 MiB (16777216) or more", lambda value: value >= 16 << 20),
 }
 RANGES = {name: allowed for names, allowed in _RANGES.items() for name in names.split()}
-CHOICES: dict[str, tuple[str, ...]] = {
-    "space": tuple(SPACES),
-    "solution_space": tuple(SPACES),
-    "pick": ("last", "first", "only"),
-    "kind": ("iou", "giou"),
-    "measure": ("f1", "precision", "recall"),
-    "language": ("auto", "python", "cpp"),
-}
 
 
 def range_faults(settings: Mapping[str, object]) -> list[str]:
     """One message for each setting of this package's scorers that is out of its range.
 
-    >>> range_faults({"relative_tolerance": 5}), range_faults({"space": "resize"})
-    (['relative_tolerance: 5 must be from 0 to below 1'], ["space: 'resize' is not a choice; did you mean 'resized'?"])
+    >>> range_faults({"relative_tolerance": 5}), range_faults({"light": float("nan")})
+    (['relative_tolerance: 5 must be from 0 to below 1'], ['light: nan must be above 0 and up to 1'])
     """
     faults = []
-    for name, value in settings.items():
-        if name in CHOICES and isinstance(value, str) and value not in CHOICES[name]:
-            faults.append(f"{name}: {value!r} is not a choice{nearest(value, CHOICES[name])}")
-        elif name in RANGES:
-            faults += [
-                f"{name}: {one} must be {RANGES[name][2]}" for one in _numbers(value) if not _lies(one, *RANGES[name])
-            ]
-            if name == "thresholds" and not list(_numbers(value)):
-                faults.append("thresholds: an empty list judges nothing; leave it out for COCO's")
+    for name in filter(RANGES.__contains__, settings):
+        value: Any = settings[name]
+        values = value if isinstance(value, list | tuple) else [value]
+        numbers = [one for one in values if isinstance(one, int | float) and not isinstance(one, bool)]
+        allowed, lies_in = RANGES[name]
+        faults += [f"{name}: {one} must be {allowed}" for one in numbers if not (math.isfinite(one) and lies_in(one))]
+        if name == "thresholds" and not numbers:
+            faults.append("thresholds: an empty list judges nothing; leave it out for COCO's")
     return faults
-
-
-def _numbers(value: Any) -> Iterable[float]:
-    values = value if isinstance(value, list | tuple) else [value]
-    return [one for one in values if isinstance(one, int | float) and not isinstance(one, bool)]
-
-
-def _lies(value: float, least: float, most: float, words: str) -> bool:
-    above, below = "above" in words, "below" in words
-    return (
-        math.isfinite(value)
-        and (value > least if above else value >= least)
-        and (value < most if below else value <= most)
-    )
 
 
 @dataclass(frozen=True)
@@ -276,10 +250,7 @@ class Reward:
         return getattr(self.scorer, "takes_batches", False)
 
     def _own_batch(
-        self,
-        completions: Sequence[Completion | None],
-        rows: Sequence[Mapping[str, Any]],
-        others: Mapping[str, Any],
+        self, completions: Sequence[Completion | None], rows: Sequence[Mapping[str, Any]], others: Mapping[str, Any]
     ) -> list[float | None]:
         """Scores, without gates, of a function of batches: called once, with the rows of its tasks."""
         chosen = [i for i, row in enumerate(rows) if self.applies_to(row.get("task"))]
@@ -295,10 +266,7 @@ class Reward:
         return scores
 
     def _after_gates(
-        self,
-        scores: list[float | None],
-        completions: Sequence[Completion | None],
-        rows: list[dict[str, Any]],
+        self, scores: list[float | None], completions: Sequence[Completion | None], rows: list[dict[str, Any]]
     ) -> list[float | None]:
         """The scores as the first gate that judges each row lets them through."""
         if not self.gates or all(score is None for score in scores):
@@ -333,10 +301,8 @@ class Reward:
 
     def score(self, completion: Completion | None, /, solution: object = None, **columns: object) -> float | None:
         """Score of one completion; `columns` holds the row's other columns."""
-        score = self._ungated(self._text(completion), solution, columns)
-        if score is None or not self.gates:
-            return score
-        return self._through(score, self._gate(completion, solution, columns))
+        own = self._ungated(self._text(completion), solution, columns)
+        return self._after_gates([own], [completion], [{**columns, "solution": solution}])[0]
 
     def _ungated(self, text: str | None, solution: object, columns: Mapping[str, Any]) -> float | None:
         if self._takes_batches:
@@ -359,14 +325,6 @@ class Reward:
         if score is None or score != score:
             return None
         return 0.0 if text is None else float(score)
-
-    def _gate(self, completion: Any, solution: object, columns: Mapping[str, Any]) -> float | None:
-        for gate in self.gates:
-            if gate.applies_to(columns.get("task")):
-                score = gate.score(completion, solution, **columns)
-                if score is not None:
-                    return score
-        return None
 
 
 @lru_cache(maxsize=64)

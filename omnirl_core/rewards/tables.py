@@ -166,27 +166,26 @@ def _cell_costs(a: list[Cell], b: list[Cell], with_text: bool) -> np.ndarray:
 
 def _subtree_distances(a: Table, b: Table, change: np.ndarray) -> tuple[np.ndarray, list[int], list[int]]:
     """(nodes of a, nodes of b): distances of subtrees, nodes in postorder; and each node's first node below it."""
-    places_a, places_b = _Places(a), _Places(b)
-    trees = np.zeros((len(places_a.first), len(places_b.first)))
-    trees[np.ix_(places_a.cells, places_b.cells)] = change
-    trees[np.ix_(places_a.rows, places_b.rows)] = _row_distances(a, b, change)
+    (rows_a, cells_a, first_a), (rows_b, cells_b, first_b) = _places(a), _places(b)
+    trees = np.zeros((len(first_a), len(first_b)))
+    trees[np.ix_(cells_a, cells_b)] = change
+    trees[np.ix_(rows_a, rows_b)] = _row_distances(a, b, change)
     sizes_a, sizes_b = (np.array([len(row) for row in table]) for table in (a, b))
     # one node against a tree: all of it but one is put in, and the best of it is changed
-    trees[np.ix_(places_a.cells, places_b.rows)] = sizes_b + _least(change, sizes_b)
-    trees[np.ix_(places_a.rows, places_b.cells)] = (sizes_a + _least(change.T, sizes_a)).T
-    return trees, places_a.first, places_b.first
+    trees[np.ix_(cells_a, rows_b)] = sizes_b + _least(change, sizes_b)
+    trees[np.ix_(rows_a, cells_b)] = (sizes_a + _least(change.T, sizes_a)).T
+    return trees, first_a, first_b
 
 
-class _Places:
-    """Where rows and cells stand among the nodes in postorder."""
-
-    def __init__(self, table: Table) -> None:
-        starts = [0, *accumulate(len(row) + 1 for row in table)]
-        self.rows = [start - 1 for start in starts[1:]]
-        self.cells = [start + k for start, row in zip(starts, table, strict=False) for k in range(len(row))]
-        self.first = list(range(starts[-1]))
-        for place, start in zip(self.rows, starts, strict=False):
-            self.first[place] = start
+def _places(table: Table) -> tuple[list[int], list[int], list[int]]:
+    """Where rows and cells stand among the nodes in postorder, and each node's first node below it."""
+    starts = [0, *accumulate(len(row) + 1 for row in table)]
+    rows = [start - 1 for start in starts[1:]]
+    cells = [start + k for start, row in zip(starts, table, strict=False) for k in range(len(row))]
+    first = list(range(starts[-1]))
+    for place, start in zip(rows, starts, strict=False):
+        first[place] = start
+    return rows, cells, first
 
 
 def _least(change: np.ndarray, sizes: np.ndarray) -> np.ndarray:

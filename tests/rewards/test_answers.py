@@ -226,7 +226,7 @@ def test_number_picks_one_and_alternatives_help_the_reference_side_only():
     assert [number("8, that is 8.0", 8, pick=pick) for pick in ("last", "first", "only")] == [1.0, 1.0, 1.0]
     assert number(" ".join(map(str, range(1000))), 500) == 0.0
     assert number("8", [7, 8]) == 1.0
-    with pytest.raises(ValueError, match="number: pick 'best' is none of last, first, only"):
+    with pytest.raises(ValueError, match="pick: 'best' is not a choice; known: last, first, only"):
         number("8", 8, pick="best")
 
 

@@ -2,13 +2,15 @@
 
 import itertools
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 import torchvision
 
-from omnirl_core.rewards.grounding import COCO_THRESHOLDS, box_ap, box_f1, box_iou
+from omnirl_core.boxes import SPACES
+from omnirl_core.rewards.grounding import COCO_THRESHOLDS, Space, box_ap, box_f1, box_iou
 
 BOX = [10, 20, 110, 220]
 RIGHT = "<think>there</think><answer>[10, 20, 110, 220]</answer>"
@@ -152,7 +154,7 @@ def test_the_answer_is_taken_to_the_pixels_of_its_image(scorer, space, box):
         ({"space": "0-1000", "image_sizes": []}, "`image_sizes`, which has 0 entries and image_index is 0"),
         ({"space": "0-1", "image_sizes": [(9, 9)], "image_index": 1}, "has 1 entries and image_index is 1"),
         ({"space": "0-1000", "image_sizes": [(0, 9)]}, r"image_size must be a positive \(width, height\)"),
-        ({"space": "percent"}, "space 'percent' is none of pixels, resized, 0-1000, 0-1"),
+        ({"space": "percent"}, "space: 'percent' is not a choice; known: pixels, resized, 0-1000, 0-1"),
     ],
 )
 def test_a_space_that_lacks_its_sizes_is_an_error_that_names_the_fix(scorer, settings, message):
@@ -161,10 +163,11 @@ def test_a_space_that_lacks_its_sizes_is_an_error_that_names_the_fix(scorer, set
 
 
 def test_a_wrong_setting_is_an_error():
+    assert get_args(Space) == SPACES
     for settings in ({"pick": "best"}, {"kind": "diou"}, {"kind": "giou", "threshold": 0.5}):
-        with pytest.raises(ValueError, match=r"^box_iou: "):
+        with pytest.raises(ValueError, match=r"^(pick: 'best'|kind: 'diou'|box_iou: threshold)"):
             box_iou(RIGHT, BOX, **settings)
-    with pytest.raises(ValueError, match="box_f1: measure 'map' is none of f1, precision, recall"):
+    with pytest.raises(ValueError, match="measure: 'map' is not a choice; known: f1, precision, recall"):
         box_f1(RIGHT, BOX, measure="map")
 
 

@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import wraps
-from typing import Any
+from typing import Any, Literal
 
 from rapidfuzz.distance import Levenshtein
 
@@ -21,6 +21,7 @@ from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, asks, question_tex
 from omnirl_core.rewards.overlap.overlap import overlap
 from omnirl_core.rewards.reward import Scorer, on_answer, reads_columns
 from omnirl_core.text import reference_texts, tokens
+from omnirl_core.type_checks import check_choice
 
 MAX_CELLS = 400_000_000  # of the edit table: beyond, texts are compared by tokens, to stay below 0.1 s
 
@@ -91,7 +92,7 @@ def number(
     *,
     relative_tolerance: float | None = None,
     absolute_tolerance: float = 0.0,
-    pick: str = "last",
+    pick: Literal["last", "first", "only"] = "last",
 ) -> float | None:
     """1.0 where the answer's number is the reference number, else 0.0; None where the reference is no number.
 
@@ -105,8 +106,7 @@ def number(
     >>> number("3.1", "3.14"), number("3.1", "3.14", relative_tolerance=0.02), number("5", "a dog")
     (0.0, 1.0, None)
     """
-    if pick not in ("last", "first", "only"):
-        raise ValueError(f"number: pick {pick!r} is none of last, first, only")
+    check_choice("pick", pick, ("last", "first", "only"))
     wanted = read_quantity(solution)
     if wanted is None:
         return None

@@ -117,7 +117,8 @@ def _is_number(part: str) -> bool | None:
     try:
         reader = _Reader(part)
         terms = reader.sum()
-        reader.end()
+        if reader.peek():
+            raise _NoNumberError
     except _NotWorkedOutError:
         return False
     except (_NoNumberError, RecursionError):
@@ -155,10 +156,6 @@ class _Reader:
 
     def want(self, mark: str) -> None:
         if not self.take(mark):
-            raise _NoNumberError
-
-    def end(self) -> None:
-        if self.peek():
             raise _NoNumberError
 
     def sum(self) -> list[str]:

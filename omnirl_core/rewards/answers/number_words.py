@@ -64,6 +64,11 @@ def chinese_value(chars: str) -> int | None:
     return value + (CHINESE[ones] if ones else 0)
 
 
+def match_value(match: re.Match[str]) -> int | None:
+    """Value of a match of one of the two patterns, in a group of the language's name."""
+    return english_value(match["english"]) if match["english"] else chinese_value(match["chinese"])
+
+
 NUMBERS: dict[str, int] = (
     {word: value for value, word in enumerate(ENGLISH)}
     | {word: 10 * value for value, word in enumerate(TENS, 2)}

@@ -8,13 +8,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from math import gcd
 
-from omnirl_core.rewards.answers.number_words import (
-    CHINESE_PATTERN,
-    ENGLISH_PATTERN,
-    chinese_value,
-    english_value,
-    value_of_word,
-)
+from omnirl_core.rewards.answers.number_words import CHINESE_PATTERN, ENGLISH_PATTERN, match_value, value_of_word
 from omnirl_core.rewards.answers.units import Unit, number_in_words, same_things, unit_at, words_after
 
 MAX_DIGITS = 100  # longer literals are refused: no answer needs them, and converting them is quadratic
@@ -94,7 +88,7 @@ def pick_quantity(text: str, pick: str = "last") -> Quantity | None:
         word = _WORD.match(text)
         value = number_in_words(text, pick)
         if value is None and word is not None:
-            value = _word_value(word)
+            value = match_value(word)
         return None if value is None else Quantity(Fraction(value))
     if pick == "only" and len(matches) > MAX_REPEATS:
         return None
@@ -117,7 +111,7 @@ def read_quantity(text: str) -> Quantity | None:
     match = _NUMBER.match(text, name.end() if name else 0)
     if match is None:
         word = _WORD.fullmatch(text.rstrip("."))
-        value = value_of_word(text.lower()) if word is None else _word_value(word)
+        value = value_of_word(text.lower()) if word is None else match_value(word)
         return None if value is None else Quantity(Fraction(value))
     reading = _read(match, text)
     return reading[0] if reading and _FEW_WORDS.fullmatch(text, reading[1]) else None
@@ -226,7 +220,3 @@ def _value(match: re.Match[str]) -> Fraction | None:
         value = None if divisor == 0 else digits * Fraction(10) ** exponent / divisor
     negative = (match["sign"] == "-") != (match["sign_after"] == "-")
     return value if value is None else -value if negative else value
-
-
-def _word_value(match: re.Match[str]) -> int | None:
-    return english_value(match["english"]) if match["english"] else chinese_value(match["chinese"])

@@ -4,7 +4,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from omnirl_core.rewards.answers.answers import best_of_references, normal_text
@@ -115,12 +115,12 @@ _FULL_STOP = re.compile(r"\.(?!\d)")
 _VQA_NUMBERS = "none zero one two three four five six seven eight nine ten"
 
 
-@cache
-def _vqa_words() -> dict[str, str]:
-    """Word -> its normal form; "" for an article."""
-    forms = {form.replace("'", ""): form for form in _CONTRACTED.split()}
-    digits = {word: str(max(0, value - 1)) for value, word in enumerate(_VQA_NUMBERS.split())}
-    return forms | digits | dict.fromkeys(("a", "an", "the"), "")
+_VQA_WORDS = (
+    {form.replace("'", ""): form for form in _CONTRACTED.split()}
+    | {word: str(max(0, value - 1)) for value, word in enumerate(_VQA_NUMBERS.split())}
+    | dict.fromkeys(("a", "an", "the"), "")
+)
+"""Word -> its normal form; "" for an article."""
 
 
 def vqa_form(text: str) -> str:
@@ -136,7 +136,7 @@ def vqa_form(text: str) -> str:
         mark: "" if in_number or f"{mark} " in text or f" {mark}" in text else " " for mark in marks
     }
     text = _FULL_STOP.sub("", text.translate(str.maketrans(spaces)))
-    words = (_vqa_words().get(word, word) for word in text.lower().split())
+    words = (_VQA_WORDS.get(word, word) for word in text.lower().split())
     return " ".join(word for word in words if word)
 
 

@@ -6,13 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from importlib.resources import files
 
-from omnirl_core.rewards.answers.number_words import (
-    CHINESE_PATTERN,
-    ENGLISH_PATTERN,
-    OF_OTHERS,
-    chinese_value,
-    english_value,
-)
+from omnirl_core.rewards.answers.number_words import CHINESE_PATTERN, ENGLISH_PATTERN, OF_OTHERS, match_value
 from omnirl_core.rewards.overlap.wordnet import wordnet
 from omnirl_core.rewards.overlap.words import STEMS
 
@@ -131,9 +125,7 @@ def number_in_words(text: str, pick: str) -> int | None:
 
 
 def _value(match: re.Match[str]) -> int | None:
-    if match["english"]:
-        return english_value(match["english"])
-    return OF_OTHERS[match["other"].lower()] if match["other"] else chinese_value(match["chinese"])
+    return OF_OTHERS[match["other"].lower()] if match["other"] else match_value(match)
 
 
 def words_after(text: str, end: int) -> tuple[str, ...]:

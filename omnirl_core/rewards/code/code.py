@@ -10,20 +10,20 @@ import math
 import pkgutil
 from collections.abc import Generator
 from contextlib import closing
-from typing import Any
+from typing import Any, Literal, get_args
 
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.type_checks import check_choice
 
 from .jail import shim
-from .sandbox import Limits, LocalSandbox, Outcome, Sandbox, cpp_compiler
-from .test_cases import Exercise, Test, read_exercise
+from .sandbox import Limits, LocalSandbox, Sandbox, cpp_compiler
+from .test_cases import Exercise, read_exercise
 
 LABELS = {
     "python": "python", "python3": "python", "py": "python",
     "cpp": "cpp", "c++": "cpp", "cc": "cpp", "cxx": "cpp",
 }  # fmt: skip
-LANGUAGES = ("auto", "python", "cpp")
+Language = Literal["auto", "python", "cpp"]
 MOST_ANSWERS = 32  # threads that wait for the runs of one answer each
 LONGEST_SOURCE = 32 << 10  # characters; no exercise needs more, and a flood of text is not worth a process
 
@@ -35,7 +35,7 @@ def code(
     prediction: str,
     solution: object,
     *,
-    language: str = "auto",
+    language: Language = "auto",
     all_or_nothing: bool = False,
     tolerance: float = 1e-6,
     timeout_s: float = 5.0,
@@ -53,6 +53,7 @@ def code(
     runs in a fresh process; `timeout_s` is CPU time. `provider` is a `Sandbox`, or "package.module:name" of
     one; without it the programs run here, and only with `allow_local_execution`.
 
+    >>> from omnirl_core.rewards.code import Outcome
     >>> class Remote:  # your service; without one, allow_local_execution=True
     ...     def run(self, source, language, stdins, limits):
     ...         return [Outcome("ok", stdout="3") for _ in stdins]
@@ -60,7 +61,7 @@ def code(
     >>> code("print(sum(map(int, input().split())))", solution, provider=Remote())
     0.5
     """
-    check_choice("language", language, LANGUAGES)
+    check_choice("language", language, get_args(Language))
     if provider is None:
         sandbox = local_sandbox(language, allow_local_execution, least_isolation, workers)
     else:
@@ -97,7 +98,10 @@ code.samples_at_a_time = answers_at_a_time  # type: ignore[attr-defined]
 def verdicts(
     sandbox: Sandbox, source: str, language: str, exercise: Exercise, limits: Limits, tolerance: float
 ) -> Generator[bool, None, None]:
-    """Whether the program passes each test, inputs before calls, as far as one asks."""
+    """Whether the program passes each test, inputs before calls, as far as one asks.
+
+    A run passes that ended by itself, with status 0, and wrote what is expected.
+    """
     for is_call in (False, True):
         tests = [test for test in exercise.tests if test.is_call is is_call]
         if not tests:
@@ -105,20 +109,11 @@ def verdicts(
         if is_call and language != "python":
             yield from [False] * len(tests)
             continue
-        text = caller_text(source, exercise.prelude) if is_call else source
-        outcomes = iter(sandbox.run(text, language, [test.stdin for test in tests], limits))
+        # of a call: one program that reads it from stdin and writes the value of the answer's function
+        called = f"{inspect.getsource(shim)}\n\ncall({source!r}, {exercise.prelude!r})\n"
+        outcomes = iter(sandbox.run(called if is_call else source, language, [test.stdin for test in tests], limits))
         for test, outcome in zip(tests, outcomes, strict=True):
-            yield passes(test, outcome, tolerance)
-
-
-def passes(test: Test, outcome: Outcome, tolerance: float) -> bool:
-    """Whether a run passes its test: it ended by itself, with status 0, and wrote what is expected."""
-    return outcome.status == "ok" and test.passes(outcome.stdout, tolerance)
-
-
-def caller_text(source: str, prelude: str) -> str:
-    """One program that reads a call from stdin and writes the value of the answer's function."""
-    return f"{inspect.getsource(shim)}\n\ncall({source!r}, {prelude!r})\n"
+            yield outcome.status == "ok" and test.passes(outcome.stdout, tolerance)
 
 
 def program_text(prediction: str, language: str) -> tuple[str, str] | None:

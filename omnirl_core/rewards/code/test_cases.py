@@ -146,9 +146,8 @@ def same_value(value: object, expected: object, tolerance: float) -> bool:
 
 def same_scalar(one: object, other: object, tolerance: float) -> bool:
     """Whether two JSON scalars agree: 2 for an expected 2.0 does; 2.0 for 2, 1 for true do not; no container does."""
-    if (
-        isinstance(other, float) and isinstance(one, float | int) and not isinstance(one, bool)
-    ):  # where a whole number is asked for, `/` is not `//`
+    # where a whole number is asked for, `/` is not `//`
+    if isinstance(other, float) and isinstance(one, float | int) and not isinstance(one, bool):
         return close(one, other, tolerance)
     return type(one) is type(other) and not isinstance(one, list | dict) and one == other
 

@@ -179,10 +179,8 @@ def alternatives(question: str) -> frozenset[str]:
     return frozenset(kept)
 
 
-@lru_cache(maxsize=64)
-def lexicon(question: str, languages: tuple[str, ...]) -> Lexicon:
-    """The lexicon of a question, remembered for the group."""
-    return Lexicon(question, languages)
+lexicon = lru_cache(maxsize=64)(Lexicon)
+"""The lexicon of a question and its languages, remembered for the group."""
 
 
 def asked(prompt: object, problem: object, light: float) -> str:
@@ -237,10 +235,8 @@ def plain_pair(predicted: Words, reference: Words) -> Pair:
 
 def pairs(prediction: str, references: Iterable[str], cut: Cut, question: str, light: float) -> list[Pair]:
     """The prediction with each reference: weighed where the question is known and the reference has content."""
-    if not question:
-        return [plain_pair(read_words(prediction, cut), read_words(reference, cut)) for reference in references]
     return [
-        weigh(prediction, reference, question, light)
+        (weigh(prediction, reference, question, light) if question else None)
         or plain_pair(read_words(prediction, cut), read_words(reference, cut))
         for reference in references
     ]

@@ -6,7 +6,6 @@ scripts/build_synonyms.py rebuilds the table; docs/rewards.md says where it come
 """
 
 import gzip
-import threading
 from functools import cache
 from importlib.resources import files
 
@@ -14,20 +13,15 @@ PARTS_OF_SPEECH = "nvar"
 TABLE = "wordnet30_synonyms.gz"
 
 SUFFIX_RULES = {  # WordNet's morphy(7WN)
-    "n": "s: ses:s ves:f xes:x zes:z ches:ch shes:sh men:man ies:y",
-    "v": "s: ies:y es:e es: ed:e ed: ing:e ing:",
-    "a": "er: est: er:e est:e",
-    "r": "",
-}
-RULES_BY_LAST_LETTER = {
-    part: {
-        last: [(old, new) for old, _, new in (rule.partition(":") for rule in rules.split()) if old[-1] == last]
-        for last in "sndgrt"
-    }
-    for part, rules in SUFFIX_RULES.items()
+    part: [tuple(rule.split(":")) for rule in rules.split()]
+    for part, rules in {
+        "n": "s: ses:s ves:f xes:x zes:z ches:ch shes:sh men:man ies:y",
+        "v": "s: ies:y es:e es: ed:e ed: ing:e ing:",
+        "a": "er: est: er:e est:e",
+        "r": "",
+    }.items()
 }
 NOT_A_NAME = "!"  # the lemma is written with a capital, so it is no synonym of itself
-NONE: frozenset[str] = frozenset()
 
 
 class Synonyms(dict[str, frozenset[str]]):
@@ -73,20 +67,11 @@ class Synonyms(dict[str, frozenset[str]]):
         irregular = self._irregular.get(part + word)
         if irregular is not None:
             return [word, *irregular.split()]
-        rules = RULES_BY_LAST_LETTER[part].get(word[-1:], ())
-        return [word] + [word[: -len(old)] + new for old, new in rules if word.endswith(old)]
-
-
-_loading = threading.Lock()
-
-
-def wordnet() -> Synonyms:
-    """The packaged table; the first call reads it (about 0.1 s)."""
-    with _loading:
-        return _read()
+        return [word] + [word[: -len(old)] + new for old, new in SUFFIX_RULES[part] if word.endswith(old)]
 
 
 @cache
-def _read() -> Synonyms:
+def wordnet() -> Synonyms:
+    """The packaged table; the first call reads it (about 0.1 s)."""
     packed = files("omnirl_core.rewards.overlap").joinpath(TABLE).read_bytes()
     return Synonyms(gzip.decompress(packed).decode().splitlines())

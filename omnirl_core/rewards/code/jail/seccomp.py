@@ -79,16 +79,10 @@ def rule(name: str, *body: Instruction) -> list[Instruction]:
     return [] if call is None else [(EQUAL, 0, len(body), call), *body]
 
 
-def refuse_if(name: str, index: int, code: int, values: tuple[int, ...], answer: int = REFUSE) -> list[Instruction]:
-    """Refuse one system call where an argument equals, or has a bit of, one of the values."""
+def rule_if(name: str, index: int, code: int, values: tuple[int, ...], then: int, otherwise: int) -> list[Instruction]:
+    """Answer one system call by `then` where an argument equals, or has a bit of, one of the values."""
     tests = [(code, len(values) - place, 0, value) for place, value in enumerate(values)]
-    return rule(name, argument(index), *tests, (RETURN, 0, 0, ALLOW), (RETURN, 0, 0, answer))
-
-
-def allow_if(name: str, index: int, code: int, values: tuple[int, ...], allow: int = ALLOW) -> list[Instruction]:
-    """Allow one system call only where an argument equals, or has a bit of, one of the values."""
-    tests = [(code, len(values) - place, 0, value) for place, value in enumerate(values)]
-    return rule(name, argument(index), *tests, (RETURN, 0, 0, REFUSE), (RETURN, 0, 0, allow))
+    return rule(name, argument(index), *tests, (RETURN, 0, 0, otherwise), (RETURN, 0, 0, then))
 
 
 def fcntl_rule() -> list[Instruction]:
@@ -108,8 +102,8 @@ def file_rules(writes: str) -> list[Instruction]:
         return program
     program += rule("openat2", (RETURN, 0, 0, ABSENT))  # its flags are behind a pointer
     if writes == "none":
-        changing = (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC,)
-        return program + refuse_if("open", 1, ANY_BIT, changing) + refuse_if("openat", 2, ANY_BIT, changing)
+        changing = ANY_BIT, (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC,), REFUSE, ALLOW
+        return program + rule_if("open", 1, *changing) + rule_if("openat", 2, *changing)
     for name in MODES_AND_DATES.split():
         program += rule(name, (RETURN, 0, 0, PRETEND))
     # What is written through a shared map, or laid out, is not counted as written (launch.py).
@@ -141,17 +135,17 @@ def instructions(processes: bool, threads: bool, writes: str, counted: bool = Fa
     # clone3 hides its flags behind a pointer; told that it is absent, libc falls back to clone.
     program += rule("clone3", (RETURN, 0, 0, ABSENT))
     if processes:
-        program += refuse_if("clone", 0, ANY_BIT, (CLONE_NEW_ANY,))
+        program += rule_if("clone", 0, ANY_BIT, (CLONE_NEW_ANY,), REFUSE, ALLOW)
     else:
         program += rule("fork", (RETURN, 0, 0, REFUSE)) + rule("vfork", (RETURN, 0, 0, REFUSE))
         flags = (CLONE_THREAD,) if threads or counted else ()
-        program += allow_if("clone", 0, ANY_BIT, flags, ASK if counted else ALLOW)
+        program += rule_if("clone", 0, ANY_BIT, flags, ASK if counted else ALLOW, REFUSE)
     for name in ("kill", "tkill", "tgkill"):  # a signal to oneself is how abort() ends a program
-        program += allow_if(name, 0, EQUAL, own)
-    program += allow_if("prlimit64", 0, EQUAL, (0, *own))  # no lowering of another process's limits
+        program += rule_if(name, 0, EQUAL, own, ALLOW, REFUSE)
+    program += rule_if("prlimit64", 0, EQUAL, (0, *own), ALLOW, REFUSE)  # no lowering of another process's limits
     program += fcntl_rule() + rule("flock", (RETURN, 0, 0, PRETEND))
-    program += allow_if("ioctl", 1, EQUAL, IOCTL_ALLOWED)
-    program += allow_if("socketpair", 1, EQUAL, STREAMS)
+    program += rule_if("ioctl", 1, EQUAL, IOCTL_ALLOWED, ALLOW, REFUSE)
+    program += rule_if("socketpair", 1, EQUAL, STREAMS, ALLOW, REFUSE)
     for name in ALWAYS.split():
         program += rule(name, (RETURN, 0, 0, REFUSE))
     return [*program, *file_rules(writes), (RETURN, 0, 0, ALLOW)]
