@@ -12,6 +12,11 @@ def test_the_core_is_small():
     assert CORE.median_function <= 10
 
 
+def test_rewards_grow_by_at_most_1500_lines():
+    """From 6,222, for the scorers of short answers, documents, captions, points, judges and probabilities."""
+    assert measure(ROOT / "omnirl_core" / "rewards").lines <= 6_222 + 1_500
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_no_file_is_long(package):
     long = [path.name for path in (ROOT / package).rglob("*.py") if lines(path) > 400]

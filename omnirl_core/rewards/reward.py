@@ -174,8 +174,8 @@ class Reward:
     weight: float = 1.0
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     # Rows of other tasks get None; None in it: rows without a task
-    tasks: tuple[str | None, ...] | None = None
-    gates: tuple["Reward", ...] = ()  # the first of them that judges the row decides
+    tasks: tuple[str | None, ...] | None = field(default=None, hash=False)
+    gates: tuple["Reward", ...] = field(default=(), hash=False)  # the first of them that judges the row decides
     gate_at: float | None = None  # below it the score is 0.0; None multiplies by the gate's score
     reads: str = ""  # "answer" or "completion"; "" takes what the scorer is marked with
     timeout_s: float | None = None  # most seconds of one call, which the trainer watches

@@ -66,7 +66,6 @@ def choice(prediction: str, solution: str, *, options: Options = None) -> float 
     >>> choice("（Ｂ）", "B"), choice("A or B", "B"), choice("Paris", "B", options=["Rome", "Paris"])
     (1.0, 0.0, 1.0)
     """
-
     letters = reference_choice(solution, options)
     return None if letters is None else float(read_choice(prediction, options, letters) == letters)
 
@@ -79,7 +78,6 @@ def yes_no(prediction: str, solution: str) -> float | None:
     >>> yes_no("Yes, there is.", "yes"), yes_no("没有", False), yes_no("yes, no", "yes"), yes_no("no", "No exit")
     (1.0, 1.0, 0.0, None)
     """
-
     said = reference_yes_no(solution)
     return None if said is None else float(read_yes_no(prediction) == said)
 

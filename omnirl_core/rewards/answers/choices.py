@@ -149,8 +149,6 @@ _CLAUSE = re.compile(r"[.,;:!?/|()\[\]\"'\n、]+|\b(?:or|and|but)\b|或者?|和"
 _LEAD_IN = re.compile(
     r"(?:the )?(?:final |correct )?answer (?:is|:)|it is|i say|答案[是为]?|回答[是为]?", re.IGNORECASE
 )
-
-
 _BOTH = re.compile(r"\byes\s*(?:or|/|\|)\s*no\b|\bno\s*(?:or|/|\|)\s*yes\b|是\s*(?:或|/|还是)\s*否")
 """Both answers offered at once."""
 

@@ -35,7 +35,6 @@ _TOKEN = re.compile(
 )
 _SPLIT = re.compile(r",(?!\d{3}(?!\d))|;|&|\\\\|\\cup|∪|\\(?:begin|end)\s*\{[a-z]*matrix\}")
 _LAST_SIDE = re.compile(r"(?<![<>!])=|\\approx|≈|\\in(?![a-zA-Z])|\\to(?![a-zA-Z])")
-
 _TWO_SIGNS = re.compile(r"[-+]\s*[({]?\s*[-+]")  # -(-42), --42
 
 

@@ -53,7 +53,6 @@ _UNIT = _pattern(_UNIT_OF, r"\d\s?")
 _NAME = re.compile(r"(?<=[\w,;'’«(] )[A-ZÀ-ÖØ-ÞА-ЯЁ][\w’'-]*\w")
 _COUNTED = re.compile(r"[一二三四五六七八九两十](?=[个只条张辆把位名件匹座人岁年月天点号匹本台つ枚])")
 
-
 SHORT = 16
 """Characters of a reference that is little more than its number: 25 cm, 12 apples."""
 

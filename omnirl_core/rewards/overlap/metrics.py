@@ -189,6 +189,8 @@ def nltk_bleu(predicted: Words, references: Sequence[Words], max_order: int) -> 
 
 
 def _shared_with_any(predicted: Words, references: Sequence[Words], order: int) -> int:
+    if len(references) == 1:
+        return predicted.shared(references[0], order)
     allowed = [reference.counts(order, stemmed=False) for reference in references]
     counts = predicted.counts(order, stemmed=False)
     return sum(min(n, max(reference.get(gram, 0) for reference in allowed)) for gram, n in counts.items())

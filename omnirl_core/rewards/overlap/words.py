@@ -90,8 +90,10 @@ class Words:
         2
         """
         allowed = reference.counts(order, stemmed)
-        found = Counter(filter(allowed.__contains__, self.ngrams(order, stemmed)))
-        return sum([min(n, allowed[gram]) for gram, n in found.items()])
+        found = list(filter(allowed.__contains__, self.ngrams(order, stemmed)))
+        if len(set(found)) == len(found):  # usual for longer ones, and fast
+            return len(found)
+        return sum([min(n, allowed[gram]) for gram, n in Counter(found).items()])
 
     def same_text(self, other: "Words") -> bool:
         """For texts without a single word (punctuation only): is it the same punctuation?"""
@@ -102,8 +104,6 @@ class Words:
 
 NOT_ASCII_ALPHANUMERIC = re.compile(r"[^\sa-zA-Z0-9]")
 ROUGE_TOKEN = re.compile(r"[a-z0-9]+")
-
-
 MARKS = re.compile(
     r"[A-Za-z]\+\+|\b[A-Z]#|\b[A-F][+\u2212-](?![\w+-])|[$€£¥₹₩≠≤≥]|[!<>]=|(?<=\s)[<>](?=\s)|n['’]t\b|(?<=\d)\s?%"
 )
