@@ -16,10 +16,9 @@ from omnirl_core.shapes import GROUPS, POLICIES
 from omnirl_core.shapes.dataset import KNOWN
 from omnirl_core.type_checks import nearest, nearest_file
 from omnirl_core.types import Settings
+from omnirl_tools.checks.value_checks import Fault, value_faults
 from omnirl_tools.drawing import drawing_fault
 
-Fault = tuple[str | None, str]
-"""(the setting, or None where the message names its own file, what is wrong)."""
 _SHAPES_KEYS = ("task", "train", "test", "seed")
 OF_A_RUN = (
     "run.json", "metrics.jsonl", "completions.jsonl", "before.jsonl", "faults.jsonl", "training_args.bin",
@@ -30,7 +29,11 @@ WRITTEN = (".json", ".jsonl", ".safetensors", ".bin", ".jinja", ".model", ".html
 
 
 def file_faults(values: Mapping[str, object]) -> Iterator[Fault]:
-    """What is wrong with the files that the settings name; files of own reward functions are run, as in training."""
+    """What is wrong with the files that the settings name, and with values that fail once a model is loaded.
+
+    Files of own reward functions are run, as in training.
+    """
+    yield from value_faults(values)
     yield from reward_faults(values.get("rewards"))
     yield from data_file_faults(values)
     yield from folder_faults(values)
