@@ -121,6 +121,8 @@ def _opened(path: str | os.PathLike[str], row_id: str | None) -> Iterator[Image.
     replace = "replace it or drop the row"
     try:
         with Image.open(path, formats=_readable_formats()) as image:
+            if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):  # of those: 16 bits
+                raise ValueError("32-bit pixels have no known range; save it with 8 bits")
             yield image
     except FileNotFoundError:
         raise DataError(f"{image_name} not found; set image_root or fix the path") from None
@@ -147,11 +149,9 @@ def _is_sideways(image: Image.Image) -> bool:
 
 def _rgb(image: Image.Image) -> Image.Image:
     """RGB from any mode; plain `convert("RGB")` clips 16 bits to white and shows what transparency hides."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+    if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.uint32)  # (H, W)
         image = Image.fromarray(((values.clip(0, 65535) + 128) // 257).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError("32-bit pixels have no known range; save it with 8 bits")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
