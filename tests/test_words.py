@@ -37,7 +37,6 @@ ALLOWED = {
     r"(in|of) the picture\?|[dD]escribe the picture|What does the picture show\?"
     r"|a caption for the picture|in all pictures|Which picture has|Find the picture with"
     r"|happens in the pictu\b": "questions of the drawn world and of samples: figures depend on them",
-    r"picture begins, ends|JSON, picture halved": "labels inside figures that are stored with a notebook",
 }
 """Where a retired word stays -> why."""
 VOCABULARY = {"omnirl_core/rewards/answers/units.py", "omnirl_core/rewards/reward.py"}
