@@ -32,7 +32,7 @@ class RewardReport:
     faults: Counter[str] = field(default_factory=Counter)
     shares: dict[str, list[float]] = field(default_factory=dict)
     payers: dict[str, Counter[str]] = field(default_factory=dict)
-    """Hack -> how often each reward gave it most."""
+    """Hack -> what the rewards that gave it most gave, in thousandths."""
 
     def add(self, row: Graded, file: ReportFile) -> None:
         self.rows += 1
@@ -54,7 +54,7 @@ class RewardReport:
             file.write(f"{fault}\n".replace("\n", " ").rstrip() + "\n")
         for hack, share in row.hacks.items():
             self.shares.setdefault(hack, []).append(share)
-            self.payers.setdefault(hack, Counter())[row.payers.get(hack, "-")] += share > 0
+            self.payers.setdefault(hack, Counter())[row.payers.get(hack, "-")] += round(1000 * share)
 
     def __str__(self) -> str:
         parts = [self._rewards(), *self._faults()]

@@ -115,6 +115,15 @@ def test_a_reward_that_pays_for_anything_is_marked(tmp_path, capsys):
     assert out.splitlines()[-1].startswith("not well yet: ")
 
 
+def test_the_reward_that_pays_most_for_a_hack_is_named(tmp_path, capsys):
+    """Not the one that pays its little on more of the samples: the form, here."""
+    rows = [{"problem": f"How many in box {n}?", "solution": str(n + 1)} for n in range(4)]  # "one" is common
+    rewards = "- {name: think_format, weight: 0.2}\n- {name: answer}\n"
+    assert main(["check-rewards", recipe(tmp_path, rows, rewards), "--workers", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "common words: the most frequent words of a language; answer pays for it" in said, said
+
+
 def test_every_hack_has_its_advice():
     assert set(ADVICE) >= set(BLIND)
 
