@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import is_peft_model
 from datasets import Dataset
 from transformers import AutoConfig, ProcessorMixin
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import ModelConfig, SFTConfig, SFTTrainer
 
 from omnirl_core.boxes import Size, default_space, from_pixels
@@ -23,7 +26,8 @@ from omnirl_core.trainer.fault_tolerance.checkpoint_mixin import RestoredWeights
 from omnirl_core.trainer.fault_tolerance.image_guard import ImageCounter, ImageMismatchError
 from omnirl_core.trainer.prompt_length import prompt_images
 from omnirl_core.types import Columns, JsonObject, Sample
-from omnirl_tools.checks.path_checks import file_faults
+from omnirl_tools.checks.path_checks import MERGED, file_faults
+from omnirl_tools.evaluation.policy import load_trained
 from omnirl_tools.evaluation.ready import qwen_resize
 
 
@@ -143,6 +147,21 @@ class SeeingSFTTrainer(RestoredWeights, SFTTrainer):
                 f"samples have {given} (rank {self.accelerator.process_index}, or another)"
             )
         return result
+
+
+def saved_policy(trainer: SFTTrainer, folder: Path) -> Path:
+    """Where GRPO starts from: what the trainer saved in `folder`, or, with LoRA, `folder/merged`.
+
+    That is written here, by one process: the adapter merged into the model that it was trained on, in that model's
+    dtype, also where training had quantized it.
+    """
+    if not is_peft_model(trainer.model):
+        return folder
+    unset_hf_deepspeed_config()  # ZeRO-3 would take the model apart as it loads
+    model: Any = load_trained(str(folder), dtype="auto")
+    model.merge_and_unload().save_pretrained(folder / MERGED)
+    trainer.processing_class.save_pretrained(folder / MERGED)  # type: ignore[union-attr]
+    return folder / MERGED
 
 
 @dataclass(frozen=True)

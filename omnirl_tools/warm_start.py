@@ -106,7 +106,7 @@ def advice(tasks: Sequence[str], n: int, command: str) -> str:
         f"Warning: of {n} training prompts, answered once each, the policy earned no reward above 0 {which}: groups "
         "without a right answer teach nothing. Teach it the form and the kind of answer first:\n\n"
         f"  {command}\n\n"
-        "and start this run from it, by --model_name_or_path and the --output_dir of that command. If your prompts ask "
+        "and start this run from it, by the --model_name_or_path that the command prints last. If your prompts ask "
         "for more than <answer>...</answer>, give that as --response_template. warm_start_check: false leaves this "
         "check out"
     )

@@ -4,7 +4,7 @@
 
 GRPO learns from what a policy does right some of the time; where the form or the kind of answer never occurs, some
 steps of imitation bring it there. It reads the samples that recipes/grpo.py reads, with no, one or many images. What
-it saves is a policy that recipes/grpo.py starts from: `--model_name_or_path <output_dir>`.
+it saves is a policy that recipes/grpo.py starts from, by the `--model_name_or_path` that it prints last.
 """
 
 from omnirl_core import launch
@@ -24,7 +24,7 @@ from omnirl_tools.evaluation.compare import compare
 from omnirl_tools.model_settings import model_settings, policy_path, quantization_settings
 from omnirl_tools.run import checkpoint_to_resume, grade, held_out_samples, show, start_quietly
 from omnirl_tools.samples import read_rows
-from omnirl_tools.sft import OmniSFTConfig, SeeingSFTTrainer, parse_sft, rows_to_say
+from omnirl_tools.sft import OmniSFTConfig, SeeingSFTTrainer, parse_sft, rows_to_say, saved_policy
 from omnirl_tools.warm_start import stop_at_accuracy
 
 
@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> SFTTrainer:
     """Run the config that `argv` (default: the command line) names; the model is saved to `output_dir`.
 
     Where it names rewards and held-out samples (`rewards`, `eval_dataset_name`), these are answered before and after,
-    as in GRPO: before.jsonl, after.jsonl, completions.html and the table.
+    as in GRPO: before.jsonl, after.jsonl, completions.html and the table. With LoRA the adapter is saved to
+    `output_dir`, and merged into its model to `output_dir/merged`.
     """
     # Arguments: a YAML's keys, and what the command line overrides
     data_args, training_args, model_args = parse_sft(argv)
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> SFTTrainer:
     if trainer.accelerator.is_main_process:
         if before:
             show(output_dir, compare(before, after), curves=False)
-        print(f"\nSaved; start GRPO from it with --model_name_or_path {output_dir}")
+        print(f"\nSaved; start GRPO from it with --model_name_or_path {saved_policy(trainer, output_dir)}")
     trainer.accelerator.wait_for_everyone()
     return trainer
 

@@ -25,6 +25,8 @@ OF_A_RUN = (
     "bad_rows.txt",
 )  # fmt: skip
 """Files that only a run leaves in its folder."""
+MERGED = "merged"
+"""Folder within that of a warm start with LoRA: the adapter and its model as one."""
 WRITTEN = (".json", ".jsonl", ".safetensors", ".bin", ".jinja", ".model", ".html", ".png")
 
 
@@ -150,6 +152,12 @@ def _at_risk(folder: Path) -> list[str]:
     return [name for name in names if Path(name).suffix in WRITTEN or name == "README.md"]
 
 
+def _hint_for_adapter(folder: str) -> str:
+    if os.path.isfile(os.path.join(folder, MERGED, "config.json")):
+        return f"; it holds an adapter, which is merged into its model in {os.path.join(folder, MERGED)}"
+    return "; for an adapter, give the model that it was trained on"
+
+
 def model_faults(name: object, trusts_remote_code: bool = False) -> Iterator[Fault]:
     """A local folder must hold a model; a hub id can only be looked up where nothing may be downloaded."""
     if not isinstance(name, str) or name in POLICIES:
@@ -161,7 +169,7 @@ def model_faults(name: object, trusts_remote_code: bool = False) -> Iterator[Fau
     setting = "model_name_or_path"
     if os.path.isdir(name):
         if not os.path.isfile(os.path.join(name, "config.json")):
-            hint = "; for an adapter, give the model that it was trained on" if is_adapter(name) else ""
+            hint = _hint_for_adapter(name) if is_adapter(name) else ""
             yield setting, f"{setting}: {name} holds no config.json, so it is no model's folder{hint}"
         elif pickled := pickled_weights(name):
             yield setting, f"{setting}: {pickled}"

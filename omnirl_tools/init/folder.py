@@ -76,7 +76,7 @@ def demo(folder: str) -> Written:
 
 
 def commands(folder: str, taught: str | None) -> list[str]:
-    """What to run, in order; `taught` is what the warm start saves, where one is advised."""
+    """What to run, in order; `taught` is what the run starts from after a warm start, where one is advised."""
     folder = shlex.quote(folder)
     start = f" --model_name_or_path {shlex.quote(taught)}" if taught else ""
     warm = [f"omnirl sft {folder}/sft.yaml"] if taught else []

@@ -54,7 +54,7 @@ def project(
     written.seen += [f"it needs {extra}" for extra in _extras(plan, rewards)]
     inside = images_inside(data.samples, data.image_root)
     written.images = {f"data/{name}": path for name, path in inside.items()}
-    written.commands = commands(folder, plan.taught if plan.warm_start else None)
+    written.commands = commands(folder, plan.start if plan.warm_start else None)
     files["README.md"] = readme(folder, f"{given}, {model.name}, {_machine(plan.fit)}", written)
     return written
 

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from omnirl_core.type_checks import counted
+from omnirl_tools.checks.path_checks import MERGED
 from omnirl_tools.init.data import Data
 from omnirl_tools.init.model import Fit, Model
 from omnirl_tools.memory.fitting import GIB
@@ -57,10 +58,15 @@ class Plan:
         """What the warm start saves."""
         return f"{self.folder}/warm_start"
 
+    @property
+    def start(self) -> str:
+        """What GRPO starts from after the warm start: with LoRA, the adapter merged into its model."""
+        return f"{self.taught}/{MERGED}" if self.fit.settings.get("use_peft") else self.taught
+
 
 def config_text(plan: Plan) -> str:
     """config.yaml."""
-    start = f" --model_name_or_path {plan.taught}" if plan.warm_start else ""
+    start = f" --model_name_or_path {plan.start}" if plan.warm_start else ""
     head = [
         f"GRPO on {plan.data.given}, written by `omnirl init`.",
         f"  omnirl train {plan.folder}/config.yaml{start}",

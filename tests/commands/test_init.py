@@ -191,6 +191,14 @@ def test_memory_decides_how_it_trains(gib, how, model):
     assert bool(found.unclear) == (gib == 6)
 
 
+def test_grpo_starts_from_the_merged_warm_start_where_it_trains_lora(tmp_path, monkeypatch, capsys):
+    as_csv(tmp_path / "theirs")
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "mine", "--data", "theirs", "--model", "org/base-3b", "--gpu_memory", "24"]) == 0
+    assert "omnirl train mine/config.yaml --model_name_or_path mine/warm_start/merged" in capsys.readouterr().out
+    assert "use_peft: true" in (tmp_path / "mine" / "sft.yaml").read_text()
+
+
 def test_the_tiny_policy_is_known_by_its_folder_too():
     assert read_model(tiny_policy()).is_tiny
 

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from omnirl_core.data import DataError, load_dataset
-from omnirl_core.shapes import write_dataset
+from omnirl_core.models import load_policy
+from omnirl_core.shapes import tiny_policy, write_dataset
 from omnirl_core.yaml_loader import ConfigError
 from omnirl_tools import samples, warm_start
 from omnirl_tools import sft as of_sft
@@ -73,6 +74,25 @@ def test_a_warm_start_goes_on_from_its_newest_checkpoint(rows, tmp_path, capsys)
     assert "missing keys" not in shown.err
     for (name, weight), again in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(weight, again), name
+
+
+def test_grpo_starts_from_a_warm_start_with_lora(rows, tmp_path, capsys):
+    own = dict(dataset_name=rows, use_cpu=True, bf16=False, templates='{"default": "plain"}', save_strategy="no")
+    few = dict(max_steps=2, per_device_train_batch_size=4, learning_rate=1e-2, use_peft=True)
+    lora = dict(model_name_or_path="tiny_policy", lora_target_modules="all-linear", output_dir=tmp_path / "sft")
+    adapted = sft(options(**own, **few, **lora)).model.eval()
+    merged = tmp_path / "sft" / "merged"
+    assert f"start GRPO from it with --model_name_or_path {merged}\n" in capsys.readouterr().out
+    tokens = torch.arange(40, 60)[None]
+    with torch.no_grad():
+        expected, plain = adapted(tokens).logits, load_policy(tiny_policy())(tokens).logits
+        assert torch.allclose(load_policy(str(merged))(tokens).logits, expected, atol=1e-4)
+    assert not torch.allclose(plain, expected, atol=1e-2), "the adapter does nothing"
+    with pytest.raises(ConfigError, match=f"holds an adapter, which is merged into its model in {merged}"):
+        grpo(options(model_name_or_path=tmp_path / "sft", output_dir=tmp_path / "no", **own))
+    few = dict(max_steps=1, per_device_train_batch_size=8, rewards=ROOT / "recipes/mixed/rewards.yaml")
+    result = grpo(options(model_name_or_path=merged, output_dir=tmp_path / "grpo", **own, **few))
+    assert result.trainer.state.global_step == 1
 
 
 def test_a_warm_start_that_may_end_early_reads_its_samples_once(rows, tmp_path, monkeypatch):
