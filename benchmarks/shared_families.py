@@ -37,7 +37,7 @@ from scripts import family_parts, model_families, newer_families
 START, END = "<!-- made by benchmarks/shared_families.py -->", "<!-- end of benchmarks/shared_families.py -->"
 FAMILIES = (
     "Qwen2.5-VL", "Qwen3-VL-MoE", "InternVL", "InternVL3.5", "LLaVA-NeXT", "Mistral 3", "Idefics3", "SmolVLM",
-    "Gemma 3",
+    "Gemma 3", "GLM-4.1V",
 )  # fmt: skip
 GROUP, PROMPT, COMPLETIONS = 8, 512, (32, 128)
 WIDTH = 256
@@ -138,8 +138,7 @@ def section(lines: list[dict[str, Any]], repeats: int) -> str:
         "",
         f"`python benchmarks/shared_families.py`: forward and backward over a group of {GROUP}, plain rows against a "
         f"pack, alternating in one process, medians of {repeats}, CPU seconds on one thread; random weights, two "
-        "images in the prompt. `bound` is the ratio of tokens in the language model. Must hold: 2.5x where P >= 4C. "
-        "GLM-4.1V was not measured; its tiny policy has rotary sections of one width only.",
+        "images in the prompt. `bound` is the ratio of tokens in the language model. Must hold: 2.5x where P >= 4C.",
         "",
         *table,
         "",

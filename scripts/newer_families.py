@@ -67,8 +67,8 @@ def glm4v() -> Built:
     config = hf.Glm4vConfig(
         text_config=TEXT | {"vocab_size": len(tokens), "rope_parameters": ROPE, "pad_token_id": tokens.pad_token_id},
         vision_config=dict(
-            depth=2, hidden_size=32, num_heads=2, patch_size=PATCH, image_size=64, out_hidden_size=32,
-            intermediate_size=64,
+            depth=2, hidden_size=32, num_heads=2, patch_size=PATCH, image_size=64, intermediate_size=64,
+            out_hidden_size=TEXT["hidden_size"],
         ),
         image_token_id=token("<|image|>"), video_token_id=token("<|video|>"),
         image_start_token_id=token("<|begin_of_image|>"), image_end_token_id=token("<|end_of_image|>"),
