@@ -31,6 +31,7 @@ from sections import processor, renew, software
 from trl import ModelConfig, get_peft_config
 
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
+from omnirl_core.type_checks import counted
 from omnirl_tools.memory import MemoryEstimate, Prompt, estimate_memory, model_config
 from omnirl_tools.model_settings import quantization_settings
 
@@ -169,7 +170,7 @@ def table(found: dict[str, tuple[MemoryEstimate, float]]) -> str:
             f"| {estimated.peak / 2**20:,.0f} MiB | {estimated.peak / measured - 1:+.0%} |"
         )
     worst = max(abs(estimated.peak / measured - 1) for estimated, measured in found.values())
-    summary = f"{len(found)} cases, the largest difference {worst:.0%}. {software('peft')}."
+    summary = f"{counted(len(found), 'case')}, the largest difference {worst:.0%}. {software('peft')}."
     return "\n".join([head, *lines, "", summary])
 
 
