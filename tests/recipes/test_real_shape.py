@@ -1,6 +1,6 @@
 """recipes/mixed/qwen2_5_vl_3b_lora.yaml at the shape that it names, with random weights, on a CPU: one step.
 
-On demand, `pytest -m repeat tests/recipes/test_real_shape.py`: five minutes of one core, 13 GiB of memory and 9 GiB of disk.
+On demand, `pytest -m repeat tests/recipes/test_real_shape.py`: five minutes of a core, 13 GiB of memory, 9 of disk.
 """
 
 import json
