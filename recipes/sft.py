@@ -61,7 +61,8 @@ def main(argv: list[str] | None = None) -> SFTTrainer:
     if trainer.accelerator.is_main_process:
         if before:
             show(output_dir, compare(before, after), curves=False)
-        print(f"\nSaved; start GRPO from it with --model_name_or_path {saved_policy(trainer, output_dir)}")
+        start = saved_policy(trainer, output_dir)  # with LoRA, the adapter is merged here
+        print(f"\nSaved; start GRPO from it with --model_name_or_path {start}")
     trainer.accelerator.wait_for_everyone()
     return trainer
 

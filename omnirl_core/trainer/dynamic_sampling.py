@@ -40,7 +40,7 @@ LEAST_CHANCE = 0.01
 
 
 class IndexedSamples(Dataset[Sample]):
-    """A data set whose samples say where in it they are: two splits of a hub data set may share row ids."""
+    """A data set whose samples say where in it they are: a user's own need not have row ids."""
 
     def __init__(self, samples: Sequence[Sample]):
         self._samples = samples
@@ -222,7 +222,9 @@ class DynamicSampling:
             rounds.append(self._round([dataset[index] for index in self._own(indices, layouts[-1])]))
             found.append(self._signal(rounds[-1], indices))
             taken = fill_slots(found, layouts)
-        self._log(rounds, found, n_replaced, len(taken))
+        rejected_share = 1 - sum(map(sum, found)) / sum(map(len, found))
+        self._history.adapt(rejected_share)
+        self._log(rounds, len(found[0]), rejected_share, n_replaced, len(taken))
         places = [taken.get(slot, (0, slot)) for slot in range(layouts[0].groups)]
         self.drawn = joined(rounds, layouts, places, accelerator.process_index)
         return list(self.drawn.samples)
@@ -291,12 +293,12 @@ class DynamicSampling:
         wanted = torch.tensor([n], device=self._trainer.accelerator.device)
         return int(self._trainer.accelerator.gather(wanted).max())
 
-    def _log(self, rounds: Sequence[Round], found: Sequence[Sequence[bool]], n_replaced: int, n_kept: int) -> None:
-        trainer, n_groups = self._trainer, len(found[0])
+    def _log(
+        self, rounds: Sequence[Round], n_groups: int, rejected_share: float, n_replaced: int, n_kept: int
+    ) -> None:
+        trainer = self._trainer
         rewards = torch.cat([one.rewards for one in rounds])
         judged = rewards[~rewards.isnan().all(1)]
-        rejected_share = 1 - sum(map(sum, found)) / sum(map(len, found))
-        self._history.adapt(rejected_share)
         numbers = {
             "kept_groups": n_kept,
             "rounds": len(rounds) - 1,
