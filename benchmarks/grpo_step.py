@@ -36,7 +36,7 @@ import torch
 from grpo_step_alone import compare_alone, print_step
 from grpo_step_cells import ALONE, IMAGES, PRESETS, Cell, reward, rows, write_checkpoint
 from peft import LoraConfig
-from sections import processor, renew, software
+from sections import processor, publish, software
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -321,10 +321,9 @@ def main(argv: list[str] | None = None) -> int:
     lines = measured([Cell(*sizes) for sizes in wanted], arguments.preset, arguments.repeats, arguments.lines)
     lines.sort(key=lambda line: (line["kind"], line["group"], line["prompt"], line["completion"]))
     section = report(lines, arguments.preset)
-    print(section)
+    publish(section, START, END, arguments.write)
     if arguments.write:
         plot(lines, PLOT)
-        renew(section, START, END)
     return 0
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from grpo_step_cells import ALONE, Cell, write_checkpoint
-from sections import processor, renew, software
+from sections import processor, publish, software
 
 from omnirl_core.type_checks import counted
 
@@ -94,9 +94,7 @@ def compare_alone(script: Path, cells: list[Cell], preset: str, limit_s: float, 
         f"{processor()} ({', '.join(flags) or 'no bf16 instructions'}); {software()}.",
         END,
     ])  # fmt: skip
-    print(section)
-    if write:
-        renew(section, START, END)
+    publish(section, START, END, write)
 
 
 def _line(cell: Cell, found: dict[str, dict[str, float] | None], limit_s: float) -> str:

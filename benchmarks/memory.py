@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from datasets import Dataset
 from grpo_step_cells import IMAGES, PRESETS, Cell, preset, reward, rows, write_checkpoint
-from sections import processor, renew, software
+from sections import processor, publish, software
 from trl import ModelConfig, get_peft_config
 
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
@@ -222,9 +222,7 @@ def main(argv: list[str] | None = None) -> int:
                 json.dumps(parts),
             )
     made = section(arguments.preset, found)
-    if arguments.write:
-        renew(made, *MARKS[arguments.preset])
-    print(made)
+    publish(made, *MARKS[arguments.preset], arguments.write)
     return 0 if all(abs(e.peak / m - 1) <= 0.15 for e, m in found.values()) else 1
 
 

@@ -28,7 +28,7 @@ from datasets import Dataset
 from gpu_check.word_processor import word_processor
 from grpo_step import PRESETS, Clock, StepClock
 from grpo_step_cells import Cell, reward, rows, write_checkpoint
-from sections import renew, software
+from sections import publish, software
 from transformers import PrinterCallback
 
 from omnirl_core.rewards import Reward
@@ -143,9 +143,7 @@ def main(argv: list[str] | None = None) -> int:
             lines.append((cell, *compare(folder, cell, arguments.repeats, arguments.kept)))
             print(lines[-1], f"{lines[-1][2] / lines[-1][1]:.3f}", file=sys.stderr, flush=True)
     section = report(lines, arguments.repeats)
-    print(section)
-    if arguments.write:
-        renew(section, START, END)
+    publish(section, START, END, arguments.write)
     return int(any(with_it > LIMIT * without for _, without, with_it in lines))
 
 

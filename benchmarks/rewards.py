@@ -28,7 +28,7 @@ from nltk.corpus import wordnet as nltk_wordnet
 from nltk.translate.bleu_score import sentence_bleu
 from nltk.translate.meteor_score import meteor_score
 from rouge_score.rouge_scorer import RougeScorer
-from sections import processor, renew
+from sections import processor, publish
 from stub_judge import stub_judge
 
 from omnirl_core.rewards import Reward, bleu, meteor, rouge
@@ -338,9 +338,7 @@ def main(argv: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="\nThe hypothesis contains 0 counts")  # nltk, on every other pair
     for name in arguments.sections:
         section, (start, end) = overlap(arguments.repeats) if name == "overlap" else each(), MARKS[name]
-        print(section)
-        if arguments.write:
-            renew(f"{start}\n{section}\n{end}", start, end)
+        publish(f"{start}\n{section}\n{end}", start, end, arguments.write)
     return 0
 
 

@@ -8,8 +8,11 @@ from pathlib import Path
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
-def renew(section: str, start: str, end: str) -> None:
-    """Put the section, its marks included, in the place of the one that has them, or at the end of the page."""
+def publish(section: str, start: str, end: str, write: bool) -> None:
+    """Print the section, its marks included; with `write` put it where RESULTS.md has them, or at its end."""
+    print(section)
+    if not write:
+        return
     kept = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else "# Benchmark results\n\n"
     before, found, rest = kept.partition(start)
     before = before if found else before.rstrip() + "\n\n"

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 from PIL import Image
-from sections import renew, software
+from sections import publish, software
 from torch import Tensor
 from trl.trainer.utils import add_fused_lm_head
 
@@ -161,9 +161,7 @@ def main(argv: list[str] | None = None) -> int:
             lines.append(measure(family, n_tokens, arguments.repeats))
             print(lines[-1], file=sys.stderr, flush=True)
     made = section(lines, arguments.repeats)
-    print(made)
-    if arguments.write:
-        renew(made, START, END)
+    publish(made, START, END, arguments.write)
     return 0
 
 

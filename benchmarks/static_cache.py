@@ -19,7 +19,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from sections import processor, renew, software
+from sections import processor, publish, software
 from transformers import CompileConfig
 
 from omnirl_core.models import load_policy
@@ -93,9 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         f"{processor()}; {software()}.",
         END,
     ])  # fmt: skip
-    print(section)
-    if arguments.write:
-        renew(section, START, END)
+    publish(section, START, END, arguments.write)
     return 0
 
 

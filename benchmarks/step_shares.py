@@ -31,7 +31,7 @@ import torch
 from grpo import build
 from grpo_step import make_trainer
 from grpo_step_cells import Cell, write_checkpoint
-from sections import renew, software
+from sections import publish, software
 from transformers import TrainerCallback
 
 from omnirl_core.config.arguments import parse
@@ -198,9 +198,7 @@ def main(argv: list[str] | None = None) -> int:
         found[name] = {part: statistics.median(own.get(part, 0.0) for own in measured) for part in measured[0]}
         print(name, {part: round(seconds, 4) for part, seconds in found[name].items()}, file=sys.stderr, flush=True)
     made = section(found, dict.fromkeys(found, arguments.steps))
-    print(made)
-    if arguments.write:
-        renew(made, START, END)
+    publish(made, START, END, arguments.write)
     return 0
 
 

@@ -12,9 +12,10 @@ A run's seconds are those that its process has computed, on one thread, from the
 held-out samples, every few steps and greedy, is counted on neither side. The mark of a seed is the lower of the two
 sides' best scores (means of three evaluations in a row), which both reach; the ratio is ours over TRL's seconds.
 
-FOLDER keeps what is made once, and `<preset>.jsonl`, a line a run, added as it ends: sides and seeds can be run one by
-one, and a later call goes on with those that are missing. `--write` renews the curves beside this file, the section of
-benchmarks/RESULTS.md and the figure, from the runs that are there.
+Sides alternate, and each run has a process of its own. FOLDER keeps what is made once, and `<preset>.jsonl`, a line a
+run, added as it ends: sides and seeds can be run one by one, and a later call goes on with those that are missing.
+`--write` renews the curves beside this file, the section of benchmarks/RESULTS.md and the figure, from the runs that
+are there.
 """
 
 import argparse
@@ -22,6 +23,8 @@ import json
 import os
 import statistics
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from held_out_curve import Curve, means, seconds_to
 from peft import LoraConfig
-from sections import processor, renew, software
+from sections import processor, publish, software
 from time_to_score_cells import PRESETS, ROOT, data, policy
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -46,6 +49,7 @@ FIGURES = ROOT / "docs" / "pictures"
 
 def run(name: str, side: str, seed: int, folder: Path) -> dict[str, Any]:
     """The curve of one run."""
+    torch.set_num_threads(1)
     preset = PRESETS[name]
     train, held_out = data(name, folder, preset.held_out)
     rewards = load_rewards(ROOT / preset.rewards)
@@ -131,7 +135,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--write", action="store_true", help="renew curves, figure and the section of RESULTS.md")
     args = parser.parse_args(argv)
-    torch.set_num_threads(1)
     args.folder.mkdir(parents=True, exist_ok=True)
     kept = args.folder / f"{args.preset}.jsonl"
     lines = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
@@ -139,16 +142,16 @@ def main(argv: list[str] | None = None) -> int:
         for side in args.sides if seed % 2 == 0 else args.sides[::-1]:
             if any((line["side"], line["seed"]) == (side, seed) for line in lines):
                 continue
-            lines.append(run(args.preset, side, seed, args.folder))
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:  # nor the memory of the last
+                lines.append(alone.submit(run, args.preset, side, seed, args.folder).result())
             with kept.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(lines[-1]) + "\n")
-    section = report(lines, args.preset)
-    print(section)
+    mark = f"benchmarks/time_to_score.py, {args.preset} -->"
+    start, end = f"<!-- made by {mark}", f"<!-- end of {mark}"
+    title = f"## Time to the same score as TRL: {args.preset}"
+    publish(f"{start}\n{title}\n\n{report(lines, args.preset)}\n{end}", start, end, args.write)
     if args.write:
         Path(__file__).with_name(f"time_to_score_{args.preset}.jsonl").write_text(kept.read_text())
-        mark = f"benchmarks/time_to_score.py, {args.preset} -->"
-        start, end = f"<!-- made by {mark}", f"<!-- end of {mark}"
-        renew(f"{start}\n## Time to the same score as TRL: {args.preset}\n\n{section}\n{end}", start, end)
         plot(lines, FIGURES / f"time_to_score_{args.preset}.png")
     return 0
 

@@ -8,6 +8,7 @@ import math
 import shutil
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -27,16 +28,10 @@ SHORTENED = [
 ]  # fmt: skip
 
 
-def free_memory() -> int:
-    """Bytes that a process can still take without swapping."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-
-
 @pytest.fixture
 def checkpoint(tmp_path, monkeypatch):
     """The random policy of benchmarks/grpo_step.py, 36 layers in bf16."""
-    if shutil.disk_usage(tmp_path).free < DISK or free_memory() < MEMORY:
+    if shutil.disk_usage(tmp_path).free < DISK or psutil.virtual_memory().available < MEMORY:
         pytest.skip(f"needs {MEMORY / GIB:.0f} GiB of memory and {DISK / GIB:.0f} GiB of disk")
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     from grpo_step_cells import write_checkpoint
