@@ -18,7 +18,7 @@ import torch
 from grpo_step_cells import ALONE, Cell, write_checkpoint
 from sections import processor, publish, software
 
-from omnirl_core.type_checks import counted
+from omnirl_core.types import counted
 
 START, END = "<!-- made by benchmarks/grpo_step.py, 3b-cpu -->", "<!-- end of benchmarks/grpo_step.py, 3b-cpu -->"
 WHICH = ("ours", "trl")

@@ -31,7 +31,7 @@ from sections import processor, publish, software
 from trl import ModelConfig, get_peft_config
 
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
-from omnirl_core.type_checks import counted
+from omnirl_core.types import counted
 from omnirl_tools.memory import MemoryEstimate, Prompt, estimate_memory, model_config
 from omnirl_tools.model_settings import quantization_settings
 

@@ -34,7 +34,7 @@ from grpo_step_cells import Cell, write_checkpoint
 from sections import publish, software
 from transformers import TrainerCallback
 
-from omnirl_core.config.arguments import parse
+from omnirl_core.config import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 START, END = "<!-- made by benchmarks/step_shares.py -->", "<!-- end of benchmarks/step_shares.py -->"

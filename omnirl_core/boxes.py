@@ -10,8 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from omnirl_core.type_checks import nearest
-from omnirl_core.types import Box
+from omnirl_core.types import Box, nearest
 
 Size = tuple[int, int]  # (width, height)
 

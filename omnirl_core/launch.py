@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
-from omnirl_core.type_checks import nearest_file
+from omnirl_core.types import nearest_file
 from omnirl_core.yaml_loader import YamlFault, read_yaml
 
 DEBUG = "OMNIRL_DEBUG"

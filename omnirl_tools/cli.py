@@ -11,7 +11,7 @@ from typing import Any
 
 from omnirl_core import __version__
 from omnirl_core.launch import DEBUG, INTERRUPTED, silence_imports, take_debug, tell
-from omnirl_core.type_checks import nearest
+from omnirl_core.types import nearest
 from omnirl_tools.commands import COMMANDS, CannotRun
 
 

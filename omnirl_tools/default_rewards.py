@@ -7,7 +7,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from omnirl_core.boxes import default_space
-from omnirl_core.config.arguments import DataArguments
+from omnirl_core.config import DataArguments
 from omnirl_core.data.images import RowRules
 from omnirl_core.data.sources import find_sources, read_records
 from omnirl_core.rewards.registry import scorer_named

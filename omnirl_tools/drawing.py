@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omnirl_core.config.arguments import SPLITS, DataArguments
+from omnirl_core.config import SPLITS, DataArguments
 from omnirl_core.data import DataError
 from omnirl_core.shapes.dataset import write_dataset, write_new
-from omnirl_core.type_checks import nearest
+from omnirl_core.types import nearest
 
 OWNER = "drawn_by_omnirl.txt"
 """The file that marks a folder of drawn rows."""

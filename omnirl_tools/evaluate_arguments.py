@@ -9,10 +9,9 @@ from typing import Any
 
 from trl import ModelConfig
 
-from omnirl_core.config.arguments import DataArguments, only_own_names
-from omnirl_core.config.parser import StrictParser
+from omnirl_core.config import DataArguments, StrictParser, only_own_names
 from omnirl_core.trainer import OmniGRPOConfig
-from omnirl_core.type_checks import nearest_file
+from omnirl_core.types import nearest_file
 from omnirl_tools.checks.path_checks import (
     OF_A_RUN,
     WRITTEN,

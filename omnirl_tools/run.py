@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from trl import ModelConfig
 from trl.models import unwrap_model_for_generation
 
-from omnirl_core.config.arguments import DataArguments
+from omnirl_core.config import DataArguments
 from omnirl_core.data import DataError
 from omnirl_core.data.dataset import routing
 from omnirl_core.launch import silence_upstream_noise

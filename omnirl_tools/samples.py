@@ -8,7 +8,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 
-from omnirl_core.config.arguments import DataArguments
+from omnirl_core.config import DataArguments
 from omnirl_core.data import DataError, find_bad_rows, limit_pixels, load_dataset
 from omnirl_core.data.images import Rules
 

@@ -13,8 +13,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import ModelConfig, SFTConfig, SFTTrainer
 
 from omnirl_core.boxes import Size, default_space, from_pixels
-from omnirl_core.config.arguments import DataArguments, only_own_names
-from omnirl_core.config.parser import StrictParser
+from omnirl_core.config import DataArguments, StrictParser, only_own_names
 from omnirl_core.data.dataset import RowTransform, for_language_model
 from omnirl_core.data.images import open_image
 from omnirl_core.data.record import DataError

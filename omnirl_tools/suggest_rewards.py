@@ -15,7 +15,7 @@ from omnirl_core.data import DataError, Record
 from omnirl_core.data.images import image_size
 from omnirl_core.rewards import load_rewards
 from omnirl_core.rewards.reward import Reward
-from omnirl_core.type_checks import counted
+from omnirl_core.types import counted
 from omnirl_tools.checks.hacks import formed
 from omnirl_tools.checks.reference import reference_answers
 from omnirl_tools.checks.reward_check import FULL

@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from trl import ModelConfig
 from trl.trainer.utils import is_async_callable
 
-from omnirl_core.config.arguments import DataArguments
+from omnirl_core.config import DataArguments
 from omnirl_core.rewards import Reward
 from omnirl_core.trainer import OmniGRPOTrainer
 from omnirl_core.trainer.fault_tolerance.reward_guard import GuardedReward

@@ -23,7 +23,7 @@ from pathlib import Path
 from datasets import Dataset
 from trl import ModelConfig, get_peft_config
 
-from omnirl_core.config.arguments import DataArguments, parse
+from omnirl_core.config import DataArguments, parse
 from omnirl_core.rewards import Reward, load_rewards
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_core.trainer.callbacks import GracefulShutdown

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback
 
-from omnirl_core.config.arguments import parse
+from omnirl_core.config import parse
 from omnirl_tools.drawing import draw_missing
 from omnirl_tools.run import start_quietly
 

@@ -167,7 +167,7 @@ def prepare(world: str, folder: Path, rows: tuple[int, int]) -> tuple[Path, Path
 
 def train(run: Run, folder: Path, given: Mapping[str, Any], rows: tuple[int, int] | None = None) -> dict[str, Any]:
     """Train one run and answer the held-out samples greedily; what its JSON holds."""
-    from omnirl_core.config.arguments import parse
+    from omnirl_core.config import parse
     from omnirl_tools.run import answered, start_quietly
     from recipes import grpo
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from trl import ModelConfig
 
-from omnirl_core.config.arguments import DataArguments
+from omnirl_core.config import DataArguments
 from omnirl_core.trainer import OmniGRPOConfig
 from omnirl_tools.cli import _with_underscores, main
 from omnirl_tools.commands import COMMANDS

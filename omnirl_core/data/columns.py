@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 from omnirl_core.data.record import DataError, shown
-from omnirl_core.type_checks import nearest
+from omnirl_core.types import nearest
 
 ColumnNames: TypeAlias = Mapping[str, str | list[str] | Mapping[str, object]]
 """Our name -> theirs, with dots into objects and lists (`answers.text.0`); for `images` also a list of names.

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from omnirl_core.data.record import DataError, Record
-from omnirl_core.type_checks import check_choice
+from omnirl_core.types import check_choice
 
 _SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""

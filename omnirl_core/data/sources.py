@@ -19,7 +19,7 @@ from omnirl_core.data.images import ImageFiles, RowRules, Rules, with_checked_im
 from omnirl_core.data.json_reader import RawRow
 from omnirl_core.data.record import DataError, Problems, Record, RowContext, image_folder, record_from_row, shown
 from omnirl_core.data.tables import COUNTERS, READERS, check_file, hub_rows, is_saved, open_hub, open_saved
-from omnirl_core.type_checks import nearest
+from omnirl_core.types import nearest
 from omnirl_core.yaml_loader import YamlFault, read_yaml
 
 logger = logging.getLogger(__name__)

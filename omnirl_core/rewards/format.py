@@ -9,7 +9,7 @@ from typing import Literal
 from omnirl_core.rewards.overlap.content import FUNCTION_WORDS, asks, languages_of
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.text import ORDER, TAG, Tag, find_tags, parse_response, tokens, without_end_marker
-from omnirl_core.type_checks import check_choice
+from omnirl_core.types import check_choice
 
 TOKENS_PER_WORD = 4
 """More model tokens than that per word are punctuation or noise, and earn nothing."""

@@ -14,8 +14,7 @@ import numpy as np
 from omnirl_core.boxes import LabelledBox, Size, area, giou, iou, parse_labelled_boxes, to_pixels
 from omnirl_core.rewards.reward import Scorer, made_by
 from omnirl_core.text import answer_text, strip_tags
-from omnirl_core.type_checks import check_choice
-from omnirl_core.types import Box, Completion, JsonObject
+from omnirl_core.types import Box, Completion, JsonObject, check_choice
 
 Converter = Callable[[Box], Box]
 Space = Literal["pixels", "resized", "0-1000", "0-1"]  # boxes.SPACES

@@ -24,7 +24,7 @@ import yaml
 
 from omnirl_core.rewards.registry import FileFunction, scorer_named
 from omnirl_core.rewards.reward import Reward, Scorer, setting_faults
-from omnirl_core.type_checks import nearest
+from omnirl_core.types import nearest
 from omnirl_core.yaml_loader import YamlFault, key_lines, read_yaml
 
 KEYS = ("name", "scorer", "function", "weight", "tasks", "settings", "reads", "gated_by", "gate_at", "timeout_s")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from omnirl_core.rewards.reward import Reward, on_answer, reads_columns
 from omnirl_core.text import reference_texts
-from omnirl_core.type_checks import check_choice
+from omnirl_core.types import check_choice
 
 COLUMN = "reference_probabilities"
 """Of each completion a tuple of one `ReferenceTokens` a reference; an empty one where it has no answer part."""

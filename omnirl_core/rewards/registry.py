@@ -14,7 +14,7 @@ from typing import Any
 from zlib import crc32
 
 from omnirl_core.rewards.reward import Reward, Scorer, signature_of
-from omnirl_core.type_checks import nearest
+from omnirl_core.types import nearest
 
 _OF_MODULE = {
     "format": "think_format length_band repetition language_consistency overlong json_format markdown_format",

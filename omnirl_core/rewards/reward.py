@@ -17,8 +17,7 @@ from typing import Any
 
 from omnirl_core.rewards.batch import counted_runaways, in_threads, recent_scores
 from omnirl_core.text import answer_text, completion_text
-from omnirl_core.type_checks import nearest, value_faults
-from omnirl_core.types import Completion
+from omnirl_core.types import Completion, nearest, value_faults
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from trl import GRPOConfig
 from trl.trainer.utils import get_config_model_id
 
-from omnirl_core.type_checks import setting
+from omnirl_core.types import setting
 
 _TRL: dict[str, Any] = GRPOConfig.__dataclass_fields__
 

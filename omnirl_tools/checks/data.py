@@ -8,7 +8,7 @@ from pathlib import Path
 from omnirl_core.data import DataError
 from omnirl_core.data.record import Record
 from omnirl_core.data.sources import Source, checked_rows
-from omnirl_core.type_checks import counted
+from omnirl_core.types import counted
 from omnirl_tools.checks.duplicates import EvaluationRows
 from omnirl_tools.checks.parallel import chunks, in_order
 from omnirl_tools.checks.report_file import ReportFile

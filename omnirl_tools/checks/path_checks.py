@@ -8,14 +8,13 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from omnirl_core.config.arguments import SPLITS
+from omnirl_core.config import SPLITS
 from omnirl_core.data import DataError, PromptFormat
 from omnirl_core.data.sources import find_sources
 from omnirl_core.rewards import RewardsError, load_rewards
 from omnirl_core.shapes import GROUPS, POLICIES
 from omnirl_core.shapes.dataset import KNOWN
-from omnirl_core.type_checks import nearest, nearest_file
-from omnirl_core.types import Settings
+from omnirl_core.types import Settings, nearest, nearest_file
 from omnirl_tools.checks.value_checks import Fault, value_faults
 from omnirl_tools.drawing import drawing_fault
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from omnirl_core.rewards.reward import Reward
-from omnirl_core.type_checks import counted
+from omnirl_core.types import counted
 from omnirl_tools.checks.hack_advice import advice
 from omnirl_tools.checks.hacks import BLIND
 from omnirl_tools.checks.report_file import ReportFile

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from omnirl_core.type_checks import nearest
+from omnirl_core.types import nearest
 
 Fault = tuple[str | None, str]
 """(the setting, or None where the message names its own file, what is wrong)."""

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from omnirl_core.config.arguments import DataArguments, only_own_names
-from omnirl_core.config.parser import StrictParser
+from omnirl_core.config import DataArguments, StrictParser, only_own_names
 from omnirl_core.data import DataError, PromptFormat
 from omnirl_core.data.images import cores
 from omnirl_core.data.sources import Source, find_sources
-from omnirl_core.type_checks import nearest_file
+from omnirl_core.types import nearest_file
 from omnirl_core.yaml_loader import ConfigError, read_mapping
 from omnirl_tools.checks.data import check_data
 from omnirl_tools.checks.parallel import WorkerDied

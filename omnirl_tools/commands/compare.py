@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from omnirl_core.text import answer_text
-from omnirl_core.type_checks import nearest_file
+from omnirl_core.types import nearest_file
 from omnirl_tools.commands import CannotRun
 from omnirl_tools.evaluation.compare import compare, extremes, table
 from omnirl_tools.evaluation.lines import read_lines

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omnirl_core.config.arguments import SPLITS, DataArguments
+from omnirl_core.config import SPLITS, DataArguments
 from omnirl_core.data import DataError
 from omnirl_core.types import JsonObject
 from omnirl_core.yaml_loader import ConfigError, read_config

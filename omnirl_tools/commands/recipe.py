@@ -6,8 +6,7 @@ from typing import Any
 
 from trl import ModelConfig
 
-from omnirl_core.config.arguments import DataArguments, parse
-from omnirl_core.config.parser import Check
+from omnirl_core.config import Check, DataArguments, parse
 from omnirl_core.models import load_processor
 from omnirl_core.trainer import OmniGRPOConfig
 from omnirl_core.types import JsonObject

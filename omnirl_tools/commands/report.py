@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from omnirl_core.boxes import SPACES
-from omnirl_core.type_checks import nearest_file
+from omnirl_core.types import nearest_file
 from omnirl_tools.commands import CannotRun
 from omnirl_tools.commands.compare import graded_lines
 from omnirl_tools.evaluation.lines import read_lines

@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 from omnirl_core import launch
-from omnirl_core.type_checks import nearest_file
+from omnirl_core.types import nearest_file
 from omnirl_tools.commands import CannotRun
 from omnirl_tools.recipes import accelerate_config
 

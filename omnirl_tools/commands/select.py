@@ -11,7 +11,7 @@ the samples lie beside it as JSONL, with their `pass_rate`.
 import argparse
 from pathlib import Path
 
-from omnirl_core.type_checks import nearest_file
+from omnirl_core.types import nearest_file
 from omnirl_tools.commands import CannotRun
 from omnirl_tools.evaluation.lines import read_lines
 from omnirl_tools.evaluation.pass_rates import histogram, write_mixture

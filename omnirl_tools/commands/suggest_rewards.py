@@ -17,7 +17,7 @@ from omnirl_core.boxes import SPACES
 from omnirl_core.data import DataError
 from omnirl_core.data.images import RowRules
 from omnirl_core.data.sources import find_sources, read_records
-from omnirl_core.type_checks import nearest_file
+from omnirl_core.types import nearest_file
 from omnirl_core.yaml_loader import read_mapping
 from omnirl_tools.commands import CannotRun
 from omnirl_tools.commands.config_file import read_settings

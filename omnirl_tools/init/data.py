@@ -18,8 +18,7 @@ from omnirl_core.data.columns import ColumnNames
 from omnirl_core.data.record import decoded_image, image_folder
 from omnirl_core.data.sources import Source, checked_rows, find_sources, raw_rows
 from omnirl_core.data.tables import READERS, is_saved, tables_in
-from omnirl_core.type_checks import counted, nearest_file
-from omnirl_core.types import JsonObject
+from omnirl_core.types import JsonObject, counted, nearest_file
 from omnirl_tools.checks.row_check import RowCheck
 from omnirl_tools.commands import CannotRun
 from omnirl_tools.init.columns import Columns, UnreadableColumns, find_columns

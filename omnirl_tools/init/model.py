@@ -13,8 +13,7 @@ from trl import ModelConfig
 from omnirl_core.boxes import SPACE_OF_MODEL_TYPE
 from omnirl_core.shapes import tiny_policy
 from omnirl_core.trainer import OmniGRPOConfig
-from omnirl_core.type_checks import nearest_file
-from omnirl_core.types import Settings
+from omnirl_core.types import Settings, nearest_file
 from omnirl_tools.checks.path_checks import model_faults
 from omnirl_tools.commands import CannotRun
 from omnirl_tools.memory import Cluster, Prompt, model_config

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from omnirl_core.config.arguments import DataArguments
+from omnirl_core.config import DataArguments
 from omnirl_core.data import Record
 from omnirl_core.data.columns import ColumnNames
 from omnirl_core.data.record import modality
 from omnirl_core.launch import silence_upstream_noise
 from omnirl_core.shapes import tiny_policy
-from omnirl_core.type_checks import counted
+from omnirl_core.types import counted
 from omnirl_tools.commands import CannotRun
 from omnirl_tools.init.data import Data, images_inside, lines_of, read_data
 from omnirl_tools.init.folder import Written, commands, readme

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from omnirl_core.type_checks import counted
+from omnirl_core.types import counted
 from omnirl_tools.checks.path_checks import MERGED
 from omnirl_tools.init.data import Data
 from omnirl_tools.init.model import Fit, Model

@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from omnirl_core.boxes import resized_size
-from omnirl_core.config.arguments import DataArguments
+from omnirl_core.config import DataArguments
 from omnirl_core.data import image_size, load_dataset
 from omnirl_tools.memory.workload import Prompt
 

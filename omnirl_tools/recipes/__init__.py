@@ -5,7 +5,7 @@ A wheel has the scripts and YAMLs here; in a checkout they stand once, in recipe
 
 from pathlib import Path
 
-from omnirl_core.type_checks import nearest
+from omnirl_core.types import nearest
 
 _HERE = Path(__file__).parent
 if not (_HERE / "grpo.py").is_file():

@@ -22,7 +22,7 @@ if __name__ == "__main__":
 from PIL import Image
 from trl import get_peft_config
 
-from omnirl_core.config.arguments import parse
+from omnirl_core.config import parse
 from omnirl_core.data import open_image
 from omnirl_core.rewards import load_rewards
 from omnirl_core.trainer import OmniGRPOTrainer

@@ -4,7 +4,7 @@ import datetime
 
 import pytest
 
-from omnirl_core.yaml_loader import YamlFault, key_lines, parse_yaml, read_yaml
+from omnirl_core.yaml_loader import YamlFault, key_lines, parse_yaml, read_value, read_yaml
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
 
@@ -72,3 +72,12 @@ def test_files(tmp_path):
     assert error.value.at("a.yaml") == "a.yaml: not UTF-8; save it as UTF-8"
     with pytest.raises(FileNotFoundError):
         read_yaml(tmp_path / "gone.yaml")
+
+
+def test_values_keep_their_types():
+    assert read_value("x", "3", float) == (3.0, None)
+    assert read_value("x", "3", int | None) == (3, None)
+    assert read_value("x", "yes", bool) == (True, None)
+    assert read_value("x", ["1", "2"], list[str] | None) == (["1", "2"], None)
+    assert read_value("x", '{"a": 1}', dict | str | None) == ({"a": 1}, None)
+    assert read_value("x", "file.json", dict | str | None) == ("file.json", None)

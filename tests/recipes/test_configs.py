@@ -7,7 +7,7 @@ import pytest
 import yaml
 from trl import ModelConfig
 
-from omnirl_core.config.arguments import DataArguments, parse
+from omnirl_core.config import DataArguments, parse
 from omnirl_core.data import load_records
 from omnirl_core.rewards import load_rewards
 from omnirl_core.trainer import OmniGRPOConfig

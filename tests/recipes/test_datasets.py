@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from omnirl_core.config.arguments import parse
+from omnirl_core.config import parse
 from omnirl_core.data import load_dataset, load_records
 from omnirl_core.rewards.coverage import accuracy_rewards
 from omnirl_core.yaml_loader import read_config

@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from omnirl_core.config.arguments import parse
+from omnirl_core.config import parse
 from omnirl_core.models import base_model, vision_tower
 from omnirl_core.shapes import write_dataset
 from omnirl_core.yaml_loader import read_config

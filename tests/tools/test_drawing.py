@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_models import DEMO
 
-from omnirl_core.config.arguments import parse
+from omnirl_core.config import parse
 from omnirl_core.data import DataError
 from omnirl_core.shapes import write_dataset
 from omnirl_core.yaml_loader import ConfigError

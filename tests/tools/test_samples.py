@@ -11,7 +11,7 @@ from forked import environment, python
 from PIL import Image
 from safetensors.torch import load_file
 
-from omnirl_core.config.arguments import DataArguments
+from omnirl_core.config import DataArguments
 from omnirl_core.data import DataError
 from omnirl_core.shapes import tiny_policy, write_dataset
 from omnirl_tools.samples import agreed_bad_rows, read_rows

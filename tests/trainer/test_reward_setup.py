@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from omnirl_core.config.arguments import parse
+from omnirl_core.config import parse
 from omnirl_core.data import DataError, load_dataset
 from omnirl_core.rewards import load_rewards
 from omnirl_core.rewards.coverage import Sample, accuracy_rewards, coverage_error

@@ -21,7 +21,7 @@ from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, asks, question_tex
 from omnirl_core.rewards.overlap.overlap import overlap
 from omnirl_core.rewards.reward import Scorer, on_answer, reads_columns
 from omnirl_core.text import reference_texts, tokens
-from omnirl_core.type_checks import check_choice
+from omnirl_core.types import check_choice
 
 MAX_CELLS = 400_000_000  # of the edit table: beyond, texts are compared by tokens, to stay below 0.1 s
 

@@ -13,7 +13,7 @@ from contextlib import closing
 from typing import Any, Literal, get_args
 
 from omnirl_core.rewards.reward import on_answer
-from omnirl_core.type_checks import check_choice
+from omnirl_core.types import check_choice
 
 from .jail import shim
 from .sandbox import Limits, LocalSandbox, Sandbox, cpp_compiler

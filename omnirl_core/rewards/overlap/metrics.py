@@ -22,7 +22,7 @@ from omnirl_core.rewards.overlap.wordnet import Synonyms, wordnet
 from omnirl_core.rewards.overlap.words import Cut, Words, cut_by, read_words, rouge_score_words
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.text import reference_texts
-from omnirl_core.type_checks import check_choice
+from omnirl_core.types import check_choice
 
 logger = logging.getLogger(__name__)
 

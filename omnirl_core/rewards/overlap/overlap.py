@@ -22,7 +22,7 @@ from omnirl_core.rewards.overlap.metrics import (
 from omnirl_core.rewards.overlap.words import cut_by, read_words, rouge_score_words, seed_words
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.text import reference_texts
-from omnirl_core.type_checks import check_choice
+from omnirl_core.types import check_choice
 
 EQUAL = {"bleu": 1.0, "rouge": 1.0, "meteor": 1.0}
 

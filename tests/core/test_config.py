@@ -11,8 +11,7 @@ import trl.trainer.grpo_trainer
 from forked import environment, python
 from trl import GRPOConfig
 
-from omnirl_core.config.arguments import parse
-from omnirl_core.config.parser import TRL_CHOICES, making_faults, read_value
+from omnirl_core.config import TRL_CHOICES, DataArguments, making_faults, parse
 from omnirl_core.yaml_loader import ConfigError
 from omnirl_tools.checks.path_checks import file_faults
 from recipes.grpo import main
@@ -155,7 +154,6 @@ def test_it_makes_what_trls_parser_makes(tmp_path, monkeypatch):
     import yaml
     from trl import ModelConfig, TrlParser
 
-    from omnirl_core.config.arguments import DataArguments
     from omnirl_core.trainer import OmniGRPOConfig
     from omnirl_core.yaml_loader import read_config
 
@@ -202,15 +200,6 @@ def test_making_tells_more_than_the_first_fault():
         "b wants a",
     ]
     assert making_faults(Picky, {"a": 1, "b": 1}) == []
-
-
-def test_values_keep_their_types():
-    assert read_value("x", "3", float) == (3.0, None)
-    assert read_value("x", "3", int | None) == (3, None)
-    assert read_value("x", "yes", bool) == (True, None)
-    assert read_value("x", ["1", "2"], list[str] | None) == (["1", "2"], None)
-    assert read_value("x", '{"a": 1}', dict | str | None) == ({"a": 1}, None)
-    assert read_value("x", "file.json", dict | str | None) == ("file.json", None)
 
 
 def test_missing_settings_say_what_they_are():

@@ -1,4 +1,8 @@
-"""Dataclasses from `--config FILE` and what overrides it; all that is wrong with both in one error."""
+"""A run's settings: what a recipe's YAML and command line say, as the objects that they configure.
+
+All that is wrong with both is one error, before a model is loaded. TRL and torch are imported where `parse` needs
+them: a command that reads `DataArguments` only does without.
+"""
 
 import dataclasses
 import difflib
@@ -7,11 +11,19 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omnirl_core.type_checks import alternatives, choices_of, nearest, value_faults
-from omnirl_core.yaml_loader import ConfigError, Given, read_given, read_mapping
+from omnirl_core.data.columns import checked_columns
+from omnirl_core.types import alternatives, nearest, setting
+from omnirl_core.yaml_loader import ConfigError, Given, read_given, read_mapping, read_value
+
+if TYPE_CHECKING:
+    from trl import ModelConfig
+
+    from omnirl_core.trainer import OmniGRPOConfig
+
+SPLITS = {"dataset_name": "train", "eval_dataset_name": "test"}
+"""Setting that names a file of rows -> the split of it that `draw_shapes` draws."""
 
 COMMAND_LINE = "command line"
 EARLIER_NAMES = {"torch_dtype": "dtype"}
@@ -27,11 +39,94 @@ TRL_CHOICES: dict[str, tuple[Any, ...]] = {
 }
 """Of settings that TRL 1.16 types as text and looks at after the model is loaded."""
 
-_YES, _NO = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 _MOST_ROUNDS = 10
 
 Check = Callable[[Mapping[str, Any]], Iterable[tuple[str | None, str]]]
 """Looks at the settings that were given; yields (the setting that is at fault, if it is one, and what is wrong)."""
+
+
+@dataclasses.dataclass
+class DataArguments:
+    """What to train on and what to reward. Paths are relative to the folder that the command runs in."""
+
+    dataset_name: str = dataclasses.field(
+        metadata={"help": "training rows: JSON, JSONL, Parquet, CSV, YAML mixture or a hub id"}
+    )
+    rewards: str | None = setting(None, "rewards.yaml; without one, by what the rows' answers are: boxes or text")
+    eval_dataset_name: str | None = setting(None, "held-out rows, answered greedily before and after training")
+    eval_rows: int | None = setting(None, "use only the first N held-out rows")
+    image_root: str | None = setting(None, "folder that image paths are relative to")
+    columns: dict | str | None = setting(
+        None, "our names of the data's columns: {problem: question, solution: answer}"
+    )
+    templates: dict | str | None = setting(None, "prompt template per task (docs/data.md)")
+    system_prompt: str | None = setting(None, "system turn before every prompt")
+    on_bad_sample: str = setting("error", "what a bad row does: stop the run, or be left out", ["error", "skip"])
+    check_images: str = setting(
+        "header",
+        "how far images are looked at before training; on_bad_sample: skip always reads all pixels",
+        ["exists", "header", "pixels"],
+    )
+    max_image_pixels: int | None = setting(None, "most pixels of an image's file; default: Pillow's 178,956,970")
+    allow_outside_image_root: bool = setting(False, "let image paths, or links, lead out of image_root")
+    draw_shapes: dict | str | None = setting(
+        None, "{task, train, test, seed}: draw the files that the same YAML names, where they are missing"
+    )
+    warm_start_check: bool = setting(
+        True,
+        "recipes/grpo.py: before training, answer 32 prompts; where none earns a reward, say so with the command of a "
+        "warm start by SFT",
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("templates", "columns", "draw_shapes"):  # on the command line a mapping is JSON or YAML
+            if isinstance(getattr(self, name), str):
+                setattr(self, name, read_mapping(getattr(self, name)))
+        if self.columns is not None:
+            self.columns = dict(checked_columns(self.columns))
+        if self.max_image_pixels is not None and self.max_image_pixels < 1:
+            raise ValueError(f"max_image_pixels {self.max_image_pixels} is not a whole number above 0")
+
+
+def parse(
+    argv: Sequence[str] | None = None, checks: Iterable[Check] = ()
+) -> "tuple[DataArguments, OmniGRPOConfig, ModelConfig]":
+    """Read `--config FILE` and what overrides it; `argv` is the command line by default.
+
+    Args:
+        checks: further checks of the settings.
+
+    Raises:
+        ConfigError: all that is wrong.
+    """
+    from trl import ModelConfig
+
+    from omnirl_core.trainer import OmniGRPOConfig
+
+    kinds = [DataArguments, OmniGRPOConfig, ModelConfig]
+    return StrictParser(kinds, checks, adjust=only_own_names).parse(argv)  # type: ignore[return-value]
+
+
+def only_own_names(given: Sequence[Given]) -> list[Given]:
+    """The settings with the splits taken out of `draw_shapes` whose file is named elsewhere than it stands itself.
+
+    >>> yaml = [Given("draw_shapes", {"task": "rec", "train": 9, "test": 3}, "demo.yaml:4"),
+    ...         Given("dataset_name", "a/train.json", "demo.yaml:5")]
+    >>> only_own_names([*yaml, Given("dataset_name", "mine/trian.json", "command line")])[0].value
+    {'task': 'rec', 'test': 3}
+    """
+    last = {one.name: one for one in given}
+    shapes = last.get("draw_shapes")
+    if shapes is None or not isinstance(shapes.value, dict):
+        return list(given)
+    file = _file(shapes)
+    others = [split for name, split in SPLITS.items() if name in last and _file(last[name]) != file]
+    kept = shapes._replace(value={key: value for key, value in shapes.value.items() if key not in others})
+    return [kept if one is shapes else one for one in given]
+
+
+def _file(one: Given) -> str:
+    return one.place.rpartition(":")[0] or one.place
 
 
 class StrictParser:
@@ -154,7 +249,8 @@ class StrictParser:
         """The values that their fields take, of their fields' types; later ones override."""
         values: dict[str, Any] = {}
         for one in given:
-            value, fault = read_value(one.name, one.value, self.annotations[one.name], self.fields[one.name])
+            known = TRL_CHOICES.get(one.name, ())
+            value, fault = read_value(one.name, one.value, self.annotations[one.name], self.fields[one.name], known)
             if fault is None:
                 values[one.name] = value
             else:
@@ -247,89 +343,3 @@ def _is_required(field: dataclasses.Field) -> bool:
 
 def _field_names(kind: type) -> set[str]:
     return {field.name for field in dataclasses.fields(kind) if field.init}
-
-
-# -- one value ----------------------------------------------------------------------------------------------------
-
-
-def read_value(
-    name: str, value: object, annotation: object, field: dataclasses.Field | None = None
-) -> tuple[object, str | None]:
-    """(value, fault): text made what the field holds, and checked against its type and choices.
-
-    >>> read_value("learning_rate", "1e-6", float), read_value("max_steps", "ten", int)[1]
-    ((1e-06, None), "max_steps: 'ten' is not int")
-    """
-    kinds = alternatives(annotation)
-    if value is None and (field is None or field.default is None or type(None) in kinds):
-        return value, None
-    choices = _choices(name, annotation, field)
-    if isinstance(value, bool) and value in choices:
-        return value, None
-    if isinstance(value, bool) and choices and bool not in kinds:
-        return _bare_word(name, value, choices)
-    if isinstance(value, str):
-        value = _from_text(value, kinds)
-        if isinstance(value, str) and _holds(dict, kinds) and value.lstrip().startswith("{"):
-            return value, f"{name}: {value!r} is no mapping; write '{{name: value}}'"
-    if choices and isinstance(value, str) and value not in choices:
-        return value, f"{name}: {value!r} is not a choice{nearest(value, choices)}"
-    faults = value_faults(name, value, annotation)
-    if faults and str in kinds and isinstance(value, bool | int | float):
-        faults = [f"{faults[0]}; put it in quotes"]  # a bare no, on, 5 or 1.0 of YAML is no text
-    if not faults and isinstance(value, list):
-        items = [typing.get_args(kind)[0] for kind in kinds if typing.get_origin(kind) is list]
-        faults = [fault for item in value for fault in value_faults(name, item, items[0])] if items else []
-    return value, faults[0] if faults else None
-
-
-def _bare_word(name: str, value: bool, choices: Sequence[Any]) -> tuple[Any, str | None]:
-    """YAML 1.1 reads a bare `on`, `yes`, `off` or `no` as a truth value; the word is meant where it is a choice."""
-    meant = [word for word in (("on", "yes", "true") if value else ("off", "no", "false")) if word in choices]
-    if meant:
-        return meant[0], None
-    return value, f"{name}: {value} is not a choice{nearest(value, choices)}"
-
-
-def _choices(name: str, annotation: Any, field: dataclasses.Field | None) -> list[Any]:
-    """The only values that the field takes, or [] where it takes any; `SomeEnum | str` is TRL's enumeration."""
-    if field is not None and field.metadata.get("choices"):
-        return list(field.metadata["choices"])
-    kinds = alternatives(annotation)
-    is_open = str in kinds and not any(isinstance(kind, type) and issubclass(kind, Enum) for kind in kinds)
-    return list(TRL_CHOICES.get(name, ())) if is_open else choices_of(annotation)
-
-
-def _from_text(text: str, kinds: Sequence[Any]) -> Any:
-    """The text as a mapping, a truth value or a number where the field holds one; else as it is."""
-    if _holds(dict, kinds) and text.lstrip().startswith("{"):
-        return _tried(read_mapping, text)
-    if str in kinds:
-        return text
-    readers: tuple[tuple[type, Callable[[str], Any]], ...] = (
-        (bool, _truth), (int, int), (float, float),
-    )  # fmt: skip
-    for kind, read in readers:
-        if kind in kinds and not isinstance(value := _tried(read, text), str):
-            return value
-    lists = [typing.get_args(kind) for kind in kinds if typing.get_origin(kind) is list]
-    return [_from_text(text, lists[0])] if lists else text
-
-
-def _truth(word: str) -> bool:
-    """As transformers reads truth values; ValueError for other words."""
-    if (lower := word.lower()) not in (*_YES, *_NO):
-        raise ValueError(f"{word!r} is no truth value")
-    return lower in _YES
-
-
-def _holds(wanted: type, kinds: Sequence[Any]) -> bool:
-    return any((typing.get_origin(kind) or kind) is wanted for kind in kinds)
-
-
-def _tried(read: Callable[[str], Any], text: str) -> Any:
-    """What `read` makes of the text; the text itself where it makes nothing, which is then the fault."""
-    try:
-        return read(text)
-    except ValueError:
-        return text
