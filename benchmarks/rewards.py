@@ -35,7 +35,7 @@ from omnirl_core.rewards import Reward, bleu, meteor, rouge
 from omnirl_core.rewards.embedding import MOST_CHARACTERS
 from omnirl_core.rewards.embedding import _vector as vector_of
 from omnirl_core.rewards.overlap import words
-from omnirl_core.rewards.overlap.wordnet import wordnet
+from omnirl_core.rewards.overlap.words import wordnet
 from omnirl_core.rewards.registry import SCORERS, scorer_named
 from omnirl_core.text import tokens
 from scripts.build_embedding import demo_folder

@@ -10,6 +10,7 @@ from omnirl_core.boxes import default_space
 from omnirl_core.config import DataArguments
 from omnirl_core.data.images import RowRules
 from omnirl_core.data.sources import find_sources, read_records
+from omnirl_core.rewards.answers.answers import is_box
 from omnirl_core.rewards.registry import scorer_named
 from omnirl_core.rewards.reward import Reward
 
@@ -28,7 +29,7 @@ def default_rewards(data: DataArguments, policy: str) -> list[Reward]:
     columns: Any = data.columns  # a mapping since __post_init__
     sources = find_sources(data.dataset_name, data.image_root, columns=columns)
     records = islice(read_records(sources, rules), SEEN)
-    boxes = [_is_box(record.solution) for record in records]
+    boxes = [is_box(record.solution) for record in records]
     if any(boxes) and not all(boxes):
         raise ValueError(
             f"rewards: not set, and of the first {len(boxes)} rows of {data.dataset_name} {sum(boxes)} have boxes for "
@@ -54,8 +55,3 @@ def _rec(policy: str) -> tuple[Reward, Reward]:
 def _text(policy: str) -> tuple[Reward, Reward]:
     judge = Reward("overlap", scorer_named("overlap"), settings={"power": 2})
     return Reward("think_format", scorer_named("think_format"), weight=0.2), judge
-
-
-def _is_box(solution: Any) -> bool:
-    is_four = isinstance(solution, list) and len(solution) == 4
-    return is_four and all(isinstance(side, int | float) for side in solution)

@@ -22,9 +22,9 @@ from omnirl_core.boxes import default_space
 from omnirl_core.data.dataset import routing
 from omnirl_core.models import load_processor
 from omnirl_core.rewards import Reward
-from omnirl_core.rewards.coverage import Sample as Routed
-from omnirl_core.rewards.coverage import coverage_error
 from omnirl_core.rewards.grounding import box_reading
+from omnirl_core.rewards.load import Sample as Routed
+from omnirl_core.rewards.load import coverage_error
 from omnirl_core.trainer.completion_logging import prompt_text
 from omnirl_core.types import JsonObject, Line, Sample
 from omnirl_tools.evaluate_arguments import EvaluationArguments

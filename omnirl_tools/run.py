@@ -26,7 +26,7 @@ from omnirl_core.data import DataError
 from omnirl_core.data.dataset import routing
 from omnirl_core.launch import silence_upstream_noise
 from omnirl_core.rewards import Reward
-from omnirl_core.rewards.coverage import Sample, coverage_error, used_rewards
+from omnirl_core.rewards.load import Sample, coverage_error, used_rewards
 from omnirl_core.rewards.registry import FileFunction
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_core.trainer.callbacks import GracefulShutdown

@@ -21,7 +21,7 @@ from model2vec import StaticModel
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from omnirl_core.rewards.overlap.content import FUNCTION_WORDS
-from omnirl_core.rewards.overlap.wordnet import wordnet
+from omnirl_core.rewards.overlap.words import wordnet
 
 DIMENSIONS = 128
 LIGHT = 0.1  # length of a function word's vector; the others have 1

@@ -33,6 +33,8 @@ _OF_MODULE = {
     "judge": "judge",
     "code.code": "code",
 }
+OF_FORM = tuple(_OF_MODULE["format"].split())
+"""Scorers that look at how a completion is written, not at whether it is right."""
 SCORERS = {name: f"omnirl_core.rewards.{of}:{name}" for of, names in _OF_MODULE.items() for name in names.split()}
 """Name -> `module:function`, so that what only one reward needs is imported only for it."""
 

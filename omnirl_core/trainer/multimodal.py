@@ -11,7 +11,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from transformers import ProcessorMixin
 from transformers.image_utils import load_image
 from trl.data_utils import prepare_multimodal_messages
@@ -156,13 +156,18 @@ def check_tool_images(trainer: "OmniGRPOTrainer", has_tool_images: bool) -> None
         )
 
 
+def resized_sizes(grid: Tensor, processor: ProcessorMixin) -> list[tuple[int, int]]:
+    """(width, height) of each image as the policy sees it, from the patches that its processor counts: (images, 3)."""
+    side = processor.image_processor.patch_size
+    return [(int(width) * side, int(height) * side) for _, height, width in grid.tolist()]
+
+
 def note_resized_sizes(samples: Sequence[Sample], fields: Settings, processor: ProcessorMixin) -> None:
-    """Tell rewards the size at which the policy sees each image, from the processor's grid of patches."""
+    """Tell rewards the size at which the policy sees each image."""
     grid = fields.get("image_grid_thw")
     if grid is None or len(grid) != sum(len(images_of(sample)) for sample in samples):
         return
-    side = processor.image_processor.patch_size
-    sizes = iter([(int(width) * side, int(height) * side) for _, height, width in grid.tolist()])
+    sizes = iter(resized_sizes(grid, processor))
     for sample in samples:
         resized = [next(sizes) for _ in images_of(sample)]
         if sample.get("resized_sizes", ...) is None:

@@ -27,7 +27,7 @@ from omnirl_core.models import (
     without_vision,
 )
 from omnirl_core.rewards import Reward
-from omnirl_core.rewards.coverage import Sample, accuracy_rewards, coverage_error, used_rewards
+from omnirl_core.rewards.load import Sample, accuracy_rewards, coverage_error, used_rewards
 from omnirl_core.trainer.grpo_config import OmniGRPOConfig, settings_of
 from omnirl_core.trainer.multimodal import may_have_images
 from omnirl_core.trainer.prompt_length import PromptLength, fit_prompts

@@ -15,6 +15,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from omnirl_core.data.images import open_image
 from omnirl_core.models import unpadded, vision_token_ids
 from omnirl_core.trainer.fault_tolerance.image_guard import ImageCounter, ImageMismatchError, mismatch
+from omnirl_core.trainer.multimodal import images_of, resized_sizes
 from omnirl_core.types import Sample, Settings
 from omnirl_tools.evaluation.lines import stream_keys
 
@@ -115,7 +116,7 @@ def _generate_batch(
     draw: Any,
     template_kwargs: Mapping[str, Any],
 ) -> list[Generation]:
-    images = [[_open(image, row.get("row_id")) for image in _row_images(row)] for row in rows]
+    images = [[_open(image, row.get("row_id")) for image in images_of(row)] for row in rows]
     tokenizer = getattr(processor, "tokenizer", processor)
     inputs, resized = _encode(processor, tokenizer, rows, images, template_kwargs, model.device)
     extra = LogitsProcessorList([draw(model.device)] if draw else [])
@@ -192,13 +193,6 @@ def _text(content: str | list[dict]) -> str:
     return content if isinstance(content, str) else "".join(b["text"] for b in content if b["type"] == "text")
 
 
-def _row_images(row: Mapping[str, Any]) -> list[Any]:
-    images = row.get("images") or row.get("image")
-    if images is None:
-        return []
-    return list(images) if isinstance(images, list | tuple) else [images]
-
-
 def _open(image: Any, row_id: str | None) -> Image.Image:
     return image.convert("RGB") if isinstance(image, Image.Image) else open_image(image, row_id)
 
@@ -209,11 +203,10 @@ def _pad_left(values: list[list[int]], filler: int) -> torch.Tensor:
 
 
 def _resized_sizes(processor: Any, grid: torch.Tensor | None, n_images: list[int]) -> list[tuple | None]:
-    """Sizes as resized, from the patch grid that Qwen's processors return with the pixels."""
+    """Sizes of each row's images as resized; None where the processor tells none."""
     if grid is None:
         return [None if count else () for count in n_images]
-    side = processor.image_processor.patch_size
-    sizes = iter([(int(width) * side, int(height) * side) for _, height, width in grid.tolist()])
+    sizes = iter(resized_sizes(grid, processor))
     return [tuple(next(sizes) for _ in range(count)) for count in n_images]
 
 
@@ -241,7 +234,7 @@ def longest_first(rows: Sequence[dict]) -> list[int]:
 
 
 def _length_key(row: dict) -> tuple[int, int]:
-    return len(_row_images(row)), sum(len(_text(message["content"])) for message in row["prompt"])
+    return len(images_of(row)), sum(len(_text(message["content"])) for message in row["prompt"])
 
 
 class _RowwiseSampling(LogitsProcessor):

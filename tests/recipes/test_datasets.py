@@ -8,7 +8,7 @@ import pytest
 
 from omnirl_core.config import parse
 from omnirl_core.data import load_dataset, load_records
-from omnirl_core.rewards.coverage import accuracy_rewards
+from omnirl_core.rewards.load import accuracy_rewards
 from omnirl_core.yaml_loader import read_config
 from omnirl_tools.cli import main as omnirl
 from omnirl_tools.evaluation.lines import read_lines

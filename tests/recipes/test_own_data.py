@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from omnirl_core.data import DataError
-from omnirl_core.rewards.coverage import accuracy_rewards
+from omnirl_core.rewards.load import accuracy_rewards
 from omnirl_tools.evaluation.lines import read_lines
 from recipes.grpo import main
 

@@ -16,8 +16,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from omnirl_core.rewards import bleu, meteor, overlap, rouge
 from omnirl_core.rewards.overlap.metrics import FREE, _say_once, align
-from omnirl_core.rewards.overlap.wordnet import wordnet
-from omnirl_core.rewards.overlap.words import MARKS, Words, read_words
+from omnirl_core.rewards.overlap.words import MARKS, Words, read_words, wordnet
 from omnirl_core.text import tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore:\\nThe hypothesis contains 0 counts")  # nltk's BLEU

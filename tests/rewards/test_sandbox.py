@@ -16,7 +16,7 @@ import pytest
 from omnirl_core.rewards.code import isolation
 from omnirl_core.rewards.code import sandbox as module
 from omnirl_core.rewards.code.isolation import LEVELS, isolation_level, probe
-from omnirl_core.rewards.code.jail import kernel, seccomp
+from omnirl_core.rewards.code.jail import kernel
 from omnirl_core.rewards.code.jail.launch import thread_limit
 from omnirl_core.rewards.code.jail.start import interpreter
 from omnirl_core.rewards.code.sandbox import Limits, LocalSandbox, SandboxError
@@ -281,4 +281,4 @@ def test_the_system_call_table_is_the_kernel_headers_own():
         lines = [line.split() for line in header.read_text().splitlines() if line.startswith("#define __NR_")]
         numbers = {name.removeprefix("__NR_"): int(number) for _, name, number in lines}
         assert {name: pair[0] for name, pair in kernel.NUMBERS.items()} == {n: numbers.get(n) for n in kernel.NUMBERS}
-    assert set(seccomp.ALWAYS.split()) | set(seccomp.WRITES.split()) <= set(kernel.NUMBERS)
+    assert set(kernel.ALWAYS.split()) | set(kernel.WRITES.split()) <= set(kernel.NUMBERS)

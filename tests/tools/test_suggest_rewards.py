@@ -13,7 +13,7 @@ from PIL import Image
 
 from omnirl_core.data import Record, load_records
 from omnirl_core.rewards import load_rewards
-from omnirl_core.rewards.coverage import Sample, coverage_error
+from omnirl_core.rewards.load import Sample, coverage_error
 from omnirl_tools.cli import main as omnirl
 from omnirl_tools.suggest_rewards import suggest
 

@@ -12,7 +12,7 @@ from PIL import Image
 from omnirl_core.config import parse
 from omnirl_core.data import DataError, load_dataset
 from omnirl_core.rewards import load_rewards
-from omnirl_core.rewards.coverage import Sample, accuracy_rewards, coverage_error
+from omnirl_core.rewards.load import Sample, accuracy_rewards, coverage_error
 from omnirl_core.trainer import OmniGRPOConfig, OmniGRPOTrainer
 from omnirl_core.trainer.preparation import fit_rewards
 from recipes import grpo

@@ -263,7 +263,7 @@ def answer_or_overlap(
     True
     """
     references = reference_texts(solution)
-    if references is None or _is_box(solution):
+    if references is None or is_box(solution):
         return None
     if all(_is_short(reference, most_words) for reference in references):
         return answer(prediction, solution, options=options, prompt=prompt, problem=problem)
@@ -279,7 +279,8 @@ def _is_short(reference: str, most_words: int) -> bool:
     return len(words) <= most_words and len(tokens(reference)) <= LONGEST_TOKENS
 
 
-def _is_box(solution: object) -> bool:
+def is_box(solution: object) -> bool:
+    """Whether a solution is four numbers."""
     if not isinstance(solution, list | tuple):
         return False
     return len(solution) == 4 and all(isinstance(side, int | float) for side in solution)

@@ -1,6 +1,7 @@
 """Numbers in answers: signs, thousands separators, fractions, powers of ten, percent, units, number words.
 
-Exact arithmetic throughout: 0.1 + 0.2 is 0.3 here, and 2**70 + 1 is not 2**70.
+Exact arithmetic throughout: 0.1 + 0.2 is 0.3 here, and 2**70 + 1 is not 2**70. Words are read in English and Chinese in
+full up to the hundreds, in other languages up to twenty.
 """
 
 import re
@@ -8,8 +9,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from math import gcd
 
-from omnirl_core.rewards.answers.number_words import CHINESE_PATTERN, ENGLISH_PATTERN, match_value, value_of_word
-from omnirl_core.rewards.answers.units import Unit, number_in_words, same_things, unit_at, words_after
+from omnirl_core.rewards.answers.units import MEASURES, Unit, same_things, unit_at, words_after
 
 MAX_DIGITS = 100  # longer literals are refused: no answer needs them, and converting them is quadratic
 MAX_CHARACTERS = 4000  # of an answer that are searched, from the end that `pick` asks for
@@ -55,11 +55,6 @@ _SCALE_OF = {
     "万亿": 10**12, "亿": 10**8, "万": 10**4, "千": 10**3, "百": 100,
 }  # fmt: skip
 _SCALE = re.compile(r"\s*+(thousand|million|billion|trillion|万亿|亿|万|千|百)(?![a-z])", re.IGNORECASE)
-_WORD = re.compile(
-    r"\W*+(?:there (?:is|are) |it is |the answer is |答案[是为]|一?共有?|有)?\W*+"
-    rf"(?:(?P<english>{ENGLISH_PATTERN})(?![\w])|(?P<chinese>{CHINESE_PATTERN})(?![分起样般直定些]))",
-    re.IGNORECASE,
-)
 _NAME = re.compile(r"\s*+[A-Za-z]\w{0,9}\s*+=\s*+")  # x = 5
 _FEW_WORDS = re.compile(r"(?:\s*+[^\W\d]{1,20}+){0,3}+[\s.]*+")
 
@@ -220,3 +215,118 @@ def _value(match: re.Match[str]) -> Fraction | None:
         value = None if divisor == 0 else digits * Fraction(10) ** exponent / divisor
     negative = (match["sign"] == "-") != (match["sign_after"] == "-")
     return value if value is None else -value if negative else value
+
+
+# --- numbers written as words ---
+
+ENGLISH = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
+TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+CHINESE = {char: i for i, char in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
+
+_FROM_TWO = (
+    "zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn",
+    "deux trois quatre cinq six sept huit neuf dix onze douze treize",
+    "dos tres cuatro cinco seis siete ocho nueve diez",
+    "два три четыре пять шесть семь восемь девять десять одиннадцать двенадцать тринадцать",
+    "둘 셋 넷 다섯 여섯 일곱 여덟 아홉 열",
+)
+"""German, French, Spanish, Russian, Korean. Articles (ein, un, uno, один) are left out, and Spanish once."""
+OF_OTHERS = {word: value for names in _FROM_TWO for value, word in enumerate(names.split(), 2)}
+OF_OTHERS |= {"cero": 0, "ноль": 0, "две": 2, "doce": 12, "trece": 13}
+
+_UNIT = "|".join(sorted(ENGLISH[1:10], key=len, reverse=True))
+_SMALL = "|".join(sorted(ENGLISH, key=len, reverse=True))
+ENGLISH_PATTERN = (
+    rf"(?:(?:{_UNIT}|a)[\s-]+hundred(?:[\s-]+and)?(?:[\s-]+(?:(?:{'|'.join(TENS)})(?:[\s-]+(?:{_UNIT}))?|{_SMALL}))?"
+    rf"|(?:{'|'.join(TENS)})(?:[\s-]+(?:{_UNIT}))?|{_SMALL})"
+)
+CHINESE_PATTERN = rf"[{''.join(CHINESE)}十百]{{1,6}}+"
+NUMBERS: dict[str, int] = (
+    {word: value for value, word in enumerate(ENGLISH)}
+    | {word: 10 * value for value, word in enumerate(TENS, 2)}
+    | OF_OTHERS
+    | CHINESE
+)
+"""Value of every single word, in lower case."""
+
+_WORD = re.compile(
+    r"\W*+(?:there (?:is|are) |it is |the answer is |答案[是为]|一?共有?|有)?\W*+"
+    rf"(?:(?P<english>{ENGLISH_PATTERN})(?![\w])|(?P<chinese>{CHINESE_PATTERN})(?![分起样般直定些]))",
+    re.IGNORECASE,
+)
+_NOT_ONE = r"(?<!no )(?<!the )(?<!this )(?<!that )(?<!any )(?<!every )(?<!each )(?<!some)(?<!no-)(?<!any)(?<!every)"
+_IN_WORDS = re.compile(
+    rf"{_NOT_ONE}\b(?P<english>{ENGLISH_PATTERN})\b(?!-)"
+    rf"|\b(?P<other>{'|'.join(sorted(OF_OTHERS, key=len, reverse=True))})\b"
+    rf"|(?P<chinese>{CHINESE_PATTERN})(?=[{MEASURES}])",
+    re.IGNORECASE,
+)
+_NOTHING = re.compile(
+    r"(?:none|no \w+)\W*$|\bthere (?:is|are|was|were)(?: no\b|n['’]t any\b| not any\b)|\bnone\b of|没有", re.IGNORECASE
+)
+
+
+def english_value(words: str) -> int:
+    """Value of a match of ENGLISH_PATTERN.
+
+    >>> english_value("thirty"), english_value("Twenty-one"), english_value("two hundred and five")
+    (30, 21, 205)
+    """
+    total = 0
+    for word in re.split(r"[\s-]+", words.lower()):
+        total = max(total, 1) * 100 if word == "hundred" else total + NUMBERS.get(word, 0)
+    return total
+
+
+def chinese_value(chars: str) -> int | None:
+    """Value of a match of CHINESE_PATTERN; None where it is no number.
+
+    >>> chinese_value("十二"), chinese_value("二百三十"), chinese_value("十十")
+    (12, 230, None)
+    """
+    hundreds, hundred, rest = chars.rpartition("百")
+    tens, ten, ones = rest.rpartition("十")
+    ones = ones.removeprefix("零") or ("" if ten or hundred else ones)
+    if any(len(part) > 1 or part in ("十", "百") for part in (hundreds, tens.removeprefix("零"), ones)):
+        return None
+    value = 100 * CHINESE[hundreds] if hundred and hundreds else 0
+    if hundred and not hundreds:
+        return None
+    value += 10 * (CHINESE[tens.removeprefix("零")] if tens.removeprefix("零") else 1) if ten else 0
+    return value + (CHINESE[ones] if ones else 0)
+
+
+def match_value(match: re.Match[str]) -> int | None:
+    """Value of a match of `_WORD` or `_IN_WORDS`; None where ideographs are no number."""
+    found = match.groupdict()
+    if other := found.get("other"):
+        return OF_OTHERS[other.lower()]
+    return english_value(found["english"]) if found["english"] else chinese_value(found["chinese"])
+
+
+def value_of_word(word: str) -> int | None:
+    """Value of one lower-case word of any of the languages, ideographs aside; None for other words.
+
+    >>> value_of_word("three"), value_of_word("drei"), value_of_word("три"), value_of_word("cat")
+    (3, 3, 3, None)
+    """
+    return None if word in CHINESE else NUMBERS.get(word)
+
+
+def number_in_words(text: str, pick: str) -> int | None:
+    """The last number word of a text, the first, or the only one; None where there is none.
+
+    "There is no cat" counts nothing: 0. "one" counts where it is no pronoun.
+
+    >>> [number_in_words(text, "last") for text in ("I see three dogs", "thirty-one", "There is no cat", "a cat")]
+    [3, 31, 0, None]
+    """
+    values = [value for match in _IN_WORDS.finditer(text) if (value := match_value(match)) is not None]
+    if not values:
+        return 0 if _NOTHING.search(text) else None
+    if pick == "only" and len(set(values)) > 1:
+        return None
+    return values[0] if pick == "first" else values[-1]

@@ -1,4 +1,4 @@
-"""What a number measures or counts: units, number words in a sentence, and the things that are counted."""
+"""What a number measures or counts: units, and the things that are counted."""
 
 import re
 import tomllib
@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from importlib.resources import files
 
-from omnirl_core.rewards.answers.number_words import CHINESE_PATTERN, ENGLISH_PATTERN, OF_OTHERS, match_value
-from omnirl_core.rewards.overlap.wordnet import wordnet
-from omnirl_core.rewards.overlap.words import STEMS
+from omnirl_core.rewards.overlap.words import STEMS, wordnet
 
 
 @dataclass(frozen=True)
@@ -86,16 +84,6 @@ def _forms(name: str) -> list[str]:
 
 
 MEASURES = "个只条头匹名位本辆台张把朵棵座件块杯瓶次岁人年天枚支双对层"
-_NOT_ONE = r"(?<!no )(?<!the )(?<!this )(?<!that )(?<!any )(?<!every )(?<!each )(?<!some)(?<!no-)(?<!any)(?<!every)"
-_IN_WORDS = re.compile(
-    rf"{_NOT_ONE}\b(?P<english>{ENGLISH_PATTERN})\b(?!-)"
-    rf"|\b(?P<other>{'|'.join(sorted(OF_OTHERS, key=len, reverse=True))})\b"
-    rf"|(?P<chinese>{CHINESE_PATTERN})(?=[{MEASURES}])",
-    re.IGNORECASE,
-)
-_NOTHING = re.compile(
-    r"(?:none|no \w+)\W*$|\bthere (?:is|are|was|were)(?: no\b|n['’]t any\b| not any\b)|\bnone\b of|没有", re.IGNORECASE
-)
 _AFTER = re.compile(r"(?:[ \t]*[^\W\d_]+){1,5}")
 _SAY_LITTLE = (
     "a an the of in on at to and or is are was were be there here them it its this that these those all total "
@@ -106,26 +94,6 @@ _LITTLE = frozenset(_SAY_LITTLE.split())
 _PEOPLE = {"people", "person", "persons"}
 _BEFORE_PLACE = {"in", "on", "of", "at", "with", "and", "from", "near"}
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
-
-
-def number_in_words(text: str, pick: str) -> int | None:
-    """The last number word of a text, the first, or the only one; None where there is none.
-
-    "There is no cat" counts nothing: 0. "one" counts where it is no pronoun.
-
-    >>> [number_in_words(text, "last") for text in ("I see three dogs", "thirty-one", "There is no cat", "a cat")]
-    [3, 31, 0, None]
-    """
-    values = [value for match in _IN_WORDS.finditer(text) if (value := _value(match)) is not None]
-    if not values:
-        return 0 if _NOTHING.search(text) else None
-    if pick == "only" and len(set(values)) > 1:
-        return None
-    return values[0] if pick == "first" else values[-1]
-
-
-def _value(match: re.Match[str]) -> int | None:
-    return OF_OTHERS[match["other"].lower()] if match["other"] else match_value(match)
 
 
 def words_after(text: str, end: int) -> tuple[str, ...]:

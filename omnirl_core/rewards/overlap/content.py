@@ -21,9 +21,17 @@ from importlib.resources import files
 from itertools import compress
 from typing import NamedTuple
 
-from omnirl_core.rewards.answers.number_words import NUMBERS
-from omnirl_core.rewards.overlap.wordnet import wordnet
-from omnirl_core.rewards.overlap.words import STEMS, Cut, Words, bare, has_number_or_mark, numbered, read_words
+from omnirl_core.rewards.answers.numbers import NUMBERS
+from omnirl_core.rewards.overlap.words import (
+    STEMS,
+    Cut,
+    Words,
+    bare,
+    has_number_or_mark,
+    numbered,
+    read_words,
+    wordnet,
+)
 from omnirl_core.rewards.reward import made_by
 from omnirl_core.text import TAG, tokens
 

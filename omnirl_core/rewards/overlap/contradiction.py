@@ -9,7 +9,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from omnirl_core.rewards.answers.number_words import CHINESE, value_of_word
+from omnirl_core.rewards.answers.numbers import CHINESE, value_of_word
 from omnirl_core.rewards.overlap.content import WORD_LISTS, alternatives, languages_of
 from omnirl_core.rewards.overlap.words import numbered
 

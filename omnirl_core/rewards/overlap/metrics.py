@@ -18,8 +18,7 @@ import numpy as np
 from rapidfuzz.distance import LCSseq
 
 from omnirl_core.rewards.overlap.content import LIGHT_WEIGHT, Pair, asked, pairs, split, split_reference
-from omnirl_core.rewards.overlap.wordnet import Synonyms, wordnet
-from omnirl_core.rewards.overlap.words import Cut, Words, cut_by, read_words, rouge_score_words
+from omnirl_core.rewards.overlap.words import Cut, Synonyms, Words, cut_by, read_words, rouge_score_words, wordnet
 from omnirl_core.rewards.reward import on_answer
 from omnirl_core.text import reference_texts
 from omnirl_core.types import check_choice

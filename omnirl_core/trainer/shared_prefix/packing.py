@@ -304,6 +304,14 @@ class Pack:
         return zeros.masked_scatter(self.scored, values)
 
 
+def rows_by_prompt(prompts: Sequence[Prompt]) -> dict[Prompt, list[int]]:
+    """Each distinct prompt -> its rows, in the order of their first ones."""
+    rows: dict[Prompt, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        rows.setdefault(prompt, []).append(row)
+    return rows
+
+
 def pack(prompts: Sequence[Prompt], completion_ids: Tensor, completion_mask: Tensor) -> Pack:
     """The pack of B completions, `prompts[i]` being the prompt of row i of `completion_ids`, (B, C).
 
@@ -312,9 +320,7 @@ def pack(prompts: Sequence[Prompt], completion_ids: Tensor, completion_mask: Ten
     out as well.
     """
     lengths = completion_mask.sum(1).tolist()
-    groups: dict[Prompt, list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        groups.setdefault(prompt, []).append(row)
+    groups = rows_by_prompt(prompts)
     tokens: list[Tensor] = []
     positions: list[Tensor] = []
     spans: list[Span] = []

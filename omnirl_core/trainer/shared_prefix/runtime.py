@@ -14,7 +14,7 @@ from trl.data_utils import prepare_multimodal_messages
 
 from omnirl_core.models import base_model, counts_of_rows, image_rows
 from omnirl_core.trainer.multimodal import convert_blocks, images_of
-from omnirl_core.trainer.shared_prefix.packing import Prompt, encode_prompts, pack, packed_log_probs
+from omnirl_core.trainer.shared_prefix.packing import Prompt, encode_prompts, pack, packed_log_probs, rows_by_prompt
 from omnirl_core.trainer.shared_prefix.rollout import shared_prefill
 from omnirl_core.trainer.shared_prefix.support import rollout_obstacle, take_packs, training_obstacle
 from omnirl_core.types import Message, ModelInputs, Sample, Settings
@@ -294,10 +294,7 @@ def regrouped(batches: Sequence[Settings]) -> list[ModelInputs]:
     micro-batch, `bnpo`, depends on which samples share it, as with TRL's shuffle.) Random numbers are drawn as before.
     """
     prompts = [prompt for batch in batches for prompt in batch[PROMPTS]]
-    rows_of: dict[Prompt, list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        rows_of.setdefault(prompt, []).append(row)
-    order = [row for rows in rows_of.values() for row in rows]
+    order = [row for rows in rows_by_prompt(prompts).values() for row in rows]
     sizes = [len(batch[PROMPTS]) for batch in batches]
     result: list[dict[str, Any]] = [{} for _ in batches]
     for key in batches[0]:

@@ -5,7 +5,7 @@ each new thread; the launcher answers in a thread.
 
 Writing: where the program has a folder of the disk and no file system of its own, the kernel counts the bytes that it
 writes by any call, also to files that it has removed; maps, which it does not count, are refused by the filter
-(seccomp.py).
+(kernel.py).
 """
 
 import _socket

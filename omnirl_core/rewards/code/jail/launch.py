@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from . import counting, kernel, seccomp, walls
+from . import counting, kernel, walls
 
 WALL_TIMEOUT = 124  # exit status: the program was still there at the end of its wall time
 FILE_LIMIT = 128 + signal.SIGXFSZ  # exit status: it wrote more than it may
@@ -124,12 +124,12 @@ def filter_program(plan: dict, counted: bool, channel: _socket.socket) -> None:
     writes = "all" if plan["namespaces"] or plan["compiling"] else "folder" if plan["box"] else "none"
     if counted and not plan["compiling"]:
         try:
-            counting.send_listener(channel, seccomp.install_counted(writes))
+            counting.send_listener(channel, kernel.install_counted_filter(writes))
             return
         except OSError:
             pass  # the loose limit of `thread_limit` then, and for root none
     # No RLIMIT_NPROC binds root, so a program that had to stay root gets no threads.
-    seccomp.install(plan["compiling"], threads=os.getuid() != 0, writes=writes)
+    kernel.install_filter(plan["compiling"], threads=os.getuid() != 0, writes=writes)
 
 
 def drop_capabilities() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from omnirl_core.rewards.overlap.wordnet import Synonyms, wordnet
+from omnirl_core.rewards.overlap.words import Synonyms, wordnet
 
 ROOT = Path(__file__).parents[2]
 
