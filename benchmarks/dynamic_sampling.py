@@ -1,6 +1,6 @@
 """Seconds to the same held-out accuracy where most groups have no signal, by what is done about them.
 
-    python benchmarks/dynamic_sampling.py [--seconds 90] [--seeds 3] [--hopeless 0.65] [--lines FILE]
+    python benchmarks/dynamic_sampling.py [--kinds full 'predict half'] [--seconds 90] [--seeds 3] [--lines FILE]
 
 `full` trains on every completion (`skip_zero_advantages: false`), `skip` leaves those without signal out of the forward
 and backward pass; `predict` and `resample` do so too and set `dynamic_sampling`. The last two kinds take half as many
@@ -94,6 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=90, help="of training, for each run")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--points", type=int, default=15, help="accuracies on held-out samples, for each run")
     parser.add_argument("--hopeless", type=float, default=0.65, help="share of the samples that cannot be solved")
     parser.add_argument("--learning_rate", type=float, default=2.5e-5)
@@ -106,22 +107,22 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         data = samples(Path(name), args.samples, args.hopeless)
         for seed in range(args.seeds):
-            order = list(KINDS) if seed % 2 == 0 else list(KINDS)[::-1]
+            order = args.kinds if seed % 2 == 0 else args.kinds[::-1]
             for kind in (kind for kind in order if (kind, seed) not in found):
                 one = found[kind, seed] = run(kind, seed, args, Path(name), data)
                 if args.lines:
                     with args.lines.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(one) + "\n")
-    report(found, args.seeds)
+    report(found, args.kinds, args.seeds)
     return 0
 
 
-def report(found: dict[tuple[str, int], dict[str, Any]], seeds: int) -> None:
+def report(found: dict[tuple[str, int], dict[str, Any]], kinds: list[str], seeds: int) -> None:
     """A line a run, and each kind's seconds over those of `full`."""
     ratios: dict[tuple[str, float], list[float]] = {}
     print("seed kind         steps  s/step  no signal  rounds  accuracy: first   best  seconds to " + MARKS)
     for seed in range(seeds):
-        curves = {kind: found[kind, seed]["points"] for kind in KINDS}
+        curves = {kind: found[kind, seed]["points"] for kind in kinds}
         first, best = curves["full"][0][1], max(value for _, value in means(curves["full"]))
         for kind, curve in curves.items():
             one = found[kind, seed]

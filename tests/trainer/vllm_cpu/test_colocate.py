@@ -71,23 +71,38 @@ def test_features_of_earlier_weights_are_seen(with_vllm, rows, monkeypatch):
     assert ratios(worker) == pytest.approx([1.0] * 9, abs=NEAR)
 
 
+def some(completions, row_id, **columns):
+    """Signal for two samples of six."""
+    return [value if name in ("r:5", "r:6") else 0.5 for name, value in zip(row_id, letters(completions), strict=True)]
+
+
+def logged(worker, name):
+    return [
+        line[f"dynamic_sampling/{name}"] for line in worker.state.log_history if f"dynamic_sampling/{name}" in line
+    ]
+
+
 def test_groups_without_signal_are_replaced(with_vllm, rows):
     """The engine's log-probabilities follow the completions that are kept."""
-
-    def some(completions, row_id, **columns):
-        return [
-            value if name in ("r:5", "r:6") else 0.5 for name, value in zip(row_id, letters(completions), strict=True)
-        ]
-
     worker = with_vllm(rows, reward=some, dynamic_sampling="resample", max_resample_rounds=8)
     worker.train()
-    lines = [line for line in worker.state.log_history if "dynamic_sampling/rounds" in line]
-    assert sum(line["dynamic_sampling/rounds"] for line in lines) > 0
-    assert all(line["dynamic_sampling/kept_groups"] > 0 for line in lines)
-    assert [line["completions/skipped_ratio"] for line in lines] == [
-        1 - line["dynamic_sampling/kept_groups"] / 2 for line in lines
+    assert sum(logged(worker, "rounds")) > 0
+    assert all(kept > 0 for kept in logged(worker, "kept_groups"))
+    skipped = [
+        line["completions/skipped_ratio"] for line in worker.state.log_history if "completions/skipped_ratio" in line
     ]
+    assert skipped == [1 - kept / 2 for kept in logged(worker, "kept_groups")]
     assert ratios(worker) == pytest.approx([1.0] * 6, abs=NEAR)
+
+
+def test_prompts_without_signal_are_replaced_before_the_engine_answers(with_vllm, rows):
+    worker = with_vllm(rows, reward=some, dynamic_sampling="predict", max_steps=12)
+    worker.train()
+    replaced = logged(worker, "replaced_share")
+    assert replaced[:3] == [0.0] * 3  # the first epoch, in which nothing is known
+    assert sum(replaced[3:]) > 0
+    assert sum(logged(worker, "kept_groups")[3:]) / 9 > 2 / 3  # what the draw alone would keep of two
+    assert ratios(worker) == pytest.approx([1.0] * 36, abs=NEAR)
 
 
 def test_a_pixel_budget_reaches_vllm(with_vllm, rows, monkeypatch):
