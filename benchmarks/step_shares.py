@@ -1,14 +1,15 @@
 """Where the seconds of a step go, and what of them is neither rollout nor the model's own passes.
 
-    python benchmarks/step_shares.py [--runs mixed_demo smollm2 image_11m] [--steps 12] [--write]
+    python benchmarks/step_shares.py [--runs mixed_demo smollm2 image_11m] [--steps 12] [--repeats 3] [--write]
 
 Runs as a user has them: `mixed_demo` is recipes/mixed/demo.yaml, `smollm2` is recipes/text_only/smollm2_135m.yaml
 (which needs what its README prepares), `image_11m` is the policy of benchmarks/grpo_step.py with eight completions of
 32 tokens to an image prompt of 512. One thread; CPU seconds of the process, each counted for the innermost part that it
 was spent in, from the second step on to the end of the last: fetching samples and logging included, the first step not.
 
-`rollout` is generation, `model` the forward passes, the backward pass and the optimizer. All other parts are the rest
-of the step; their sum must be at most 5 %. `--write` renews the section of benchmarks/RESULTS.md.
+`rollout` is generation, `model` the forward passes, the backward pass and the optimizer, also where one of its
+methods is called outside of its forward pass (positions of prompts) and where its graph is freed later. All other parts
+are the rest of the step; their sum must be at most 5 %. `--write` renews the section of benchmarks/RESULTS.md.
 """
 
 import argparse
@@ -63,8 +64,9 @@ class Parts(TrainerCallback):
         self._since = time.process_time()
 
     def enter(self, part: str) -> None:
+        """Within a rollout, what the model does is the rollout's."""
         self._count()
-        self._open.append(part)
+        self._open.append(ROLLOUT if part == MODEL and ROLLOUT in self._open else part)
 
     def leave(self) -> None:
         self._count()
@@ -87,14 +89,12 @@ class Parts(TrainerCallback):
 
         setattr(owner, method, timed)
 
-    def of_model(self, model: torch.nn.Module) -> None:
-        """Its forward passes, but those of the rollout."""
-
-        def enter(*_: Any) -> None:
-            self.enter(ROLLOUT if ROLLOUT in self._open else MODEL)
-
-        model.register_forward_pre_hook(enter)
+    def of_model(self, model: Any) -> None:
+        """Its forward passes, and the positions that it would compute in one if it were not given them."""
+        model.register_forward_pre_hook(lambda *_: self.enter(MODEL))
         model.register_forward_hook(lambda *_: self.leave())
+        if hasattr(model.base_model, "get_rope_index"):
+            self.time(model.base_model, "get_rope_index", MODEL)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._count()
@@ -105,12 +105,24 @@ class Parts(TrainerCallback):
         self.steps = state.global_step - 1
 
 
+def free_graphs(accelerator: Any) -> None:
+    """Have `backward` free the whole graph of its loss: what is left of it goes where the last reference does."""
+    plain = accelerator.backward
+
+    def backward(loss: torch.Tensor, **kwargs: Any) -> None:
+        plain(loss, **kwargs)
+        loss.detach_()
+
+    accelerator.backward = backward
+
+
 def measure(trainer: Any) -> dict[str, float]:
     """Seconds a step by part."""
     parts = Parts()
     for name, part in METHODS.items():
         parts.time(trainer, name, part)
     parts.of_model(trainer.model)
+    free_graphs(trainer.accelerator)
     parts.time(trainer.accelerator, "backward", MODEL)
     parts.time(trainer.accelerator, "clip_grad_norm_", MODEL)
     parts.time(trainer.model, "zero_grad", MODEL)
@@ -146,6 +158,8 @@ def image_11m(folder: str, steps: int) -> Any:
     return trainer
 
 
+STEPS = {"mixed_demo": 41, "smollm2": 5, "image_11m": 21}
+"""Of each run, the first not counted: more where steps are short."""
 RUNS: dict[str, Callable[[str, int], Any]] = {
     "mixed_demo": recipe("recipes/mixed/demo.yaml"),
     "smollm2": recipe("recipes/text_only/smollm2_135m.yaml"),
@@ -184,20 +198,21 @@ def section(found: dict[str, dict[str, float]], steps: dict[str, int]) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS))
-    parser.add_argument("--steps", type=int, default=12, help="of each run, the first not counted")
+    parser.add_argument("--steps", type=int, help="of each run, the first not counted; by default more of short steps")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each; parts are medians")
     parser.add_argument("--write", action="store_true", help="renew the section in benchmarks/RESULTS.md")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     found: dict[str, dict[str, float]] = {}
+    steps = {name: arguments.steps or STEPS[name] for name in arguments.runs}
     for name in arguments.runs:
         measured = []
         for _ in range(arguments.repeats):
             with tempfile.TemporaryDirectory() as folder:
-                measured.append(measure(RUNS[name](folder, arguments.steps)))
+                measured.append(measure(RUNS[name](folder, steps[name])))
         found[name] = {part: statistics.median(own.get(part, 0.0) for own in measured) for part in measured[0]}
         print(name, {part: round(seconds, 4) for part, seconds in found[name].items()}, file=sys.stderr, flush=True)
-    made = section(found, dict.fromkeys(found, arguments.steps))
+    made = section(found, steps)
     publish(made, START, END, arguments.write)
     return 0
 

@@ -97,7 +97,7 @@ def signature_of(scorer: Scorer) -> Signature:
         takes_solution = any(p.name == "solution" or p.kind == p.VAR_KEYWORD for p in parameters)
     keywords = positional[1 + takes_solution :] + [p for p in parameters if p.kind == p.KEYWORD_ONLY]
     declared = (*ROW_COLUMNS, *getattr(scorer, "columns", ()))
-    empty = (inspect.Parameter.empty,) if _is_ours(scorer) else (inspect.Parameter.empty, None)
+    empty = (inspect.Parameter.empty,) if is_ours(scorer) else (inspect.Parameter.empty, None)
     return Signature(
         takes_solution,
         tuple(p.name for p in keywords),
@@ -108,7 +108,7 @@ def signature_of(scorer: Scorer) -> Signature:
     )
 
 
-def _is_ours(scorer: Scorer) -> bool:
+def is_ours(scorer: Scorer) -> bool:
     """A scorer of this package declares its columns; `threshold: float | None = None` is no column there."""
     return str(getattr(scorer, "__module__", "")).startswith("omnirl_core.rewards") and inspect.isfunction(scorer)
 
@@ -124,7 +124,7 @@ def setting_faults(scorer: Scorer, settings: Mapping[str, object]) -> list[str]:
             faults += value_faults(name, value, expects.annotations.get(name))
         elif not expects.takes_any:
             faults.append(f"unknown setting '{name}'{nearest(name, expects.settings)}")
-    return faults or (range_faults(settings) if _is_ours(scorer) else [])
+    return faults or (range_faults(settings) if is_ours(scorer) else [])
 
 
 _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -201,7 +201,7 @@ class Reward:
         if self.needs_policy and "reference_probabilities" not in columns:
             _say_no_policy(self.name)
         columns["prompts"] = prompts
-        rows = [_row(columns, i, len(completions)) for i in range(len(completions))]
+        rows = _rows(columns, len(completions))
         applies = [self.applies_to(row.get("task")) for row in rows]
         others = {name: value for name, value in columns.items() if not isinstance(value, list)}
         scores = self._batch(completions, rows, False, {**others, "log_metric": log_metric})
@@ -218,7 +218,7 @@ class Reward:
         others: Mapping[str, Any] = MappingProxyType({}),
     ) -> list[float | None]:
         """Scores of a batch. What a gate judged is kept until its own call on the batch, and the reverse."""
-        used = [(completion, *self._used(row)) for completion, row in zip(completions, rows, strict=True)]
+        used = [(one, *values) for one, values in zip(completions, self._used(rows), strict=True)]
         scores = recent_scores.take(self, used, as_gate)
         if scores is None:
             if self._takes_batches:
@@ -284,13 +284,13 @@ class Reward:
             return score * gate
         return score if gate >= self.gate_at else 0.0
 
-    def _used(self, row: Mapping[str, Any]) -> list[Any]:
-        """What the score of a row depends on, besides the completion."""
+    def _used(self, rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+        """What the score of each row depends on, besides the completion."""
         if self.gates or self._takes_batches:
-            return list(row.values())
+            return [list(row.values()) for row in rows]
         expects = signature_of(self.scorer)
-        names = sorted(row) if expects.takes_any else ["solution", "task", *expects.keywords]
-        return [row.get(name) for name in names]
+        names = ("solution", "task", *expects.keywords)
+        return [[row.get(name) for name in (sorted(row) if expects.takes_any else names)] for row in rows]
 
     def _text(self, completion: Completion | None) -> str | None:
         return answer_text(completion) if self.reads == "answer" else completion_text(completion)
@@ -336,9 +336,11 @@ def _say_no_policy(name: str) -> None:
     )
 
 
-def _row(columns: Mapping[str, Any], i: int, n: int) -> dict[str, Any]:
-    """Row i of TRL's columns: lists as long as the batch; what is no column (trainer_state) is left out."""
-    rows = {name: values[i] for name, values in columns.items() if isinstance(values, list) and len(values) == n}
-    if "prompts" in rows:
-        rows["prompt"] = rows.pop("prompts")
-    return rows
+def _rows(columns: Mapping[str, Any], n: int) -> list[dict[str, Any]]:
+    """Rows of TRL's columns: lists as long as the batch; what is no column (trainer_state) is left out."""
+    found = {name: values for name, values in columns.items() if isinstance(values, list) and len(values) == n}
+    if "prompts" in found:
+        found["prompt"] = found.pop("prompts")
+    if not found:
+        return [{} for _ in range(n)]
+    return [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]

@@ -54,11 +54,11 @@ class JsonlLogger(TrainerCallback):
     def on_log(self, args: object, state: TrainerState, *_: object, logs: dict | None = None, **__: object) -> None:
         if state.is_world_process_zero and logs:
             line = {"step": state.global_step, "time": time.time(), **self._resumed, **logs}
-            self._append(METRICS if self._started else EVAL_METRICS, [line])
+            self._append(METRICS if self._started else EVAL_METRICS, [as_json(line)])
             self._resumed = {}
 
-    def write_completions(self, lines: Iterable[Line], state: TrainerState) -> None:
-        """Lines of `completion_lines`, of all ranks; only the first rank writes."""
+    def write_completions(self, lines: Iterable[str], state: TrainerState) -> None:
+        """Lines of `completion_lines` `as_json`, of all ranks; only the first rank writes."""
         if state.is_world_process_zero:
             self._append(COMPLETIONS if self._started else EVAL_COMPLETIONS, lines)
 
@@ -68,12 +68,12 @@ class JsonlLogger(TrainerCallback):
         self._n_faults += len(lines)
         if lines and state.is_world_process_zero:
             now = {"step": state.global_step + 1, "time": time.time()}
-            self._append(FAULTS, [now | line for line in lines])
+            self._append(FAULTS, [as_json(now | line) for line in lines])
 
-    def _append(self, name: str, lines: Iterable[Mapping[str, Any]]) -> None:
+    def _append(self, name: str, lines: Iterable[str]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / name
-        text = "".join(_json(line) + "\n" for line in lines)
+        text = "".join(line + "\n" for line in lines)
         try:
             if path.exists() and path.stat().st_size + len(text) > self.most_bytes:
                 path.replace(_part_before(path))
@@ -170,7 +170,8 @@ def _is_before(line: str, step: int) -> bool:
         return False
 
 
-def _json(line: Mapping[str, Any]) -> str:
+def as_json(line: Line) -> str:
+    """A line of a run's files: values of other types as text, NaN and infinities as null."""
     try:
         return json.dumps(line, ensure_ascii=False, default=str, allow_nan=False)
     except (ValueError, TypeError):  # a number that is not finite, or a key that is no text

@@ -4,6 +4,7 @@ TRL 1.16 gives its table of completions to wandb and trackio. trackio shows the 
 of images in a cell only the word Image, and TensorBoard gets nothing.
 """
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -62,7 +63,8 @@ def completion_lines(
             "prompt": prompt_text(sample.get("prompt", "")),
             "solution": sample.get("solution"),
             "completion": completion_text(completion),
-            "rewards": {name: round(values[i], 6) for name, values in rewards.items()},
+            # an abstention is NaN, which is no JSON
+            "rewards": {name: None if math.isnan(v[i]) else round(v[i], 6) for name, v in rewards.items()},
             "advantage": round(advantages[i], 6),
             **(details[i] if details else {}),
         }

@@ -18,9 +18,18 @@ from transformers.trainer_utils import TrainOutput
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 
+from omnirl_core.data.dataset import is_of_rows
 from omnirl_core.launch import silence_upstream_noise
 from omnirl_core.models import unpadded
-from omnirl_core.trainer.callbacks import PREPARE, ROLLOUT, SCORE, JsonlLogger, StepTimer, replace_progress
+from omnirl_core.trainer.callbacks import (
+    PREPARE,
+    ROLLOUT,
+    SCORE,
+    JsonlLogger,
+    StepTimer,
+    as_json,
+    replace_progress,
+)
 from omnirl_core.trainer.completion_logging import (
     as_text,
     batch_lines,
@@ -243,9 +252,13 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
     # -- a generation batch -------------------------------------------------------------------------------------
 
     def _get_dataloader(self, **kwargs: Any) -> Any:  # type: ignore[override]  # Trainer calls it by name
+        dataset = kwargs["dataset"]
         if kwargs.get("is_training") and self.dynamic_sampling is not None:
-            kwargs["dataset"] = IndexedSamples(kwargs["dataset"])
-        return super()._get_dataloader(**kwargs)
+            kwargs["dataset"] = IndexedSamples(dataset)
+        loader: Any = super()._get_dataloader(**kwargs)
+        if is_of_rows(dataset):  # accelerate 1.15 would search all values of all samples for tensors to move
+            loader.device = None
+        return loader
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         """Put the samples of a prompt side by side again after TRL has shuffled them; see `regrouped`."""
@@ -279,7 +292,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
         if self.reference_probability is not None and self.model.training:
             self.reference_probability.low_spread.apply(output, self._rewards)
         log_images(self)
-        lines = batch_lines(self, inputs, output["advantages"])
+        lines = [as_json(line) for line in batch_lines(self, inputs, output["advantages"])]
         if self.jsonl_logger in self.callback_handler.callbacks:
             self.jsonl_logger.write_completions(gather_object(lines), self.state)
         if self.nonfinite is not None and self.model.training:  # no step learns from an evaluation
@@ -393,7 +406,7 @@ class OmniGRPOTrainer(CheckpointMixin, GRPOTrainer):
             nonfinite = self.nonfinite if model.training else None
             if nonfinite is not None:
                 nonfinite.begin(forwarded)
-                self._ping("training", nonfinite.micro_batch)
+                self._ping("training", [{"row_id": name} for name, _ in forwarded.get(SAMPLES, ())])
             shared = self.shared_prefix
             with nullcontext() if shared is None else shared.pass_of(forwarded.get(PROMPTS)):
                 loss = super()._compute_loss(model, inputs)

@@ -22,7 +22,7 @@ from omnirl_core.data import DataError, open_image
 from omnirl_core.data.dataset import transform_of
 from omnirl_core.models import vision_token_ids
 from omnirl_core.rewards import Reward
-from omnirl_core.rewards.reward import signature_of
+from omnirl_core.rewards.reward import is_ours, signature_of
 from omnirl_core.types import Message, ModelInputs, Sample, Settings
 
 if TYPE_CHECKING:
@@ -271,9 +271,10 @@ def with_own_images(function: RewardFunc) -> RewardFunc:
 
 
 def _looks(reward: Reward) -> bool:
-    """Whether a scorer of the reward, or of its gates, is given images."""
+    """Whether a scorer of the reward, or of its gates, is given images; ours take a prompt for its words."""
     expects = signature_of(reward.scorer)
-    own = expects.takes_any or any(name in _HOLD_IMAGES for name in expects.keywords)
+    holding = ("images", "image") if is_ours(reward.scorer) else _HOLD_IMAGES
+    own = expects.takes_any or any(name in holding for name in expects.keywords)
     return own or any(map(_looks, reward.gates))
 
 

@@ -12,6 +12,7 @@ from omnirl_core.trainer.callbacks import (
     JsonlLogger,
     RewardLines,
     RewardProgress,
+    as_json,
     in_place_of,
 )
 from omnirl_core.trainer.completion_logging import completion_lines, prompt_text
@@ -111,7 +112,7 @@ def test_only_the_first_rank_writes(tmp_path):
     files = JsonlLogger(tmp_path / "x")
     files.on_train_begin(None, _state(0, first=False), None)
     files.on_log(None, _state(1, first=False), None, logs={"loss": 1.0})
-    files.write_completions([{"step": 1}], _state(1, first=False))
+    files.write_completions(['{"step": 1}'], _state(1, first=False))
     assert not (tmp_path / "x").exists()
 
 
@@ -143,6 +144,7 @@ def test_lines_of_any_row():
     assert [line["completion"] for line in lines] == ["x", "y"]
     assert [line["images"] for line in lines] == [[], [None]]
     assert lines[1]["solution"] == {"a": [1]}
+    assert [line["rewards"] for line in lines] == [{"r": 0.1}, {"r": None}]
 
 
 def test_a_text_of_two_turns_names_the_roles():
@@ -197,7 +199,7 @@ def test_files_are_bounded_and_a_resumed_run_cuts_both_parts(tmp_path):
     files = JsonlLogger(tmp_path, most_mb=0.0003)
     files.on_train_begin(None, _state(0), None)
     for step in range(1, 40):
-        files.write_completions([{"step": step, "completion": "x" * 20}], _state(step - 1))
+        files.write_completions([as_json({"step": step, "completion": "x" * 20})], _state(step - 1))
     path, before = tmp_path / "completions.jsonl", tmp_path / "completions.1.jsonl"
     assert path.stat().st_size <= 300
     assert before.stat().st_size <= 300

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from accelerate import data_loader
 from datasets import Dataset, Image, List
 from PIL import Image as Pillow
 
-from omnirl_core.data import DataError
+from omnirl_core.data import DataError, load_dataset
+from omnirl_core.shapes import write_dataset
 from omnirl_core.trainer import multimodal
 from omnirl_core.trainer.multimodal import counted_by_sample, may_have_images, mixed_samples
 
@@ -31,6 +33,20 @@ def test_a_path_is_opened_once(image_files, rows, monkeypatch):
     made = mixed_samples([rows[1]] * 8 + [rows[5]] * 8 + [rows[2]] * 8)  # rows[2] and rows[5] share an image
     assert sorted(opened) == sorted({image_files[0], *image_files[1:4]})
     assert made[0]["images"][0] is made[7]["images"][0]
+
+
+def test_samples_are_searched_for_tensors_where_they_may_have_some(trainer, rows, tmp_path, monkeypatch):
+    searched = []
+    monkeypatch.setattr(data_loader, "send_to_device", lambda batch, *_, **__: searched.append(batch) or batch)
+    write_dataset(tmp_path, "mixed", 4, 0, "train")
+    stored = load_dataset(tmp_path / "train.json")
+    for data, is_searched in ((rows, True), (stored, False)):
+        worker = trainer(data, eval_data=data)
+        for loader in (worker.get_train_dataloader(), worker.get_eval_dataloader()):
+            [first, *_] = next(iter(loader))
+            assert first["prompt"]
+            assert bool(searched) == is_searched
+            searched.clear()
 
 
 def test_pil_images_pass_as_they_are():

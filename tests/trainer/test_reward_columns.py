@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw
 
 from omnirl_core.data import DataError
 from omnirl_core.models import load_policy
-from omnirl_core.rewards import Reward
+from omnirl_core.rewards import Reward, overlap
+from omnirl_core.rewards.judge import judge
 from omnirl_core.trainer import multimodal
 from omnirl_core.trainer.multimodal import mixed_samples, with_own_images
 from omnirl_core.trainer.prompt_length import _size
@@ -56,6 +57,9 @@ def test_rewards_that_look_at_nothing_stay_as_they_are():
     reward = Reward("exact", lambda text, solution: float(text == solution))
     assert with_own_images(reward) is reward
     assert with_own_images(Reward("all", lambda text, **row: 1.0, timeout_s=3.0)).timeout_s == 3.0
+    for scorer in (overlap, judge):  # one reads the prompt's words, the other looks at images
+        reward = Reward("ours", scorer)
+        assert (with_own_images(reward) is reward) == (scorer is overlap)
 
 
 def test_a_function_without_kwargs_gets_only_what_it_names():

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate.utils import gather, gather_object
@@ -66,27 +66,26 @@ class NonFiniteGuard:
         self.in_a_row = 0
         """Steps left out since the last one that was taken."""
         self.skipped = 0
-        self.micro_batch: list[dict[str, Any]] = []
+        self._micro_batch: Sequence[str] = ()
         """Samples of the micro-batch at hand, as completions.jsonl has them."""
-        self._step_samples: list[dict[str, Any]] = []
+        self._step_samples: list[str] = []
         self._found: list[NonFinite] = []
 
-    def remember(self, output: ModelInputs, lines: Sequence[Line]) -> None:
-        """Send each sample along with its completion, through TRL's shuffle, to the step that learns from it."""
-        output[LINES] = [json.dumps(line, default=str) for line in lines]
-        self.micro_batch = [dict(line) for line in lines]
+    def remember(self, output: ModelInputs, lines: Sequence[str]) -> None:
+        """Send each sample's line of completions.jsonl, through TRL's shuffle, to the step that learns from it."""
+        output[LINES] = self._micro_batch = list(lines)
         for key in ("old_per_token_logps", "ref_per_token_logps"):
             if key in output:
                 self.check("log-probability", output[key], output["completion_mask"])
 
     def begin(self, inputs: Settings) -> None:
         """A micro-batch of the step at hand."""
-        self.micro_batch = [json.loads(line) for line in inputs.get(LINES, ())]
-        self._step_samples += self.micro_batch
+        self._micro_batch = inputs.get(LINES, ())
+        self._step_samples += self._micro_batch
 
     def check(self, what: str, values: Tensor, mask: Tensor | None = None) -> None:
         """Note the samples of `values` (), (B,) or (B, C) that are not finite where `mask` is 1."""
-        self._check(what, values, self.micro_batch, mask)
+        self._check(what, values, self._micro_batch, mask)
 
     def check_gradient(self, norm: Tensor | float | None) -> None:
         """Note the step's samples where its gradient norm is not finite."""
@@ -95,7 +94,7 @@ class NonFiniteGuard:
             self._check(GRADIENT, torch.as_tensor(norm, dtype=torch.float32), self._step_samples)
         self._step_samples = []
 
-    def _check(self, what: str, values: Tensor, samples: Sequence[dict[str, Any]], mask: Tensor | None = None) -> None:
+    def _check(self, what: str, values: Tensor, samples: Sequence[str], mask: Tensor | None = None) -> None:
         is_bad = ~values.detach().isfinite()
         if mask is not None:
             is_bad &= mask.bool()
@@ -105,7 +104,8 @@ class NonFiniteGuard:
         if is_bad.ndim and len(samples) == len(is_bad):
             per_sample = is_bad.flatten(1).any(1).tolist()
             samples = [sample for sample, is_one in zip(samples, per_sample, strict=True) if is_one]
-        self._found.append(NonFinite(what, str(bad), tuple(samples), self._trainer.accelerator.process_index))
+        rows = tuple(map(json.loads, samples))
+        self._found.append(NonFinite(what, str(bad), rows, self._trainer.accelerator.process_index))
 
     def agreed(self) -> list[NonFinite]:
         """What any rank has found since the last call, on every rank; a collective that all of them must reach."""

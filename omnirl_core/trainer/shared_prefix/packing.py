@@ -329,7 +329,8 @@ def pack(prompts: Sequence[Prompt], completion_ids: Tensor, completion_mask: Ten
         branches = {row: lengths[row] - 1 for row in rows if lengths[row] > 1}
         span = Span(spans[-1].end if spans else 0, len(prompt), tuple(branches.values()), prompt.blocks)
         tokens += [prompt.token_ids, *(completion_ids[row, :n] for row, n in branches.items())]
-        positions += [prompt.position_ids, *map(prompt.following_positions, branches.values())]
+        following = prompt.following_positions(span.longest)
+        positions += [prompt.position_ids, *(following[..., :n] for n in branches.values())]
         place = span.split
         for row in rows:
             if lengths[row]:

@@ -56,15 +56,15 @@ class SharedBatch:
 
     @property
     def placeholder_samples(self) -> list[Sample]:
-        """The samples without images; in their prompts, blocks that say where images go."""
+        """The samples without images; in their prompts, one object a group, blocks that say where images go."""
         hidden = [
             {key: value for key, value in sample.items() if key not in ("image", "images")} for sample in self.samples
         ]
-        prompts = [p if isinstance(p, str) else convert_blocks(p, _placeholder) for p in self.prompts]
-        return [sample | {"prompt": prompt} for sample, prompt in zip(hidden, prompts, strict=True)]
+        distinct = [p if isinstance(p, str) else convert_blocks(p, _placeholder) for p in self.distinct_prompts]
+        return [sample | {"prompt": p} for sample, p in zip(hidden, self.of_samples(distinct), strict=True)]
 
     @property
-    def distinct_prompts(self) -> list[object]:
+    def distinct_prompts(self) -> list[str | list[Message]]:
         return self.first_of_each(self.prompts)
 
     def first_of_each(self, values: Sequence[T]) -> list[T]:

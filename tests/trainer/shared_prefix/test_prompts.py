@@ -60,6 +60,16 @@ def test_rows_share_a_prompt_only_if_words_and_pixels_agree(image_files):
     assert SharedBatch(rows).prompt_of_sample == [0, 0, 1, 2, 3, 4, 4]
 
 
+def test_what_trl_is_shown_has_one_prompt_a_group_and_no_images(image_files):
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
+    batch = SharedBatch([{"prompt": [*chat], "images": [open_image(image_files[i // 2], None)]} for i in range(4)])
+    shown = batch.placeholder_samples
+    assert [sample["prompt"] for sample in shown] == [chat] * 4
+    assert [sample["prompt"] is shown[0]["prompt"] for sample in shown] == [True, True, False, False]
+    assert not any("images" in sample for sample in shown)
+    assert [prompt[0]["content"][0]["image"] for prompt in batch.prompts] == [s["images"][0] for s in batch.samples]
+
+
 def test_images_that_differ_within_a_group_are_kept_apart(trainer, rows):
     """A transform that augments at random gives the rows of one group different images: each is encoded."""
     worker = trainer([rows[1]] * 2, shared_prefix="on", scripted=True, **EIGHT_ROWS)
