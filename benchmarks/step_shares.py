@@ -180,15 +180,16 @@ def section(found: dict[str, dict[str, float]], steps: dict[str, int]) -> str:
         "## Where the seconds of a step go",
         "",
         "`python benchmarks/step_shares.py`: steps after a first one, CPU seconds on one thread, each counted for the "
-        "innermost part. `model` is forward, backward and optimizer; `preparation` "
+        "innermost part. `model` is forward, backward and optimizer, with the prompts' positions by the model's own "
+        "rule and the freeing of the graph; `preparation` "
         "fetches, opens and processes samples; `loss` is what the loss computes besides the model; `logging` is files, "
         "metrics and callbacks. Must hold: the rest at most 5 %.",
         "",
         *lines,
         "",
-        "The rest is above 5 % in the demo alone, whose policy has 1.4 million parameters: its 128 completions a step "
-        "cost some 0.4 ms each, spread over fetching, opening and processing images, four rewards, TRL's padding and "
-        "gathering, and the log, none of them above 3 %.",
+        "The rest is largest in the demo, whose policy has 1.4 million parameters: its 128 completions a step pass "
+        "through the processor of transformers, TRL's padding, decoding and gathering, four rewards and the log, "
+        "whatever the size of the model.",
         "",
         f"{software()}.",
         END,
