@@ -9,8 +9,10 @@ from omnirl_core.trainer.fault_tolerance.image_guard import ImageMismatchError
 from scripts.ports import free_port
 
 pytestmark = pytest.mark.vllm
-NEAR = 1e-2
-"""Ratios are of whole answers; what vLLM keeps from being sampled takes some 1e-4 a token from them."""
+LEAST, MOST = 0.9, 1.01
+"""Of ratios, which are of whole answers. What vLLM keeps from being sampled takes from them, .03 at most in nine runs;
+the server draws other answers each time. Features of earlier weights take all.
+"""
 REPEATED = dict(max_steps=3, learning_rate=1e-3)
 """Settings under which the vision tower moves so far in a step that features of the step before are wrong."""
 
@@ -38,7 +40,7 @@ def with_server(server, trainer):
 def test_the_server_answers_the_trainers_prompts(with_server, rows):
     worker = with_server(rows, shared_prefix="auto")
     worker.train()
-    assert ratios(worker) == pytest.approx([1.0] * 6, abs=NEAR)
+    assert LEAST < min(ratios(worker)) <= max(ratios(worker)) < MOST
     worker.vllm_generation.sync_weights()
     gap = largest_gap(by_vllm(worker, rows), by_transformers(worker, rows))
     assert gap < 1e-4
@@ -52,8 +54,8 @@ def test_features_of_earlier_weights_are_seen(with_server, rows, monkeypatch):
     monkeypatch.undo()
     worker = with_server([rows[1], rows[5]], **REPEATED)
     worker.train()
-    assert max(abs(ratio - 1) for ratio in stale) > 0.1
-    assert ratios(worker) == pytest.approx([1.0] * 9, abs=NEAR)
+    assert min(stale) < 0.6
+    assert LEAST < min(ratios(worker)) <= max(ratios(worker)) < MOST
 
 
 def test_another_pixel_budget_is_seen(with_server, rows):
